@@ -14,6 +14,7 @@ from typing import Self
 from gateway.audience.policy import PolicyStore
 from gateway.audience.target_resolution import TargetResolver
 from gateway.auth import DeviceIdentity
+from gateway.content.templates import TemplateStore
 from gateway.delivery.acceptance import Acceptance, AcceptanceLimits
 from gateway.delivery.alert_limiter import AlertLimiter
 from gateway.delivery.analytics import Analytics
@@ -33,6 +34,7 @@ from gateway.delivery.ledger import MAX_ATTEMPTS, Ledger
 from gateway.delivery.receipts import Receipts
 from gateway.delivery.reports import Reports
 from gateway.delivery.rule_changes import RuleChanges
+from gateway.delivery.text_rendering import TextRenderer
 from gateway.delivery.uplink import UplinkLimits
 from gateway.delivery.watches import Watches
 from gateway.settings import Settings
@@ -188,6 +190,13 @@ class DeliveryComponents:
             storage_left=storage_left,
         )
         self.targets = TargetResolver(database=database, online=connections.online_devices, clock_ms=clock_ms)
+        self.templates = TemplateStore(database=database, clock_ms=clock_ms)
+        self.texts = TextRenderer(
+            database=database,
+            templates=self.templates,
+            attachments=self.attachments,
+            max_payload=limits.pushes.max_payload,
+        )
         self.watches = Watches(database=database, ledger=ledger, clock_ms=clock_ms)
         self.acceptance = Acceptance(
             database=database,
@@ -203,6 +212,7 @@ class DeliveryComponents:
             first_step=lambda name: self.escalations.first_step(name),
             watches=self.watches,
             targets=self.targets,
+            texts=self.texts,
             on_remembered=observers.answer_remembered,
         )
         self.duties = DutyStore(database=database, clock_ms=clock_ms)
@@ -231,6 +241,7 @@ class DeliveryComponents:
         self.reports = Reports(database, ledger)
         self.forecast = Forecast(
             database=database,
+            texts=self.texts,
             connections=connections,
             policies=policies,
             attachments=self.attachments,

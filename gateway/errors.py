@@ -60,6 +60,9 @@ CATALOGUE: dict[str, ProblemKind] = {
     "duty_not_found": ProblemKind(404, "No such duty", "No duty of the key's app has this name."),
     "heartbeat_not_found": ProblemKind(404, "No such heartbeat", "No heartbeat of the key's app has this name."),
     "watch_not_found": ProblemKind(404, "No such watch", "No watch of the key's app has this name."),
+    "template_not_found": ProblemKind(
+        404, "No such template", "No template of the key's app has this name, or this version of it is no longer kept."
+    ),
     "webhook_not_found": ProblemKind(404, "No such webhook", "No webhook of the key's app has this id."),
     "attachment_not_found": ProblemKind(
         404,
@@ -133,6 +136,18 @@ CATALOGUE: dict[str, ProblemKind] = {
         422,
         "The app or the device has as many topics as it may",
         "An app has 10,000 topics at most, and a device is in 256 at most: leave or delete some first.",
+    ),
+    "template_error": ProblemKind(
+        422,
+        "A text cannot be rendered",
+        "A template is no Liquid or does too much, what it yields is no notification, or devices lack a variable that "
+        "it needs; the detail names it, with examples.",
+    ),
+    "too_many_texts": ProblemKind(
+        422,
+        "The push has too many texts",
+        "Its devices differ in more than 1,000 combinations of what its texts use; or the texts have more than 4 MiB, "
+        "or take more than 2 s to render.",
     ),
     "too_many_devices": ProblemKind(
         422,

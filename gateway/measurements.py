@@ -70,6 +70,7 @@ KNOWN_ENDS = (
     ("suppressed", "capped"),
     ("suppressed", "channel_muted"),
     ("suppressed", "no_consent"),
+    ("suppressed", "no_text"),
     ("suppressed", "quiet_hours"),
     ("revoked", "device_removed"),
 )

@@ -55,6 +55,7 @@ from gateway.delivery.idempotency_quota import IdempotencyQuota
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.receipts import Receipts
 from gateway.delivery.rule_changes import RuleChanges
+from gateway.delivery.text_rendering import TextRenderer
 from gateway.delivery.uplink_quota import UplinkQuota
 from gateway.delivery.watches import Watches
 from gateway.enrolment.components import EnrolmentComponents
@@ -104,6 +105,7 @@ class MetricsSources:
     uplink_quota: UplinkQuota
     calls: Calls
     escalations: Escalations
+    texts: TextRenderer
     heartbeats: Heartbeats
     watches: Watches
     broker: object
@@ -319,6 +321,9 @@ class _Collector(Collector):
         yield _gauge(
             "escalations_running", "Pushes to duties on which nobody has acted yet.", sources.escalations.running
         )
+        yield _counter("texts_rendered", "Texts that templates were rendered to for pushes.", sources.texts.rendered)
+        text = "Seconds of the event loop spent on rendering texts."
+        yield _counter("text_rendering_seconds", text, sources.texts.seconds)
         yield _counter("heartbeats", "Beats of heartbeats that were due.", sources.heartbeats.beats)
         text = "Devices of a heartbeat (`APP/NAME`) in each state, as of its last beat; 200 heartbeats at most."
         devices = GaugeMetricFamily("fleetpush_heartbeat_devices", text, labels=["heartbeat", "state"])

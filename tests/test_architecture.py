@@ -93,6 +93,7 @@ GATEWAY_LAYERS = (
     ("auth",),
     ("keys", "metrics_key"),
     ("audience",),
+    ("content",),
     ("delivery",),
     ("delivery_components",),
     ("devices",),

@@ -20,6 +20,11 @@ _DUTY: Final = {
     "steps": [{"device": "kiosk-1", "wait_s": 60}, {"tag": "lobby", "wait_s": 120}],
     "acts": ["take"],
 }
+_TEMPLATE: Final = {
+    "notification": {"title": "Lunch is served", "body": "Today: {{ values.dish }}"},
+    "texts": {"de": {"title": "Mittagessen", "body": "Heute: {{ values.dish }}"}},
+    "channel": "offers",
+}
 _DEVICE: Final = {"device_id": "kiosk-1", "name": "Entrance", "tags": ["lobby"], "timezone": "Europe/Berlin"}
 
 BODIES: Final[dict[tuple[str, str], Any]] = {
@@ -52,6 +57,8 @@ BODIES: Final[dict[tuple[str, str], Any]] = {
     ("delete", "/v1/topics/{topic_name}/devices"): {"devices": ["kiosk-1"]},
     ("put", "/v1/policy"): {"timezone": "Europe/Berlin"},
     ("put", "/v1/duties/{duty_name}"): _DUTY,
+    ("put", "/v1/templates/{template_name}"): _TEMPLATE,
+    ("post", "/v1/templates/{template_name}/preview"): {"device": "kiosk-1", "values": {"dish": "soup"}},
     ("put", "/v1/heartbeats/{heartbeat_name}"): {"device": "kiosk-1"},
     ("put", "/v1/watches/{watch_name}"): {"channel": "offers", "every_s": 86_400},
     ("post", "/v1/webhooks"): {"url": "https://receiver.example/fleetpush", "types": ["delivery.*"]},
@@ -66,6 +73,8 @@ PARAMETERS: Final = {
     "topic_name": "news",
     "segment_name": "ground-floor",
     "duty_name": "control-room",
+    "template_name": "lunch",
+    "version": 1,
     "heartbeat_name": "store-7",
     "watch_name": "price-list",
     "by": "channel",
@@ -253,6 +262,7 @@ _STORED_DUTY: Final = {
     "created_at": _AT,
     "updated_at": _AT,
 }
+_STORED_TEMPLATE: Final = {"name": "lunch", "version": 1, "content": _TEMPLATE, "created_at": _AT}
 _HEARTBEAT: Final = {
     "name": "store-7",
     "device": "kiosk-1",
@@ -424,6 +434,24 @@ ANSWERS: Final[dict[str, Any]] = {
     "Recall": {"cancelled": 1, "in_flight": 0, "too_late": 1},
     "Replayed": {"replaying": 1},
     "RevokedInvitations": {"revoked": 1},
+    "Preview": {
+        "device_id": "kiosk-1",
+        "template": {"name": "lunch", "version": 1},
+        "push": {
+            "kind": "alert",
+            "channel": "offers",
+            "priority": "normal",
+            "qos": 1,
+            "ttl": 86_400,
+            "notification": {"title": "Lunch is served", "body": "Today: soup"},
+        },
+        "size": 193,
+        "missing": [],
+    },
+    "Template": _STORED_TEMPLATE,
+    "TemplateWithVersions": {**_STORED_TEMPLATE, "versions": [{"version": 1, "created_at": _AT}]},
+    "Templates": _page({"name": "lunch", "version": 1, "size": 187, "created_at": _AT, "updated_at": _AT}),
+    "Texts": _page({"text": 1, "devices": 2, "size": 201, "notification": _PUSH["notification"]}),
     "TokenRequest": _ASKED,
     "TokenRequests": _page(_ASKED),
     "Memberships": {"topic": "news", "devices": [{"device_id": "kiosk-1", "result": "joined"}]},

@@ -37,18 +37,36 @@ IN_PATH: Final = {
     "duty_name": ("duty_not_found",),
     "heartbeat_name": ("heartbeat_not_found",),
     "watch_name": ("watch_not_found",),
+    "template_name": ("template_not_found",),
+    "version": (),
     "webhook_id": ("webhook_not_found",),
     "attachment_id": ("attachment_not_found",),
     "key_id": ("key_not_found",),
     "invitation_id": ("invitation_not_found",),
     "request_id": ("request_not_found",),
 }
-_PUSH: Final = ("device_not_found", "segment_not_found", "attachment_not_found", "duty_not_found", "invalid_expression")
+_TEXTS: Final = ("template_not_found", "template_error", "too_many_texts")
+_PUSH: Final = (
+    "device_not_found",
+    "segment_not_found",
+    "attachment_not_found",
+    "duty_not_found",
+    "invalid_expression",
+    *_TEXTS,
+)
 _ENROLMENT: Final = ("device_exists", "too_many_devices")
 SPECIFIC: Final[Mapping[Operation, tuple[str, ...]]] = {
     ("post", "/v1/pushes"): (*_PUSH, "too_many_escalations", "idempotency_key_reused"),
     ("post", "/v1/pushes/forecast"): _PUSH,
     ("get", "/v1/pushes/{push_id}/deliveries"): ("device_not_found",),
+    ("get", "/v1/pushes/{push_id}/texts"): ("device_not_found",),
+    ("put", "/v1/templates/{template_name}"): ("template_error",),
+    ("post", "/v1/templates/{template_name}/preview"): (
+        "device_not_found",
+        "attachment_not_found",
+        "template_error",
+        "payload_too_large",
+    ),
     ("post", "/v1/devices"): _ENROLMENT,
     ("post", "/v1/invitations"): ("too_many_invitations", "payload_too_large"),
     ("post", "/v1/invitations/bulk"): ("too_many_invitations",),
@@ -96,6 +114,7 @@ OF_ITEMS: Final[Mapping[Operation, tuple[str, ...]]] = {
 READS: Final = (
     ("post", "/v1/pushes/forecast"),
     ("post", "/v1/segments/preview"),
+    ("post", "/v1/templates/{template_name}/preview"),
 )
 """Operations that store nothing, whatever their method."""
 READS_ON_WRITER: Final = (("get", "/v1/devices/{device_id}/mailbox"),)

@@ -222,6 +222,25 @@ async def list_deliveries(
     )
 
 
+@router.get("/{push_id}/texts", response_model=responses.TextsResponse)
+async def list_texts(
+    push_id: PushId,
+    request: Request,
+    principal: ReaderOf,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+    device: Annotated[str | None, Query(max_length=64, description="Only the text of the device with this id.")] = None,
+) -> Response:
+    """List the texts that the devices of a push got, or the one that a device got.
+
+    There is one for all, or what templates and texts by locale were rendered to. They are kept as long as its
+    deliveries; then the answer is 410 `gone`. Needs a key with the scope `read`.
+    """
+    found = services(request)
+    device_no = None if device is None else await found.devices.number(principal.app_no, device)
+    return page_response(await found.reports.texts(principal.app_no, push_id, limit, cursor, device_no=device_no))
+
+
 @router.delete("/{push_id}", response_model=responses.RecallResponse)
 async def recall(push_id: PushId, request: Request, principal: Sender) -> Response:
     """Recall a push: what still waits ends `cancelled`, and nothing of it is sent to a device after the answer.

@@ -19,6 +19,7 @@ from gateway.audience.policy import PolicyStore
 from gateway.audience.segments import SegmentStore
 from gateway.audience.topics import TopicStore
 from gateway.auth import Principal
+from gateway.content.templates import TemplateStore
 from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.alert_limiter import AlertLimiter
 from gateway.delivery.analytics import Analytics
@@ -34,6 +35,7 @@ from gateway.delivery.notices import Notices
 from gateway.delivery.notification import NAME_PATTERN
 from gateway.delivery.reports import Reports
 from gateway.delivery.submission import AppRef
+from gateway.delivery.text_rendering import TextRenderer
 from gateway.delivery.watches import Watches
 from gateway.devices import DeviceRegistry
 from gateway.enrolment.components import EnrolmentComponents
@@ -82,6 +84,8 @@ class Services:
     reports: Reports
     analytics: Analytics
     attachments: Attachments
+    templates: TemplateStore
+    texts: TextRenderer
     feed: EventFeed
     webhooks: WebhookStore
     clock_ms: Callable[[], int]
@@ -212,6 +216,9 @@ WatchName = Annotated[
     str, Path(description="The watch's name. No watch of the key's app has it: 404 `watch_not_found`.")
 ]
 NewWatchName = Annotated[str, Path(pattern=NAME_PATTERN, description=f"The watch's name: {NAME_LETTERS}.")]
+TemplateName = Annotated[
+    str, Path(description="The template's name. No template of the key's app has it: 404 `template_not_found`.")
+]
 WebhookId = Annotated[
     str, Path(description="The webhook's id. No webhook of the key's app has it: 404 `webhook_not_found`.")
 ]

@@ -38,6 +38,7 @@ COMMANDS = {
     "topics": "gateway.cli.topics:topics",
     "segments": "gateway.cli.segments:segments",
     "duties": "gateway.cli.duties:duties",
+    "templates": "gateway.cli.templates:templates",
     "consent": "gateway.cli.consent:consent",
     "preferences": "gateway.cli.consent:preferences",
     "heartbeats": "gateway.cli.heartbeats:heartbeats",

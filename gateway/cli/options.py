@@ -32,6 +32,10 @@ ServerUrl = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="JSON, for scripts")]
 DeviceId = Annotated[str, typer.Argument(metavar="DEVICE", help="The device's id")]
 PushId = Annotated[str, typer.Argument(metavar="PUSH_ID", help="The push's id")]
+Values = Annotated[
+    list[str] | None,
+    typer.Option("--value", metavar="NAME=VALUE", help="What texts read as values.NAME; may be repeated"),
+]
 CapOption = Annotated[
     list[str] | None, typer.Option(metavar="COUNT/PERIOD", help="Alerts per hour, day or week: 8/day; may be repeated")
 ]

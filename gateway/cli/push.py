@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from gateway.cli.attachments import upload
-from gateway.cli.options import AsJson, DataDir, ServerUrl, client_of, json_of, seconds_of
+from gateway.cli.options import AsJson, DataDir, ServerUrl, Values, client_of, json_of, name_and_value, seconds_of
 from gateway.cli.server_client import RequestRefused, ServerClient, segment
 from gateway.cli.signing import AppOption, DeviceKeys, Encrypt, SignWith, read_signed, signed_body
 from gateway.cli.terminal import PROGRAM, fail, note, print_facts, print_json
@@ -53,6 +53,17 @@ def push(
     channel: Annotated[str | None, typer.Option(help="Channel by which people can mute it")] = None,
     qos: Annotated[int | None, typer.Option(min=0, max=2, help="MQTT QoS. Default: 1")] = None,
     deadline: Annotated[str | None, typer.Option(help="Of a command, for its result: seconds, or 5m")] = None,
+    template: Annotated[
+        str | None, typer.Option(metavar="NAME[@VERSION]", help="A saved template, whose content the push has")
+    ] = None,
+    value: Values = None,
+    render: Annotated[
+        str | None, typer.Option(help="liquid: the texts are templates, such as 'Hello {{ device.name }}'")
+    ] = None,
+    texts: Annotated[str | None, typer.Option(help='JSON of texts by locale: \'{"de": {"title": ".."}}\'')] = None,
+    on_missing: Annotated[
+        str | None, typer.Option(help="refuse, or leave_out: devices that lack what a text needs")
+    ] = None,
     sign: SignWith = None,
     encrypt: Encrypt = False,
     app: AppOption = "default",
@@ -92,6 +103,10 @@ def push(
         "collapse_key": collapse_key,
         "channel": channel,
         "qos": qos,
+        "render": render,
+        "texts": None if texts is None else json_of(texts, "--texts"),
+        "template": template_use(template, value),
+        "on_missing": on_missing,
         "deadline": None if deadline is None else seconds_of(deadline, "--deadline"),
     }
     body = {name: value for name, value in body.items() if value is not None}
@@ -101,12 +116,13 @@ def push(
         fail("--encrypt needs --sign, and --signed is signed already", 2)
     if sign is not None and idempotency_key is not None:
         fail("--sign signs anew each time: sign once with `signing push`, and repeat `push --signed`", 2)
-    if not notification and data is None and kind not in ("silent", "command"):
+    shows = notification or texts is not None or template is not None
+    if not shows and data is None and kind not in ("silent", "command"):
         if signed is not None:
             fail("--signed needs the --kind that was signed: --kind command, for example", 2)
         to = f" to {target['device']!r}" if "device" in target else ""
         fail(f"nothing to send{to}: give a text, --title, --data, or --kind silent", 2)
-    if attach is not None and not (title or text):
+    if attach is not None and not (title or text or template):
         fail("a file needs words: give a text or --title", 2)
     if sign is not None:
         body = signed_body(body, sign, app, encrypt=encrypt, device_keys=device_keys)
@@ -131,6 +147,21 @@ def push(
             note(nobody(target))
         if follow:
             watch_push(client, accepted["push_id"], timeout=None, as_json=as_json)
+
+
+def template_use(template: str | None, values: list[str] | None) -> dict[str, Any] | None:
+    """Read a template as a person writes it: `lunch` or `lunch@3`."""
+    if template is None:
+        if values:
+            fail("--value is for a --template", 2)
+        return None
+    name, at, version = template.partition("@")
+    use: dict[str, Any] = {"name": name}
+    if at:
+        if not (version.isascii() and version.isdigit()):
+            fail(f"--template {template!r}: write NAME or NAME@VERSION", 2)
+        use["version"] = int(version)
+    return use | ({"values": dict(name_and_value(text, "--value") for text in values)} if values else {})
 
 
 def is_address(text: str) -> bool:
@@ -212,4 +243,8 @@ def print_forecast(answer: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(answer)
     else:
-        print_facts(answer)
+        missing = [
+            f"{one['variable']} for {one['devices']}, such as {', '.join(one['examples'])}"
+            for one in answer.get("missing") or ()
+        ]
+        print_facts(answer | ({"missing": "; ".join(missing)} if missing else {}))

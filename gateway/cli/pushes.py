@@ -105,6 +105,30 @@ def pushes_deliveries(
         )
 
 
+@pushes.command("texts")
+def pushes_texts(
+    push_id: PushId,
+    device: Annotated[str | None, typer.Option(help="Only the one that this device got")] = None,
+    limit: Limit = None,
+    cursor: Cursor = None,
+    server: ServerUrl = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the texts that the devices of a push got: one for all, or what its templates were rendered to."""
+    columns: Columns = {
+        "text": "text",
+        "devices": "devices",
+        "bytes": "size",
+        "title": lambda item: title_of(item.get("notification") or {}),
+        "data": lambda item: None if item.get("data") is None else brief(item["data"]),
+    }
+    empty = "This device got no text." if device else "No device got a text."
+    with client_of(server, data_dir) as client:
+        path = f"/v1/pushes/{segment(push_id)}/texts"
+        print_list(client, path, columns, empty=empty, as_json=as_json, limit=limit, cursor=cursor, device=device)
+
+
 @pushes.command("recall")
 def pushes_recall(push_id: PushId, server: ServerUrl = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Take back what still waits of a push; devices that show it are told to clear it."""

@@ -46,6 +46,7 @@ from gateway.delivery.submission import (
     pending_push,
     unchecked_push,
 )
+from gateway.delivery.text_rendering import TextRenderer
 from gateway.delivery.watches import Watches
 from gateway.delivery_states import DeliveryState
 from gateway.errors import Problem, problem
@@ -121,9 +122,11 @@ class Acceptance:
         first_step: Callable[[str], StoredAlong],
         watches: Watches,
         targets: TargetResolver,
+        texts: TextRenderer,
         on_remembered: Callable[[int, int], None],
     ) -> None:
         self._targets = targets
+        self._texts = texts
         self._first_step = first_step
         self._watches = watches
         self._attachments = attachments
@@ -173,9 +176,11 @@ class Acceptance:
         if duty is not None and submission.request.collapse_key is None:
             submission.request.collapse_key = own_collapse_key()
         try:
-            if SCHEDULE_FIELD_SET & submission.request.__pydantic_fields_set__:
-                refuse_times(submission.request)
-            fetch_from = self._attachments.refer(app.no, submission.request)
+            request = submission.request
+            if SCHEDULE_FIELD_SET & request.__pydantic_fields_set__:
+                refuse_times(request)
+            is_composed = request.render is not None or request.texts is not None or request.template is not None
+            fetch_from = None if is_composed else self._attachments.refer(app.no, request)
             pending = pending_push(app, submission, self._limits.max_payload, fetch_from)
             pending.is_prepared = not self._targets.is_searched_for(submission.request.target)
         except Problem as refusal:
@@ -205,9 +210,14 @@ class Acceptance:
     async def prepare(self, pending: PendingPush) -> None:
         """Look up what the storing of a push needs and the writer has no time for. Raises Problem; with a key the
         pending push has it, since what the key was answered before comes first."""
-        assert pending.target is not None, "a single device needs no preparation"
+        composed = pending.composed
+        target = pending.target if composed is None else composed.target
+        assert target is not None, "a single device needs no preparation"
         try:
-            pending.selection = await self._targets.resolve(pending.app.no, pending.target)
+            if pending.selection is None:  # a part of a plan has its devices already
+                pending.selection = await self._targets.resolve(pending.app.no, target)
+            if composed is not None:
+                await self._texts.prepare(pending, pending.selection)
         except Problem as refusal:
             if pending.idempotency_key is None:
                 raise

@@ -239,7 +239,7 @@ class DeviceConnections:
                     messages[handle] = None
                     continue
                 push.sent.add(handle & DEVICE_MASK)
-                messages[handle] = Message(topic=device.topic, body=push.body(now_ms), qos=push.qos)
+                messages[handle] = Message(topic=device.topic, body=push.body(now_ms, device.device_no), qos=push.qos)
             done(messages)
 
         self._ledger.end_stale(list(handles), resumed, self._engine.awaiting_pubrec(client_id), device.device_no)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from gateway.delivery.ledger_statements import digest_rows
 from gateway.delivery.push import PushRequest, last_push_no, wire_size
+from gateway.delivery.push_texts import content_for
 from gateway.delivery.submission import new_push_ids
 from gateway.delivery_states import PRIORITIES
 
@@ -42,12 +43,12 @@ class Digests:
     ) -> int:
         """Store a digest of these pushes (numbers, in order) to one device and end their deliveries; its number."""
         rows = connection.execute(
-            "SELECT p.id, p.app_no, p.priority, p.qos, p.expires_at, p.content FROM json_each(?) AS wanted"
+            "SELECT p.id, p.app_no, p.priority, p.qos, p.expires_at, p.no, p.content FROM json_each(?) AS wanted"
             " JOIN push AS p ON p.no = wanted.value ORDER BY wanted.key",
             (json.dumps(members),),
         ).fetchall()
         (device_id,) = connection.execute("SELECT id FROM device WHERE no = ?", (device_no,)).fetchone()
-        titles = [_title(content) for *_, content in rows]
+        titles = [_title(content_for(connection, number, content, device_no)) for *_, number, content in rows]
         body = "\n".join(titles[:BODY_TITLES]) + ("\n…" if len(titles) > BODY_TITLES else "")
         ttl = max(1, (max(row[4] for row in rows) - now_ms) // 1000)
         request = PushRequest.model_validate(

@@ -63,13 +63,13 @@ class FanOut:
         return self._rest is None
 
     def joins(self, bundle: list[FanOut]) -> bool:
-        """Whether it may be walked through together with these. A push of ttl 0, or one that needs the store, may
-        not."""
+        """Whether it may be walked through together with these. A push of ttl 0, one that needs the store, or
+        one with several texts may not."""
         first = bundle[0]
         return (
             len(bundle) < BUNDLE_PUSHES
             and first._position == 0
-            and all(fan_out.push.qos == 1 and fan_out.push.ttl for fan_out in (first, self))
+            and all(f.push.qos == 1 and f.push.ttl and f.push.texts is None for f in (first, self))
             and self.push.size + sum(fan_out.push.size for fan_out in bundle) <= BUNDLE_BYTES
             and first._devices == self._devices
         )

@@ -16,7 +16,15 @@ from gateway.delivery.consent import unwanted_selects
 from gateway.delivery.device_connections import DeviceConnections
 from gateway.delivery.duties import devices_of_step, read_duty, unknown_duty
 from gateway.delivery.push import PushRequest
-from gateway.delivery.submission import AppRef, Submission, listed_ids, nobody_known, pending_push
+from gateway.delivery.push_store import NO_TEXT
+from gateway.delivery.submission import (
+    AppRef,
+    Submission,
+    listed_ids,
+    nobody_known,
+    pending_push,
+)
+from gateway.delivery.text_rendering import TextRenderer
 from gateway.delivery_states import PRIORITIES
 from gateway.store.database import Database
 
@@ -31,6 +39,7 @@ class Forecast:
         self,
         *,
         database: Database,
+        texts: TextRenderer,
         connections: DeviceConnections,
         policies: PolicyStore,
         attachments: Attachments,
@@ -39,16 +48,39 @@ class Forecast:
     ) -> None:
         self._targets = targets
         self._database = database
+        self._texts = texts
         self._connections = connections
         self._policies = policies
         self._attachments = attachments
+        self._targets = targets
         self._max_payload = max_payload
 
     async def of(self, app: AppRef, request: PushRequest) -> dict[str, Any]:
-        """Count the reach: `{"targeted", "online", "suppressed": {reason: n}, "unknown": [id]}`. Raises as
-        `Acceptance.accept`."""
-        fetch_from = self._attachments.refer(app.no, request, keep=False)
+        """Count the reach: `{"targeted", "online", "suppressed": {reason: n}, "unknown": [id]}`.
+
+        Of a push with templates or texts by locale also `texts`, and what is `missing`. Raises as `Acceptance.accept`.
+        """
+        is_composed = request.render is not None or request.texts is not None or request.template is not None
+        fetch_from = None if is_composed else self._attachments.refer(app.no, request, keep=False)
         pending_push(app, Submission(request), self._max_payload, fetch_from)
+        if is_composed:
+            return await self._of_composed(app, request)
+        return await self._count(app, request)
+
+    async def _of_composed(self, app: AppRef, request: PushRequest) -> dict[str, Any]:
+        devices = await self._targets.resolve(app.no, request.target)
+        composed, rendered = await self._texts.forecast(app, request, devices)
+        fields = composed.fields
+        whole = request.model_copy(update={name: fields[name] for name in ("kind", "channel", "priority")})
+        leaves_out = fields["on_missing"] == "leave_out"
+        found = await self._count(app, whole, rendered.without if leaves_out else BitMap())
+        missing = [
+            {"variable": one.variable, "where": one.where, "devices": one.devices, "examples": one.examples}
+            for one in rendered.lacking
+        ]
+        return found | {"texts": len(rendered.texts), "missing": missing}
+
+    async def _count(self, app: AppRef, request: PushRequest, without: BitMap | None = None) -> dict[str, Any]:
         online = BitMap(self._connections.online_devices(app.no))
         target = request.target
         searched = None
@@ -74,6 +106,8 @@ class Forecast:
                 devices = selected_devices(connection, app.no, target) if searched is None else searched
             targeted, reachable = len(devices), devices.intersection_cardinality(online)
             suppressed = self._would_suppress(connection, app.no, request, devices)
+            if without:
+                suppressed[NO_TEXT] = len(without & devices)
             return {"targeted": targeted, "online": reachable, "suppressed": suppressed, "unknown": unknown}
 
         return await self._database.read(count, app.no)

@@ -92,7 +92,9 @@ class HandOver:
     def _fan_out_slice(self) -> None:
         for pushes, device_nos, overtakes in self._fan_outs.next_slice():
             if len(pushes) == 1:
-                self._fan_out_push(pushes[0], device_nos, overtakes)
+                texts = pushes[0].texts
+                for same in (device_nos,) if texts is None else texts.divided(device_nos):
+                    self._fan_out_push(pushes[0], same, overtakes)
             else:
                 self._fan_out_bundle(pushes, device_nos)
         self._fan_out_scheduled = bool(self._fan_outs)
@@ -113,7 +115,8 @@ class HandOver:
         before = len(sent)
         unacknowledged = push.qos == 0
         message = self._message
-        message.body = push.body(now_ms)
+        first = 0 if push.texts is None else device_nos[0]  # all of them get the same text
+        message.body = push.body(now_ms, first)
         message.qos = push.qos
         missed: list[int] = []
         for device_no in device_nos:
@@ -124,7 +127,7 @@ class HandOver:
                 if overtakes:
                     for earlier in self._fan_outs.overtaken(push, device_no):
                         self._fan_out_push(earlier, (device_no,))
-                    message.body = push.body(now_ms)
+                    message.body = push.body(now_ms, first)
                     message.qos = push.qos
                     if priority >= device.open_priorities:
                         if act_now:
@@ -220,7 +223,7 @@ class HandOver:
             if (push.expires_at <= now_ms and push.ttl) or device_no in push.sent or ledger.is_recalled(push):
                 continue
             push.sent.add(device_no)
-            message.body = push.body(now_ms)
+            message.body = push.body(now_ms, device_no)
             message.qos = push.qos
             if not deliver(message, push.no << DEVICE_BITS | device_no):
                 ledger.pushes.clear_sent(push, (device_no,))

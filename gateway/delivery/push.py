@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import (
-    AwareDatetime,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    model_validator,
-)
+from pydantic import AwareDatetime, ConfigDict, Field, StringConstraints, field_validator, model_validator
 from pydantic_core import to_json
 
+from gateway.content.text_fields import (
+    LocalizedText,
+    LocalizedTexts,
+    OnMissing,
+    RenderMode,
+    TemplateUse,
+    unknown_actions,
+)
 from gateway.delivery.engine import Body, Properties
 from gateway.delivery.notification import Name, Notification
+from gateway.delivery.push_texts import PushTexts, has_texts, load_texts
 from gateway.delivery.push_timing import MAX_SPREAD_SECONDS, LocalTime, Repeat, Window
 from gateway.delivery_states import PRIORITIES
 from gateway.described_model import DescribedModel
@@ -44,8 +47,6 @@ IDLE_BYTES = 16 * 1024 * 1024
 each once."""
 
 DeviceId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-
-
 Kind = Literal["alert", "in_app", "silent", "command"]
 SignedPush = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+){2}$", max_length=262_144)]
 """A compact JWS (RFC 7515): header, payload, signature. Nobody here reads it."""
@@ -149,15 +150,40 @@ class PushRequest(_Strict):
     """What the publisher has signed and then encrypted for one device, a compact JWE: passed on unread. For `command`
     and `silent` only, and without `signed`; else 422 `invalid_request`."""
 
+    render: RenderMode | None = None
+    """`liquid`: the texts of `notification` and `texts` and the strings in `data` are templates in Liquid, which read
+    `device` and `data`. Left out: they are sent as they are."""
+    texts: LocalizedTexts | None = None
+    """Texts of the notification in other languages, by locale (1 to 100): a device gets those of its own locale, such
+    as `de-AT`, else of `de`, else of `default`, else those of `notification`. Left out: everybody gets the same."""
+    template: TemplateUse | None = None
+    """A saved template, whose content this push has unless it says otherwise; or its name alone, as a string. Left out:
+    none."""
+    on_missing: OnMissing = "refuse"
+    """What happens when a template needs a variable that a device does not have: `refuse` (nobody is sent the push: 422
+    `template_error`), or `leave_out` (to those devices it ends `suppressed`, reason `no_text`)."""
+
+    @field_validator("template", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return TemplateUse.from_name(value)
+
     @model_validator(mode="after")
     def _kind_fits(self) -> PushRequest:
+        shows = self.notification is not None or self.texts is not None
         if self.kind is None:
             # Past the model's own setter, which takes longer than all the rest of this.
-            self.__dict__["kind"] = "alert" if self.notification is not None else "silent"
-        if self.kind in ("alert", "in_app") and self.notification is None:
-            raise ValueError(f'kind "{self.kind}" needs a "notification"; use "silent" to send data only')
-        if self.deadline is not None and self.kind != "command":
-            raise ValueError('only a "command" has a "deadline"; how late a push may come is its "ttl"')
+            self.__dict__["kind"] = "alert" if shows else "silent"
+        if self.template is None:  # else it is not known yet what there is
+            if not shows or self.deadline is not None:
+                check_kind(self.kind, shows, self.deadline)
+            if self.texts is not None:
+                check_actions(self.texts, self.notification)
+        if self.render is not None or self.texts is not None or self.template is not None:
+            if self.signed is not None or self.encrypted is not None:
+                raise ValueError('"signed" and "encrypted" are sent as they are: without "render", "texts", "template"')
+            if self.target.duty is not None:
+                raise ValueError('whom a "duty" is for, nobody knows yet: no "render", "texts" or "template"')
         if self.signed is not None or self.encrypted is not None:
             if self.kind not in ("command", "silent"):
                 raise ValueError('"signed" and "encrypted" are for the kinds "command" and "silent"')
@@ -196,6 +222,22 @@ class PushRequest(_Strict):
                 "or nested too deeply): send it without",
             ) from error
         return f"{{{text}}}"
+
+
+def check_kind(kind: str | None, shows: bool, deadline: int | None) -> None:
+    """Raise ValueError for a kind that does not fit what a push has."""
+    if kind in ("alert", "in_app") and not shows:
+        raise ValueError(f'kind "{kind}" needs a "notification"; use "silent" to send data only')
+    if deadline is not None and kind != "command":
+        raise ValueError('only a "command" has a "deadline"; how late a push may come is its "ttl"')
+
+
+def check_actions(texts: Mapping[str, LocalizedText], notification: Notification | None) -> None:
+    """Raise ValueError for a text that gives a title to an action which the notification does not have."""
+    actions = (notification.actions if notification is not None else None) or ()
+    unknown = unknown_actions(texts, {action.id for action in actions})
+    if unknown is not None:
+        raise ValueError(f"texts: the notification has no action {unknown!r}")
 
 
 def data_text(data: Any) -> str:
@@ -239,6 +281,7 @@ class ActivePush:
         "qos",
         "recalled",
         "sent",
+        "texts",
         "ttl",
     )
 
@@ -258,6 +301,7 @@ class ActivePush:
         expires_at: int,
         recalled: bool = False,
         in_sets: bool = False,
+        texts: PushTexts | None = None,
     ) -> None:
         self.no = no
         self.push_id = push_id
@@ -271,6 +315,8 @@ class ActivePush:
         """Whether its deliveries were stored as sets."""
         self.sent: set[int] = set()
         """Device numbers to which it was handed over and whose outcome is not on disk yet."""
+        self.texts = texts
+        """Its texts, where devices get different ones."""
         self.kind = kind
         self.channel = channel
         self.accepted_at = accepted_at
@@ -284,14 +330,22 @@ class ActivePush:
     @property
     def size(self) -> int:
         """Bytes that the push takes in memory, about."""
-        return len(self._content) + ENVELOPE_BYTES
+        return len(self._content) + ENVELOPE_BYTES + (0 if self.texts is None else self.texts.size)
 
-    def body(self, now_ms: int) -> Body:
+    def body(self, now_ms: int, device_no: int = 0) -> Body:
         """The wire body at server time `now_ms`, shared by all deliveries with the same whole seconds left.
+
+        `device_no`: the device that it is for, of a push with several texts; the same body is for all that have its.
 
         Seconds are rounded up and at least 1; 0 only for ttl 0, whose body carries no message expiry (an interval that
         is over at once would let a client drop what it has just been given).
         """
+        if self.texts is not None:
+            number = self.texts.number_of(device_no)
+            form = self.texts.forms.get(number)
+            if form is None:
+                form = self.texts.forms[number] = self._with_content(self.texts.contents[number])
+            return form.body(now_ms)
         expires_in = max(1, -(-(self.expires_at - now_ms) // 1000)) if self.ttl else 0
         if expires_in == self._expires_in:
             assert self._body is not None, "rendered together"
@@ -305,6 +359,22 @@ class ActivePush:
             expires_at=self.expires_at / 1000 if self.ttl else None,
         )
         return self._body
+
+    def _with_content(self, content: str) -> ActivePush:
+        """This push with one of its texts; it renders bodies, and nothing else is asked of it."""
+        return ActivePush(
+            no=self.no,
+            push_id=self.push_id,
+            kind=self.kind,
+            priority=self.priority,
+            qos=self.qos,
+            ttl=self.ttl,
+            collapse_key=self.collapse_key,
+            channel=self.channel,
+            content=content,
+            accepted_at=self.accepted_at,
+            expires_at=self.expires_at,
+        )
 
     def _make_parts(self) -> None:
         self._head, self._tail = wire_frame(
@@ -402,7 +472,7 @@ def last_push_no(connection: sqlite3.Connection) -> int:
 def load_pushes(connection: sqlite3.Connection, push_nos: Iterable[int]) -> list[ActivePush]:
     """Load the pushes of these numbers from the database. Writer thread."""
     return [
-        _active_push(row)
+        _active_push(row, load_texts(connection, row[0]) if has_texts(row[8]) else None)
         for row in connection.execute(
             f"SELECT {_COLUMNS} FROM push WHERE no IN (SELECT value FROM json_each(?))",
             (json.dumps(list(push_nos)),),
@@ -410,7 +480,7 @@ def load_pushes(connection: sqlite3.Connection, push_nos: Iterable[int]) -> list
     ]
 
 
-def _active_push(row: Sequence[Any]) -> ActivePush:
+def _active_push(row: Sequence[Any], texts: PushTexts | None) -> ActivePush:
     """Make a push from a row of _COLUMNS."""
     return ActivePush(
         no=row[0],
@@ -426,6 +496,7 @@ def _active_push(row: Sequence[Any]) -> ActivePush:
         expires_at=row[10],
         recalled=row[11] is not None,
         in_sets=bool(row[12]),
+        texts=texts,
     )
 
 

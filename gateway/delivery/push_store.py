@@ -29,6 +29,7 @@ from gateway.delivery.ledger import Ledger
 from gateway.delivery.ledger_statements import end_devices, insert_listed_rows, insert_single_rows, supersede_rows
 from gateway.delivery.mailbox_limits import EnforcedLimits, MailboxLimits
 from gateway.delivery.not_before import mark_accepted_rows
+from gateway.delivery.push_texts import insert_texts
 from gateway.delivery.submission import (
     AcceptedPush,
     PendingPush,
@@ -41,6 +42,8 @@ from gateway.errors import Problem
 from gateway.store.rows import insert_rows
 
 _WAITING = int(DeliveryState.WAITING)
+NO_TEXT = "no_text"
+"""Why a push ends `suppressed` for devices that lack what its texts need."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -81,7 +84,7 @@ class PushStore:
         self._ledger.accepted_at = now_ms
         for pending in pending_pushes:  # an operation may run twice (see `Database`, law 2)
             pending.answer, pending.push_no, pending.devices, pending.unknown, pending.suppressed = None, 0, (), (), 0
-            pending.muted, pending.in_sets = frozenset(), False
+            pending.muted, pending.in_sets, pending.stored_texts = frozenset(), False, []
         last_no = self._numbers.last(connection)
         known = self._known_devices(connection, pending_pushes)
         preferences = self._known_preferences(connection, known)
@@ -118,10 +121,16 @@ class PushStore:
             elif pending.listed is None:
                 assert pending.target is not None, "it selects"
                 pending.devices = selected_devices(connection, pending.app.no, pending.target)
+            without = None if pending.texts is None else pending.choose_texts()
             left_out = self._unwanted(connection, pending, preferences)
+            if without:
+                without -= BitMap.union(BitMap(), *left_out.values())
+                left_out = left_out | {NO_TEXT: without} if without else left_out
             if left_out:
                 withheld += [(push_no, reason, devices) for reason, devices in left_out.items()]
             self._insert(connection, pending, push_no, push_ids.pop(), now_ms, left_out, single, pushes)
+            if pending.texts is not None:
+                _insert_texts(connection, pending)
             if along is not None:
                 along.store(connection, pending, now_ms)
             if key is not None:
@@ -329,6 +338,14 @@ class PushStore:
             [(push_no, devices) for push_no, devices in superseded if push_no < first_no],
             limited,
         )
+
+
+def _insert_texts(connection: sqlite3.Connection, pending: PendingPush) -> None:
+    """Store the texts of a push that was composed, and the template that it was composed with."""
+    if pending.stored_texts:
+        insert_texts(connection, pending.push_no, pending.whole_texts())
+    if pending.template is not None:
+        connection.execute("INSERT INTO push_template VALUES (?, ?, ?)", (pending.push_no, *pending.template))
 
 
 def _without(devices: Sequence[int] | BitMap, gone: BitMap) -> Sequence[int] | BitMap:

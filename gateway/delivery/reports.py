@@ -29,7 +29,8 @@ from gateway.delivery.escalation_rows import (
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.plan_parts import plan_members
 from gateway.delivery.push import push_number
-from gateway.delivery.whole_deliveries import WholeDelivery, whole_deliveries
+from gateway.delivery.push_texts import described_text, has_texts, page_of_texts, template_of, text_of_device
+from gateway.delivery.whole_deliveries import WholeDelivery, whole_deliveries, whole_delivery
 from gateway.delivery_states import IS_WAITING, PRIORITIES, DeliveryState
 from gateway.errors import Problem, problem
 from gateway.pages import ListPage, fill_page
@@ -186,6 +187,28 @@ class Reports:
 
         return await self._database.read(read, app_no)
 
+    async def texts(
+        self, app_no: int, push_id: str, limit: int, cursor: str | None, *, device_no: int | None = None
+    ) -> ListPage:
+        """A page of the texts that a push's devices got, or the one of a device. Raises Problem 404, 410."""
+        after = cursor_number(cursor) or 0
+        push_no = await self._number(app_no, push_id)
+
+        def read(connection: sqlite3.Connection) -> ListPage:
+            content, size, targeted, is_removed = connection.execute(
+                "SELECT content, size, targeted, swept_at IS NOT NULL FROM push WHERE no = ?", (push_no,)
+            ).fetchone() or ("", 0, 0, True)
+            if is_removed:
+                raise problem("gone", "the texts of this push were removed with its deliveries")
+            if not has_texts(content):
+                is_target = device_no is None or whole_delivery(connection, push_no, device_no) is not None
+                only = [described_text(1, content, size, targeted)] if is_target and not after else []
+                return fill_page(only, limit, lambda text: text, lambda text: text["text"])
+            text_no = None if device_no is None else text_of_device(connection, push_no, device_no) or 0
+            return page_of_texts(connection, push_no, limit, after, text_no)
+
+        return await self._database.read(read, app_no)
+
     async def mailbox(
         self, device_no: int, limit: int, cursor: str | None, app_no: int | None = None
     ) -> dict[str, Any]:
@@ -303,7 +326,7 @@ def read_push(connection: sqlite3.Connection, push_no: int, sent: Sequence[int])
     if row is None:
         return None
     counts = _final_or_now(connection, row[0], row[15], sent)
-    optional = {"collapse_key": row[6], "channel": row[7]}
+    optional = {"collapse_key": row[6], "channel": row[7], "template": template_of(connection, row[0])}
     return {
         "push_id": row[1],
         "target": json.loads(row[8]),

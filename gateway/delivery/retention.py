@@ -21,6 +21,7 @@ from gateway.delivery.escalation_rows import remove_escalations
 from gateway.delivery.event_log import remove_events
 from gateway.delivery.funnels import HOUR_MS, finish_row
 from gateway.delivery.plan_parts import remove_parts
+from gateway.delivery.push_texts import MARK, forget_templates, remove_texts
 from gateway.delivery.reports import count_states
 from gateway.delivery_states import IS_WAITING
 from gateway.store.database import Database
@@ -167,11 +168,12 @@ def _remove_deliveries(connection: sqlite3.Connection, before: int) -> int:
     So one without deliveries is not taken for nothing to do.
     """
     pushes = connection.execute(
-        "SELECT no, final_counts FROM push WHERE closed_at <= ? AND swept_at IS NULL ORDER BY closed_at LIMIT ?",
-        (before, SLICE_PUSHES),
+        f"SELECT no, final_counts, substr(content, 1, {len(MARK)}) = ? FROM push WHERE closed_at <= ?"
+        " AND swept_at IS NULL ORDER BY closed_at LIMIT ?",
+        (MARK, before, SLICE_PUSHES),
     ).fetchall()
     removed, sets_left = 0, SLICE_SETS
-    for push_no, final_counts in pushes:
+    for push_no, final_counts, texts in pushes:
         if final_counts is None:
             finish_row(connection, push_no)
             connection.execute(
@@ -191,6 +193,10 @@ def _remove_deliveries(connection: sqlite3.Connection, before: int) -> int:
         count = remove_sets(connection, push_no, sets_left)
         removed += count
         sets_left -= count
+        if texts:
+            count = remove_texts(connection, push_no, sets_left)
+            removed += count
+            sets_left -= count
         if not sets_left:
             break
         connection.execute("UPDATE push SET swept_at = closed_at WHERE no = ?", (push_no,))
@@ -222,8 +228,10 @@ def _bury_pushes(connection: sqlite3.Connection, now_ms: int, kept: int) -> int:
         (now_ms, now_ms - kept, SLICE_ROWS),
     ).fetchall()
     if buried:
-        remove_escalations(connection, [no for (no,) in buried])
-        remove_parts(connection, [no for (no,) in buried])
+        numbers = [no for (no,) in buried]
+        remove_escalations(connection, numbers)
+        forget_templates(connection, numbers)
+        remove_parts(connection, numbers)
     return len(buried)
 
 

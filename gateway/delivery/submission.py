@@ -6,13 +6,14 @@ import json
 import secrets
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, NamedTuple, Protocol
 
 from pydantic import StringConstraints
 from pyroaring import BitMap
 
 from gateway.delivery.push import PUSH_ID_CHARACTERS, ActivePush, PushRequest, Target, wire_size
+from gateway.delivery.push_texts import PreparedText, PushTexts, mark
 from gateway.delivery_states import PRIORITIES
 from gateway.errors import Problem, problem
 from gateway.store.errors import OutcomeUnknown, storage_problem
@@ -117,6 +118,14 @@ class PendingPush:
     selection: BitMap | None = None
     """The devices that its target was resolved to while it was prepared; those that are removed until it is stored are
     left out. None: it is resolved when it is stored."""
+    composed: PushRequest | None = None
+    """The request whose texts have to be composed while it is prepared."""
+    texts: list[PreparedText] | None = None
+    """What has been composed; None: it has one content, which was known from the beginning."""
+    stored_texts: list[PreparedText] = field(default_factory=list)
+    """Texts that were stored with it, where its devices get different ones."""
+    template: tuple[str, int] | None = None
+    """Name and version of the saved template that it was made with."""
     is_fetched: bool = False
     """Devices will come for what belongs to it."""
     fetch_within: int = 0
@@ -128,7 +137,28 @@ class PendingPush:
     @property
     def whole_content(self) -> str:
         """The content with the period over which devices spread their fetches."""
-        return f'{self.content[:-1]},"fetch_within":{self.fetch_within}}}'
+        return self.content if self.stored_texts else self._whole(self.content)
+
+    def _whole(self, content: str) -> str:
+        return f'{content[:-1]},"fetch_within":{self.fetch_within}}}'
+
+    def choose_texts(self) -> BitMap:
+        """Have it stored with the texts that its devices get; those that get none. Writer thread."""
+        assert self.texts is not None, "it was composed"
+        devices = BitMap(self.devices)
+        found = [text._replace(devices=here) for text in self.texts if (here := text.devices & devices)]
+        self.stored_texts = found if len(found) != 1 else []
+        self.content = found[0].content if len(found) == 1 else mark(len(found))
+        self.frame_size = max((text.size for text in found), default=0)
+        self.is_fetched = any(text.is_fetched for text in found)
+        return BitMap(devices - BitMap.union(BitMap(), *(text.devices for text in found)))
+
+    def whole_texts(self) -> list[PreparedText]:
+        """The texts that were stored, whole: once it is known for how many devices the push is."""
+        return [
+            text._replace(content=self._whole(text.content)) if text.is_fetched and self.fetch_within else text
+            for text in self.stored_texts
+        ]
 
     def active_push(self, accepted_at: int) -> ActivePush:
         return ActivePush(
@@ -144,6 +174,9 @@ class PendingPush:
             accepted_at=accepted_at,
             expires_at=accepted_at + self.ttl * 1000,
             in_sets=self.in_sets,
+            texts=PushTexts([(text.content, text.devices) for text in self.whole_texts()])
+            if self.stored_texts
+            else None,
         )
 
     def stored_target(self) -> str:
@@ -172,6 +205,17 @@ def pending_push(app: AppRef, submission: Submission, max_payload: int, fetch_fr
     `fetch_from`: where devices fetch what belongs to it, None if nothing does.
     """
     request = submission.request
+    pending = unchecked_push(app, submission)
+    if request.render is not None or request.texts is not None or request.template is not None:
+        pending.composed, pending.is_prepared = request, False
+        return pending
+    pending.content, pending.frame_size = checked_content(request, max_payload, fetch_from)
+    pending.is_fetched = fetch_from is not None
+    return pending
+
+
+def checked_content(request: PushRequest, max_payload: int, fetch_from: str | None) -> tuple[str, int]:
+    """The content of a push, and its bytes on the wire. Raises Problem 413, 422."""
     content = request.content()
     if fetch_from is not None:
         content = f'{content[:-1]},"fetch_from":{json.dumps(fetch_from)}}}'
@@ -184,10 +228,7 @@ def pending_push(app: AppRef, submission: Submission, max_payload: int, fetch_fr
             f"the push is {size} bytes on the wire and the limit is {max_payload}: "
             "send less, or an URL to fetch, or raise max_payload (up to 262144)",
         )
-    pending = unchecked_push(app, submission)
-    pending.content, pending.frame_size = content, size
-    pending.is_fetched = fetch_from is not None
-    return pending
+    return content, size
 
 
 def unchecked_push(app: AppRef, submission: Submission) -> PendingPush:

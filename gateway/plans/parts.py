@@ -130,12 +130,14 @@ def part_push(acceptance: Acceptance, app: AppRef, request: PushRequest, ttl: in
 
     What comes next is `Acceptance.accept_pending`. `ttl`: seconds that are left of the lifetime.
     """
-    pending = acceptance.pending(app, Submission(request.model_copy(update=_WITHOUT_TIMES | {"ttl": ttl})))
+    # Nobody is there to be told what devices lack: those are left out.
+    fields = _WITHOUT_TIMES | {"ttl": ttl, "on_missing": "leave_out"}
+    pending = acceptance.pending(app, Submission(request.model_copy(update=fields)))
     if request.target.duty is not None:
         part.first_step = pending.along
     else:
         pending.listed, pending.target = [], request.target
-        pending.selection, pending.is_prepared = part.devices, True
+        pending.selection, pending.is_prepared = part.devices, pending.composed is None
     pending.along = part
     return pending
 

@@ -20,11 +20,20 @@ from sqlalchemy import BLOB, Column, Connection, Index, Table, Text, event, text
 from sqlmodel import Field, SQLModel
 
 from gateway.delivery_states import COUNTED_TRIGGER, IS_WAITING, MISSED, is_one_of
-from gateway.store import attribute_models, audience_models, duty_models, enrolment_models, plan_models, watch_models
+from gateway.store import (
+    attribute_models,
+    audience_models,
+    content_models,
+    duty_models,
+    enrolment_models,
+    plan_models,
+    watch_models,
+)
 
 _DEFINED_BY_IMPORT = (
     attribute_models.DeviceAttribute,
     audience_models.DeviceTopic,
+    content_models.PushText,
     duty_models.Duty,
     enrolment_models.Invitation,
     plan_models.Schedule,

@@ -17,7 +17,8 @@ class AcceptedPushResponse(Response):
     targeted: int
     """Devices that the push is for, fixed now: as many deliveries were stored. Includes the suppressed ones."""
     suppressed: int
-    """Deliveries of these that ended `suppressed` at once, because of consent or a muted channel."""
+    """Deliveries of these that ended `suppressed` at once, because of consent, a muted channel, or a text that lacks
+    something."""
     unknown: list[str]
     """Ids in the target's `devices` of which the app has no device. The push goes to the others."""
 
@@ -30,10 +31,28 @@ class ForecastResponse(Response):
     online: int
     """Devices of these that are connected now."""
     suppressed: dict[str, int]
-    """Deliveries that would end `suppressed` at once, by reason: `no_consent`, `channel_muted`. Caps and quiet hours
-    are checked when a push is sent to the device and are not counted here."""
+    """Deliveries that would end `suppressed` at once, by reason: `no_consent`, `channel_muted`, `no_text`. Caps and
+    quiet hours are checked when a push is sent to the device and are not counted here."""
     unknown: list[str]
     """Ids in the target's `devices` of which the app has no device."""
+    texts: int | None = None
+    """Different texts that its devices would get. Left out: it has no templates, nor texts by locale."""
+    missing: list[MissingVariableResponse] | None = None
+    """Up to 20 variables that its texts need and devices lack: with `on_missing` `refuse` the push would be refused,
+    with `leave_out` those devices would get nothing. Left out: it has no templates, nor texts by locale."""
+
+
+class MissingVariableResponse(Response):
+    """A variable that texts of a push need and devices lack."""
+
+    variable: str
+    """The variable, such as `device.attributes.floor`."""
+    where: str
+    """The first text that needs it, such as `notification.title`."""
+    devices: int
+    """Devices that lack it."""
+    examples: list[str]
+    """Ids of up to 5 of them."""
 
 
 class ReachedResponse(Response):
@@ -48,6 +67,15 @@ class ReachedResponse(Response):
     """Opened or further."""
     acted: int
     """An action was chosen, or a command was carried out."""
+
+
+class TemplateUseResponse(Response):
+    """A version of a saved template."""
+
+    name: str
+    """The template's name."""
+    version: int
+    """The version of it."""
 
 
 class PushResponse(Response):
@@ -75,6 +103,11 @@ class PushResponse(Response):
     nothing is."""
     data: Any = None
     """Any JSON for the device's program, as in the request. Left out: none."""
+    texts: int | None = None
+    """Number of different texts that its devices got, which `GET /v1/pushes/{push_id}/texts` lists; 0: none got any.
+    Left out: all got what is said here."""
+    template: TemplateUseResponse | None = None
+    """The saved template that it was made with. Left out: none."""
     deadline: int | None = None
     """Of a command: seconds that the device has for its result. Left out: no limit."""
     signed: str | None = None
@@ -125,7 +158,7 @@ class DeliveryResponse(Response):
     `expired`, `superseded`, `cancelled`, `suppressed`, `overflowed`, `refused` or `revoked`."""
     reason: str | None
     """Why it ended: `ttl`, `collapse_key`, `digested`, `recalled`, `mailbox_emptied`, `no_consent`, `channel_muted`,
-    `capped`, `quiet_hours`, `mailbox_limit`, `mailbox_bytes`, `reason_code_0xNN`, `packet_too_large`,
+    `no_text`, `capped`, `quiet_hours`, `mailbox_limit`, `mailbox_bytes`, `reason_code_0xNN`, `packet_too_large`,
     `not_acknowledged` or `device_removed`; `after_<end>` if a receipt proved later that it arrived; or why the device
     itself dismissed it. null: nothing to explain."""
     qos: int | None
@@ -161,6 +194,38 @@ class DeliveriesResponse(PageResponse):
 
     items: list[DeliveryResponse]
     """Deliveries in the order in which their devices were enrolled."""
+
+
+class TextResponse(Response):
+    """A text of a push, as its devices got it."""
+
+    text: int
+    """Its number within the push, from 1 on."""
+    devices: int
+    """Devices that it is for."""
+    size: int
+    """Bytes on the wire, at most."""
+    notification: dict[str, Any] | None = None
+    """What is shown. Left out: nothing is."""
+    data: Any = None
+    """Any JSON for the device's program. Left out: none."""
+    deadline: int | None = None
+    """Of a command: seconds that the device has for its result. Left out: no limit."""
+    signed: str | None = None
+    """What the publisher has signed. Left out: nothing."""
+    encrypted: str | None = None
+    """What the publisher has encrypted for the device. Left out: nothing."""
+    fetch_from: str | None = None
+    """Origin of the server from which devices fetch the push's attachments. Left out: it has none of this server."""
+    fetch_within: int | None = None
+    """Seconds over which its devices should spread their fetches. Left out: at once."""
+
+
+class TextsResponse(PageResponse):
+    """A page of the texts of a push."""
+
+    items: list[TextResponse]
+    """Texts by number. None for a device that got none. Fewer than `limit` when they are large."""
 
 
 class RecallResponse(Response):

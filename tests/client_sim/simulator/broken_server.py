@@ -332,7 +332,9 @@ def no_expiry(message: Message) -> Message:
 
 def fresh_expiry() -> None:
     body = ActivePush.body
-    ActivePush.body = lambda self, now_ms: body(self, self.accepted_at)  # type: ignore[method-assign]
+    ActivePush.body = lambda self, now_ms, device_no=0: body(  # type: ignore[method-assign]
+        self, self.accepted_at, device_no
+    )
 
 
 def reordered_page(order: Callable[[list[ActivePush]], list[ActivePush]]) -> Callable[[], None]:

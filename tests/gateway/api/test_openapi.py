@@ -107,7 +107,7 @@ def test_every_body_and_every_answer_has_an_example() -> None:
 async def test_the_examples_are_accepted_as_they_stand(gateway: InProcessGateway) -> None:
     """Every call of the document is made, with its examples, and answers what the document says."""
     document = openapi_document()
-    ids = {name: value for name, value in examples.PARAMETERS.items() if name.endswith(("_id", "_name"))}
+    ids = {name: value for name, value in examples.PARAMETERS.items() if name.endswith(("_id", "_name", "version"))}
     made = {"push_id": ("push_id", "/v1/pushes"), "webhook_id": ("id", "/v1/webhooks"), "key_id": ("id", "/v1/keys")}
     made["attachment_id"] = ("id", "/v1/attachments")
 

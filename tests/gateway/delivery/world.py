@@ -118,6 +118,7 @@ class World:
         self.receipts, self.acceptance = wired.receipts, wired.acceptance
         self.analytics, self.reports, self.forecast = wired.analytics, wired.reports, wired.forecast
         self.attachments = wired.attachments
+        self.targets, self.templates, self.texts = wired.targets, wired.templates, wired.texts
         self.duties, self.escalations = wired.duties, wired.escalations
         self.heartbeats, self.watches = wired.heartbeats, wired.watches
         self.run(self.policies.load())

@@ -67,6 +67,23 @@ def test_who_has_had_a_part_or_was_removed_is_in_no_other(world: World) -> None:
     assert is_of_nobody(refused.value)
 
 
+def test_a_part_leaves_out_the_devices_that_lack_what_its_texts_need(world: World) -> None:
+    """Nobody is there any more to be told."""
+    begin(world, 1, 2, 3)
+    world.connection.execute("UPDATE device SET name = 'Door' WHERE no = 1")
+    world.connect(1)
+    request = World.request({"all": True}, notification={"title": "{{ device.name }}"}, render="liquid")
+    stored = stored_request(request_text(request))
+    devices = BitMap([1, 2])
+    part = RunPart(*RUN[:1], "c7", RUN[1], devices, lambda _: None, lambda *stored: None, lambda pending: None)
+    accepted = world.run(world.acceptance.accept_pending(part_push(world.acceptance, APP, stored, 60, part)))
+    world.settle()
+    assert (accepted.targeted, accepted.suppressed) == (2, 1)
+    assert world.received(1) == [accepted.push_id]
+    assert world.state(accepted.push_id, 2) == ("suppressed", "no_text")
+    assert list(waiting_devices(world.connection, *RUN)) == [3]
+
+
 def test_a_part_that_is_not_wanted_any_more_takes_nothing(world: World) -> None:
     begin(world, 1, 2)
     with pytest.raises(Problem, match="over"):

@@ -1,0 +1,170 @@
+"""Devices grouped by what the templates of a push read of them: each group gets one text.
+
+A push to a fleet is rendered once for each *combination* of the values that its templates use, and not for each device:
+a hundred thousand devices in five languages are five. The groups are formed by SQLite, on a reader, in segments of a
+set of devices (`audience/device_sets`); each row that comes back is a combination and its devices.
+
+The number of combinations is bounded: each is rendered, checked, stored with the push and kept in memory while it is
+being handed over.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pyroaring import BitMap
+
+from gateway.audience.device_sets import segments_of
+from gateway.content.documents import Document, without_null
+from gateway.content.locales import LocaleChoice
+from gateway.errors import problem
+from gateway.store.database import Database
+
+MAX_COMBINATIONS = 1_000
+"""Combinations of a push, and so its texts: of 4 KiB each, the default limit, they are 4 MiB, and rendering them takes
+about a tenth of a second."""
+EXAMPLE_DEVICES = 5
+"""Devices that a problem names for each variable."""
+_OWN_COLUMNS = {"id": "d.id", "name": "d.name", "locale": "d.locale", "timezone": "d.timezone"}
+_TAGS = "(SELECT json_group_array(t.tag) FROM (SELECT tag FROM device_tag WHERE device_no = d.no ORDER BY tag) AS t)"
+
+
+@dataclass(slots=True)
+class Combination:
+    """Devices for which templates render the same."""
+
+    texts: tuple[str, ...]
+    """The locales of the texts that they get, those that go first first."""
+    device: dict[str, Any]
+    """The variable `device`, as far as templates read it."""
+    devices: BitMap
+
+
+class Combinations:
+    """Groups devices by the values of variables (paths below `device`), and by locale if there are texts by it."""
+
+    def __init__(self, variables: Sequence[tuple[Any, ...]], locales: LocaleChoice, *, is_localized: bool) -> None:
+        self._variables = variables
+        self._locales = locales
+        self._is_localized = is_localized
+        self._found: dict[tuple[Any, ...], Combination] = {}
+
+    @property
+    def found(self) -> list[Combination]:
+        """The groups of the devices that were added."""
+        return list(self._found.values())
+
+    def add(self, connection: sqlite3.Connection, segment: BitMap) -> None:
+        """Add the devices of a segment. Reader thread. Raises Problem 422 when there are too many combinations."""
+        if ("id",) in self._variables and len(self._found) + len(segment) > MAX_COMBINATIONS:
+            raise self._too_many()
+        columns, parameters = _columns(self._variables)
+        columns.append("d.locale" if self._is_localized else "NULL")
+        order = ", ".join(str(number + 1) for number in range(len(columns)))
+        for *values, locale, numbers in connection.execute(
+            f"SELECT {', '.join(columns)}, json_group_array(d.no) FROM json_each(?) AS w"
+            " CROSS JOIN device AS d ON d.no = w.value WHERE d.removed_at IS NULL"
+            f" GROUP BY {order}",
+            (*parameters, str(segment.to_array().tolist())),
+        ):
+            self._add(values, self._locales.of(locale), BitMap(json.loads(numbers)))
+
+    def add_alike(self, devices: BitMap) -> None:
+        """Add devices of which nothing is read: they are all alike."""
+        if devices:
+            self._add((), (), devices)
+
+    def _add(self, values: Sequence[Any], texts: tuple[str, ...], devices: BitMap) -> None:
+        key = (texts, *values)
+        known = self._found.get(key)
+        if known is not None:
+            known.devices |= devices
+        elif len(self._found) == MAX_COMBINATIONS:
+            raise self._too_many()
+        else:
+            self._found[key] = Combination(texts, _device(self._variables, values), devices)
+
+    def _too_many(self) -> Exception:
+        names = [".".join(["device", *map(str, path)]) for path in self._variables]
+        if self._is_localized:
+            names.append("the locale")
+        return problem(
+            "too_many_texts",
+            f"the devices differ in more than {MAX_COMBINATIONS} combinations of {', '.join(names)}: use less of a "
+            "device in the texts, or send to fewer devices at a time",
+        )
+
+
+async def read_combinations(database: Database, app_no: int, devices: BitMap, document: Document) -> list[Combination]:
+    """Group devices by what a document reads of them. Loop. Raises Problem 422, 503."""
+    variables = document.device_variables()
+    combinations = Combinations(variables, document.locales(), is_localized=bool(document.texts))
+    if not variables and not document.texts:
+        combinations.add_alike(devices)
+        return combinations.found
+    for _, segment in segments_of(devices):  # a read for each: 65,536 devices take up to half a second
+        await database.read(lambda connection: combinations.add(connection, segment), app_no)  # noqa: B023  awaited here
+    return combinations.found
+
+
+def device_ids(connection: sqlite3.Connection, devices: BitMap, count: int = EXAMPLE_DEVICES) -> list[str]:
+    """The ids of the first devices among these."""
+    (text,) = connection.execute(
+        "SELECT json_group_array(d.id) FROM json_each(?) AS w CROSS JOIN device AS d ON d.no = w.value",
+        (str(devices[:count].to_array().tolist()),),
+    ).fetchone()
+    found: list[str] = json.loads(text)
+    return found
+
+
+def _columns(variables: Sequence[tuple[Any, ...]]) -> tuple[list[str], list[str]]:
+    """The columns that have the values, and their parameters."""
+    columns: list[str] = []
+    parameters: list[str] = []
+    for path in variables:
+        if path == ("tags",):
+            columns.append(_TAGS)
+        elif path[0] != "attributes":
+            columns.append(_OWN_COLUMNS[path[0]])
+        elif len(path) == 1:
+            columns.append("d.attributes")
+        else:
+            # `->` keeps what JSON tells apart, such as "1", 1 and true; what is not there is NULL.
+            columns.append("d.attributes -> ?")
+            parameters.append("$" + "".join(_step(segment) for segment in path[1:]))
+    return columns, parameters
+
+
+def _step(segment: str | int) -> str:
+    return f"[{segment}]" if isinstance(segment, int) else f'."{segment}"'
+
+
+def _device(variables: Sequence[tuple[Any, ...]], values: Sequence[Any]) -> dict[str, Any]:
+    """The variable `device` with these values; what is null is left out, so that it is missing."""
+    device: dict[str, Any] = {}
+    for path, value in zip(variables, values, strict=True):
+        if value is None:
+            continue
+        parsed = without_null(json.loads(value) if path[0] in ("tags", "attributes") else value)
+        if parsed is not None:
+            _put(device, path, parsed)
+    return device
+
+
+def _put(container: dict[str, Any], path: tuple[Any, ...], value: Any) -> None:
+    """Put a value at a path, in objects and lists that are made for it."""
+    here: Any = container
+    for segment, following in zip(path, (*path[1:], None), strict=True):
+        if isinstance(here, list):
+            here.extend([None] * (segment + 1 - len(here)))
+        if following is None:
+            here[segment] = value
+            return
+        inner = here[segment] if isinstance(here, list) else here.get(segment)
+        if inner is None:
+            inner = here[segment] = [] if isinstance(following, int) else {}
+        here = inner
