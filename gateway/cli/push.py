@@ -61,8 +61,8 @@ def push(
         str | None, typer.Option(help="liquid: the texts are templates, such as 'Hello {{ device.name }}'")
     ] = None,
     texts: Annotated[str | None, typer.Option(help='JSON of texts by locale: \'{"de": {"title": ".."}}\'')] = None,
-    on_missing: Annotated[
-        str | None, typer.Option(help="refuse, or leave_out: devices that lack what a text needs")
+    missing: Annotated[
+        str | None, typer.Option("--on-missing", help="refuse, or leave_out: devices that lack what a text needs")
     ] = None,
     sign: SignWith = None,
     encrypt: Encrypt = False,
@@ -106,7 +106,7 @@ def push(
         "render": render,
         "texts": None if texts is None else json_of(texts, "--texts"),
         "template": template_use(template, value),
-        "on_missing": on_missing,
+        "on_missing": missing,
         "deadline": None if deadline is None else seconds_of(deadline, "--deadline"),
     }
     body = {name: value for name, value in body.items() if value is not None}

@@ -28,17 +28,11 @@ from gateway.store import (
     enrolment_models,
     plan_models,
     watch_models,
-)
+)  # fmt: skip
 
 _DEFINED_BY_IMPORT = (
-    attribute_models.DeviceAttribute,
-    audience_models.DeviceTopic,
-    content_models.PushText,
-    duty_models.Duty,
-    enrolment_models.Invitation,
-    plan_models.Schedule,
-    watch_models.WatchRow,
-)
+    attribute_models, audience_models, content_models, duty_models, enrolment_models, plan_models, watch_models,
+)  # fmt: skip
 
 
 class Application(SQLModel, table=True):
