@@ -182,7 +182,9 @@ class Acceptance:
             is_composed = request.render is not None or request.texts is not None or request.template is not None
             fetch_from = None if is_composed else self._attachments.refer(app.no, request)
             pending = pending_push(app, submission, self._limits.max_payload, fetch_from)
-            pending.is_prepared = not self._targets.is_searched_for(submission.request.target)
+            pending.is_prepared = pending.composed is None and not self._targets.is_searched_for(
+                submission.request.target
+            )
         except Problem as refusal:
             if submission.idempotency_key is None:
                 raise

@@ -73,18 +73,20 @@ class Forecast:
         fields = composed.fields
         whole = request.model_copy(update={name: fields[name] for name in ("kind", "channel", "priority")})
         leaves_out = fields["on_missing"] == "leave_out"
-        found = await self._count(app, whole, rendered.without if leaves_out else BitMap())
+        found = await self._count(app, whole, devices, rendered.without if leaves_out else None)
         missing = [
             {"variable": one.variable, "where": one.where, "devices": one.devices, "examples": one.examples}
             for one in rendered.lacking
         ]
         return found | {"texts": len(rendered.texts), "missing": missing}
 
-    async def _count(self, app: AppRef, request: PushRequest, without: BitMap | None = None) -> dict[str, Any]:
+    async def _count(
+        self, app: AppRef, request: PushRequest, searched: BitMap | None = None, without: BitMap | None = None
+    ) -> dict[str, Any]:
+        """Count the reach, of a target that was `searched` for, and `without` devices that get no text."""
         online = BitMap(self._connections.online_devices(app.no))
         target = request.target
-        searched = None
-        if self._targets.is_searched_for(target):
+        if searched is None and self._targets.is_searched_for(target):
             searched = await self._targets.resolve(app.no, target)
 
         def count(connection: sqlite3.Connection) -> dict[str, Any]:
@@ -105,19 +107,19 @@ class Forecast:
                 unknown = []
                 devices = selected_devices(connection, app.no, target) if searched is None else searched
             targeted, reachable = len(devices), devices.intersection_cardinality(online)
-            suppressed = self._would_suppress(connection, app.no, request, devices)
-            if without:
-                suppressed[NO_TEXT] = len(without & devices)
+            suppressed, left = self._would_suppress(connection, app.no, request, devices)
+            if without and (lacking := left.intersection_cardinality(without)):
+                suppressed[NO_TEXT] = lacking
             return {"targeted": targeted, "online": reachable, "suppressed": suppressed, "unknown": unknown}
 
         return await self._database.read(count, app.no)
 
     def _would_suppress(
         self, connection: sqlite3.Connection, app_no: int, request: PushRequest, devices: BitMap
-    ) -> dict[str, int]:
-        """Count by reason the suppressed among the devices. Reader thread."""
+    ) -> tuple[dict[str, int], BitMap]:
+        """Count by reason the suppressed among the devices, and find the others. Reader thread."""
         if not self._policies.is_guarded(app_no):
-            return {}
+            return {}, devices
         assert request.kind is not None, "filled in by validation"
         priority = PRIORITIES.index(request.priority)
         counts: dict[str, int] = {}
@@ -128,4 +130,4 @@ class Forecast:
             if unwilling:
                 counts[reason] = len(unwilling)
                 devices = devices - unwilling
-        return counts
+        return counts, devices
