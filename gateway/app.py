@@ -198,6 +198,7 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
             components.watch_disk(),
             components.enforce_quotas(),
             components.delivery.analytics.count_large(),
+            components.campaigns.run(),
             components.measurements.measure(),
             components.measurements.watch_loop(),
         ):

@@ -57,6 +57,8 @@ from gateway.measurements import Measurements
 from gateway.metrics import Metrics, MetricsSources
 from gateway.metrics_key import MetricsKey
 from gateway.periodic import ServerTimers, repeat
+from gateway.plans.campaign_reports import CampaignReports
+from gateway.plans.campaigns import Campaigns
 from gateway.settings import Settings
 from gateway.startup import OpenStores
 from gateway.timestamps import wall_time
@@ -105,7 +107,9 @@ class Components:
         self.enrolments = EnrolmentQuota(clock_ms)
         self.event_log_quota = EventLogQuota(database)
         self.uplink_quota = UplinkQuota(database)
-        self._retention = Retention(database, _kept(settings))
+        kept = _kept(settings)
+        self._kept_counts_ms = kept.counts
+        self._retention = Retention(database, kept)
         self._wire_http()
         self.activity = activity = DeviceActivity(database=database, clock_ms=clock_ms, timers=timers)
         self._authenticator = DeviceAuthenticator(
@@ -160,6 +164,15 @@ class Components:
             database=database, connections=delivery.connections, activity=activity, quota=self.enrolments,
             clock_ms=clock_ms, clock=loop.time, share_of=share_of, mqtt_address=lambda: self.mqtt_address,
         )  # fmt: skip
+        self.campaigns = Campaigns(
+            database=database,
+            acceptance=delivery.acceptance,
+            targets=delivery.targets,
+            policies=delivery.policies,
+            clock_ms=clock_ms,
+            storage_left=self._storage_left,
+            recall=delivery.escalations.recall,
+        )
         self.broker.start()
         self.measurements = Measurements(
             database=database, ledger=delivery.ledger, hand_over=delivery.hand_over, clock_ms=clock_ms
@@ -224,6 +237,7 @@ class Components:
             calls=delivery.calls,
             escalations=delivery.escalations,
             texts=delivery.texts,
+            campaigns=self.campaigns,
             heartbeats=delivery.heartbeats,
             watches=delivery.watches,
             certificates=lambda: self.certificate_ends,
@@ -244,6 +258,7 @@ class Components:
         await self.delivery.receipts.recover(self.broker.numbers())
         await self.delivery.rule_changes.recover()
         await self.delivery.escalations.load()
+        await self.campaigns.load()
         await self.delivery.heartbeats.load()
         await self.delivery.watches.load(self._stopped_at)
         await self.delivery.analytics.load()
@@ -272,6 +287,8 @@ class Components:
             calls=self.delivery.calls,
             duties=self.delivery.duties,
             escalations=self.delivery.escalations,
+            campaigns=self.campaigns,
+            campaign_reports=CampaignReports(database=self._database, campaigns=self.campaigns),
             heartbeats=self.delivery.heartbeats,
             watches=self.delivery.watches,
             ledger=self.delivery.ledger,
@@ -353,6 +370,7 @@ class Components:
                 await self._retention.run(self._clock_ms())
                 wall_seconds = wall_time.of(self._clock_ms()) / 1000
                 await asyncio.to_thread(kept_ledger.remove_expired, self._settings.data_dir, wall_seconds)
+                await self.campaigns.remove_old(self._clock_ms() - self._kept_counts_ms)
                 await self.delivery.attachments.remove_expired()
                 while await self._database.give_back():
                     pass

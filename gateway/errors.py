@@ -40,6 +40,16 @@ CATALOGUE: dict[str, ProblemKind] = {
         "The key lacks a scope",
         "The key lacks the scope, or is of another app than the one that it would manage.",
     ),
+    "approval_needed": ProblemKind(
+        403,
+        "Another key has to approve it",
+        "A `command` is for more devices than the policy's `approve_above`, and is no campaign.",
+    ),
+    "other_key_needed": ProblemKind(
+        403,
+        "Another key is needed",
+        "The key that made a campaign has tried to approve it.",
+    ),
     "request_refused": ProblemKind(
         403,
         "The request was refused",
@@ -58,6 +68,9 @@ CATALOGUE: dict[str, ProblemKind] = {
     "topic_not_found": ProblemKind(404, "No such topic", "No device of the key's app is in a topic of this name."),
     "segment_not_found": ProblemKind(404, "No such segment", "No segment of the key's app has this name."),
     "duty_not_found": ProblemKind(404, "No such duty", "No duty of the key's app has this name."),
+    "campaign_not_found": ProblemKind(
+        404, "No such campaign", "No campaign of the key's app has this id, or it is no longer kept."
+    ),
     "heartbeat_not_found": ProblemKind(404, "No such heartbeat", "No heartbeat of the key's app has this name."),
     "watch_not_found": ProblemKind(404, "No such watch", "No watch of the key's app has this name."),
     "template_not_found": ProblemKind(
@@ -106,6 +119,11 @@ CATALOGUE: dict[str, ProblemKind] = {
         409, "The token never ends", "A token is renewed that never ends: the device was enrolled without `token_days`."
     ),
     "app_exists": ProblemKind(409, "The app exists", "There is an app of this id."),
+    "campaign_state": ProblemKind(
+        409,
+        "The campaign is in another state",
+        "A campaign cannot do that in its state: only what runs can be paused, and only what is paused be resumed.",
+    ),
     "channel_exists": ProblemKind(409, "The channel exists", "There is a channel of this id."),
     "last_admin_key": ProblemKind(409, "The last admin key", "Nobody could make keys after it was revoked."),
     "gone": ProblemKind(
@@ -174,6 +192,12 @@ CATALOGUE: dict[str, ProblemKind] = {
         429,
         "Too many pushes to duties are under way",
         "Nobody has acted yet on 1,000 pushes of this app to duties, or on 10,000 of all.",
+        retryable=True,
+    ),
+    "too_many_campaigns": ProblemKind(
+        429,
+        "Too many campaigns are under way",
+        "100 campaigns of this app, or 1,000 of all, have not ended.",
         retryable=True,
     ),
     "too_many_streams": ProblemKind(

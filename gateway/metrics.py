@@ -65,6 +65,7 @@ from gateway.events.webhook_sender import WebhookSender
 from gateway.latency import LatencyHistogram
 from gateway.measurements import Measurements
 from gateway.metrics_key import MetricsKey
+from gateway.plans.campaigns import Campaigns
 from gateway.program import installed_version
 from gateway.store.database import Database
 
@@ -106,6 +107,7 @@ class MetricsSources:
     calls: Calls
     escalations: Escalations
     texts: TextRenderer
+    campaigns: Campaigns
     heartbeats: Heartbeats
     watches: Watches
     broker: object
@@ -126,6 +128,7 @@ class MetricsSources:
         """Count the refusals because of a share, by its name."""
         return {
             "calls": self.calls.refused,
+            "campaigns": self.campaigns.refused,
             "devices": self.enrolments.refused,
             "downloads": self.attachments.downloads_sent_away,
             "escalations": self.escalations.refused,
@@ -324,6 +327,12 @@ class _Collector(Collector):
         yield _counter("texts_rendered", "Texts that templates were rendered to for pushes.", sources.texts.rendered)
         text = "Seconds of the event loop spent on rendering texts."
         yield _counter("text_rendering_seconds", text, sources.texts.seconds)
+        yield _gauge("campaigns_under_way", "Campaigns that have not ended.", sources.campaigns.under_way)
+        yield _counter("campaign_parts", "Parts of campaigns that were sent.", sources.campaigns.parts)
+        text = "Campaigns that a condition has stopped: of `stop`, which paused or aborted it, or of `go_on`."
+        yield _by_label(CounterMetricFamily, "campaigns_stopped", text, "by", sources.campaigns.stopped)
+        text = "Campaigns that have ended, by how."
+        yield _by_label(CounterMetricFamily, "campaigns_ended", text, "state", sources.campaigns.ended)
         yield _counter("heartbeats", "Beats of heartbeats that were due.", sources.heartbeats.beats)
         text = "Devices of a heartbeat (`APP/NAME`) in each state, as of its last beat; 200 heartbeats at most."
         devices = GaugeMetricFamily("fleetpush_heartbeat_devices", text, labels=["heartbeat", "state"])

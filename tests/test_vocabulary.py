@@ -48,6 +48,7 @@ NUMBERS_WITHOUT_UNIT = {
     "gateway.delivery.funnels.LAST_DEVICE": "an end of a range of device numbers",
     "gateway.delivery.handles.DEVICE_MASK": "a mask",
     "gateway.delivery.heartbeat_rows.SERVER_APP": "a number that stands for an app",
+    "gateway.plans.campaign_rows.HOLDOUT": "a number that stands for a group",
     "gateway.socket_activation.FIRST_DESCRIPTOR": "a file descriptor",
     "gateway.store.database.INCREMENTAL": "a mode of auto_vacuum",
 }

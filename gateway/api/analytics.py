@@ -1,4 +1,4 @@
-"""`/v1/analytics`: funnels of a push, and by channel, tag or hour of the day; as JSON, CSV or NDJSON."""
+"""`/v1/analytics`: funnels of a push, and by channel, tag, hour, campaign or variant; as JSON, CSV or NDJSON."""
 
 from __future__ import annotations
 
@@ -71,7 +71,10 @@ async def funnels(
     principal: ReaderOf,
     by: Annotated[
         By,
-        Query(description="One funnel for each `channel`, `tag`, or `hour` of the day in the policy's time zone."),
+        Query(
+            description="One funnel for each `channel`, `tag`, `hour` of the day in the policy's time zone, `campaign`,"
+            " or `variant` of a campaign."
+        ),
     ],
     since: From = None,
     to: To = None,
@@ -80,7 +83,7 @@ async def funnels(
         Query(alias="format", description="Media type of the answer: JSON, CSV or NDJSON."),
     ] = "json",
 ) -> Response:
-    """Show the funnels of all pushes that were accepted in a time, by channel, tag or hour of the day.
+    """Show the funnels of all pushes that were accepted in a time, by channel, tag, hour, campaign or variant.
 
     Only whole hours count: `from` is rounded down and `to` up. CSV and NDJSON have one line per funnel, and
     the headers `Fleetpush-Limited`, `Fleetpush-Counted-From` and `Fleetpush-Uncounted` for what JSON has beside its

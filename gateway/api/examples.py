@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
+from gateway.api import campaign_examples
+
 _PUSH: Final = {
     "target": {"tag": "lobby"},
     "notification": {"title": "Lunch is served", "body": "Today: soup"},
@@ -31,6 +33,7 @@ BODIES: Final[dict[tuple[str, str], Any]] = {
     ("post", "/v1/pushes"): _PUSH,
     ("post", "/v1/pushes/batch"): f"{json.dumps(_PUSH)}\n{json.dumps({**_PUSH, 'idempotency_key': 'lunch-1'})}\n",
     ("post", "/v1/pushes/forecast"): _PUSH,
+    **campaign_examples.BODIES,
     ("post", "/v1/devices"): _DEVICE,
     ("post", "/v1/devices/bulk"): {"devices": [{"device_id": "kiosk-2", "tags": ["lobby"]}, {"name": "Any id"}]},
     ("post", "/v1/invitations"): {"count": 2, "tags": ["lobby"], "expires_in": 86_400},
@@ -326,6 +329,7 @@ def _page(item: Any) -> dict[str, Any]:
 
 
 ANSWERS: Final[dict[str, Any]] = {
+    **campaign_examples.ANSWERS,
     "AcceptedPush": _ACCEPTED,
     "Application": {"id": "canteen", "created_at": _AT},
     "Applications": _page({"id": "default", "created_at": _AT}),
@@ -417,6 +421,7 @@ ANSWERS: Final[dict[str, Any]] = {
         "timezone": "Europe/Berlin",
         "critical": {"per_day": 10},
         "joinable_topics": ["news"],
+        "approve_above": None,
     },
     "Preferences": {
         "consent": "granted",

@@ -90,12 +90,15 @@ def patch_body(model: type[BaseModel], media_type: str) -> dict[str, Any]:
     return request_body(model, media_type)
 
 
-def idempotent(extra: dict[str, Any]) -> dict[str, Any]:
-    """Add the header `Idempotency-Key` to what `request_body` has made."""
+def idempotent(extra: dict[str, Any], thing: str = "push", remembered: str = "for 24 hours") -> dict[str, Any]:
+    """Add the header `Idempotency-Key` to what `request_body` has made.
+
+    `thing`: what a request makes; `remembered`: how long the key is.
+    """
     text = (
-        "1 to 255 printable ASCII characters, remembered for 24 hours per app. The same key with the same body is one"
-        " push: the first answer is given again. With another body: 422 `idempotency_key_reused`. Left out: each"
-        " request is a new push."
+        f"1 to 255 printable ASCII characters, remembered {remembered} per app. The same key with the same body is one"
+        f" {thing}: the first answer is given again. With another body: 422 `idempotency_key_reused`. Left out: each"
+        f" request is a new {thing}."
     )
     return {**extra, "parameters": [header("Idempotency-Key", text, minLength=1, maxLength=255)]}
 

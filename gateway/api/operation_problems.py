@@ -31,6 +31,7 @@ ON_WRITER: Final = ("storage_full", "outcome_unknown")
 IN_PATH: Final = {
     "device_id": ("device_not_found",),
     "push_id": ("push_not_found", "gone"),
+    "campaign_id": ("campaign_not_found",),
     "channel_id": ("channel_not_found",),
     "segment_name": ("segment_not_found",),
     "topic_name": ("topic_not_found",),
@@ -54,9 +55,22 @@ _PUSH: Final = (
     "invalid_expression",
     *_TEXTS,
 )
+_CAMPAIGN: Final = (
+    "device_not_found",
+    "segment_not_found",
+    "attachment_not_found",
+    "invalid_expression",
+    *_TEXTS,
+)
 _ENROLMENT: Final = ("device_exists", "too_many_devices")
 SPECIFIC: Final[Mapping[Operation, tuple[str, ...]]] = {
-    ("post", "/v1/pushes"): (*_PUSH, "too_many_escalations", "idempotency_key_reused"),
+    ("post", "/v1/pushes"): (*_PUSH, "too_many_escalations", "idempotency_key_reused", "approval_needed"),
+    ("post", "/v1/campaigns"): (*_CAMPAIGN, "too_many_campaigns", "idempotency_key_reused"),
+    ("post", "/v1/campaigns/forecast"): _CAMPAIGN,
+    ("post", "/v1/campaigns/{campaign_id}/pause"): ("campaign_state",),
+    ("post", "/v1/campaigns/{campaign_id}/resume"): ("campaign_state",),
+    ("post", "/v1/campaigns/{campaign_id}/approve"): ("campaign_state", "other_key_needed"),
+    ("post", "/v1/campaigns/{campaign_id}/abort"): ("campaign_state",),
     ("post", "/v1/pushes/forecast"): _PUSH,
     ("get", "/v1/pushes/{push_id}/deliveries"): ("device_not_found",),
     ("get", "/v1/pushes/{push_id}/texts"): ("device_not_found",),
@@ -76,7 +90,7 @@ SPECIFIC: Final[Mapping[Operation, tuple[str, ...]]] = {
     ("post", "/v1/token-requests/{request_id}/confirm"): ("request_answered",),
     ("delete", "/v1/token-requests/{request_id}"): ("request_answered",),
     ("get", "/v1/enrol/ca"): ("not_found",),
-    ("post", "/v1/devices/{device_id}/call"): ("too_many_calls", "gone"),
+    ("post", "/v1/devices/{device_id}/call"): ("too_many_calls", "gone", "approval_needed"),
     ("post", "/v1/channels"): ("channel_exists",),
     ("put", "/v1/segments/{segment_name}"): ("invalid_expression",),
     ("get", "/v1/segments/{segment_name}"): ("invalid_expression",),
@@ -93,6 +107,7 @@ SPECIFIC: Final[Mapping[Operation, tuple[str, ...]]] = {
 OF_ITEMS: Final[Mapping[Operation, tuple[str, ...]]] = {
     ("post", "/v1/pushes/batch"): (
         *_PUSH,
+        "approval_needed",
         "too_many_escalations",
         "idempotency_key_reused",
         "malformed_json",
@@ -113,6 +128,7 @@ OF_ITEMS: Final[Mapping[Operation, tuple[str, ...]]] = {
 """Problems of single lines or devices, within an answer that is a success."""
 READS: Final = (
     ("post", "/v1/pushes/forecast"),
+    ("post", "/v1/campaigns/forecast"),
     ("post", "/v1/segments/preview"),
     ("post", "/v1/templates/{template_name}/preview"),
 )

@@ -44,6 +44,8 @@ from gateway.events.event_feed import EventFeed
 from gateway.events.webhooks import WebhookStore
 from gateway.keys import Keys
 from gateway.metrics_key import MetricsKey
+from gateway.plans.campaign_reports import CampaignReports
+from gateway.plans.campaigns import Campaigns
 from gateway.store.database import Database
 from gateway.timestamps import wall_time
 
@@ -78,6 +80,8 @@ class Services:
     calls: Calls
     duties: DutyStore
     escalations: Escalations
+    campaigns: Campaigns
+    campaign_reports: CampaignReports
     heartbeats: Heartbeats
     watches: Watches
     ledger: Ledger

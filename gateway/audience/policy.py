@@ -87,6 +87,9 @@ class Policy(_Strict):
     joinable_topics: Annotated[list[TopicPattern], Field(max_length=MAX_JOINABLE_TOPICS)] = Field(default_factory=list)
     """Topics that a device may join and leave by itself, at most 100. `news.*` stands for all that begin with `news.`,
     `*` for every topic. Default: none."""
+    approve_above: Annotated[int, Field(ge=0)] | None = None
+    """Number of devices above which a `command` has to be a campaign that another key approves, 0 or more. A push of
+    this kind to more devices is refused: 403 `approval_needed`. null or left out: no approval is needed."""
 
     @field_validator("timezone")
     @classmethod

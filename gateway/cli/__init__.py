@@ -37,6 +37,7 @@ COMMANDS = {
     "policy": "gateway.cli.policy:policy",
     "topics": "gateway.cli.topics:topics",
     "segments": "gateway.cli.segments:segments",
+    "campaigns": "gateway.cli.campaigns:campaigns",
     "duties": "gateway.cli.duties:duties",
     "templates": "gateway.cli.templates:templates",
     "consent": "gateway.cli.consent:consent",

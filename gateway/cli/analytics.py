@@ -12,7 +12,7 @@ from gateway.cli.server_client import segment
 from gateway.cli.terminal import fail, is_terminal, note, print_facts, print_json, print_table
 from gateway.printable import printable
 
-analytics = command_group("What worked: funnels of a push, and by channel, tag or hour of the day.")
+analytics = command_group("What worked: funnels of a push, and by channel, tag, hour, campaign or variant.")
 STAGES = ("targeted", "eligible", "delivered", "displayed", "dismissed", "opened", "acted", "opted_out")
 RATES = ("delivered", "displayed", "opened", "acted", "opted_out")
 TIMES = ("time_to_deliver_ms", "time_to_open_ms")
@@ -36,7 +36,8 @@ def analytics_push(
 @analytics.command("by")
 def analytics_by(
     by: Annotated[
-        Literal["channel", "tag", "hour"], typer.Argument(metavar="channel|tag|hour", help="What a line is for")
+        Literal["channel", "tag", "hour", "campaign", "variant"],
+        typer.Argument(metavar="channel|tag|hour|campaign|variant", help="What a line is for"),
     ],
     since: Annotated[
         str | None, typer.Option("--from", metavar="TIME", help="Of pushes accepted in the last 30d, or from a time on")
@@ -49,7 +50,7 @@ def analytics_by(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """The funnels of all pushes accepted in a time, together, by channel, tag or hour of the day.
+    """The funnels of all pushes accepted in a time, together, by channel, tag, hour, campaign or variant.
 
     Each with its share of the stage before, and the median of the times to deliver; --json and --format have more."""
     if form is not None and as_json:

@@ -28,7 +28,7 @@ from gateway.cli.terminal import print_facts, print_json
 from gateway.merge_patch import merge_patch
 
 policy = command_group("Show and change the app's rules: consent, caps, quiet hours, critical pushes.")
-CLEARABLE = ("caps", "quiet_hours", "joinable_topics")
+CLEARABLE = ("caps", "quiet_hours", "joinable_topics", "approve_above")
 
 Verdict = Literal["allow", "suppress"]
 
@@ -58,6 +58,9 @@ def policy_change(
         list[str] | None,
         typer.Option(metavar="TOPIC", help="Devices may join it by themselves, as news or league.*; may be repeated"),
     ] = None,
+    approve_above: Annotated[
+        int | None, typer.Option(min=0, help="Devices above which a command has to be a campaign that is approved")
+    ] = None,
     clear: Annotated[list[str] | None, typer.Option(help=f"{', '.join(CLEARABLE)}; may be repeated")] = None,
     server: ServerUrl = None,
     data_dir: DataDir = None,
@@ -74,6 +77,7 @@ def policy_change(
         "timezone": timezone,
         "critical": _given({"per_day": critical_per_day}),
         "joinable_topics": joinable_topic,
+        "approve_above": approve_above,
     }
     patch = changes(fields, clear, CLEARABLE)
     with client_of(server, data_dir) as client:
@@ -129,6 +133,9 @@ def print_policy(found: dict[str, Any], as_json: bool) -> None:
             "timezone": found["timezone"],
             "critical": f"{found['critical']['per_day']} a day may pass",
             "topics that devices may join": ", ".join(found["joinable_topics"]) or "none",
+            "commands to more devices": "need no approval"
+            if found["approve_above"] is None
+            else f"than {found['approve_above']} are campaigns that another key approves",
         }
     )
 

@@ -34,6 +34,7 @@ from weakref import WeakValueDictionary
 from zoneinfo import ZoneInfo
 
 from gateway.audience.policy import PolicyStore
+from gateway.delivery.campaign_parts import add_up_campaigns
 from gateway.delivery.funnels import (
     HOUR_MS,
     KEPT_TAGS,
@@ -90,7 +91,7 @@ RATES = {
     "opted_out": ("opted_out", "shown"),
 }
 """Rates: the stage that is counted, and the one that it is a share of."""
-By = Literal["channel", "tag", "hour"]
+By = Literal["channel", "tag", "hour", "campaign", "variant"]
 
 
 class Analytics:
@@ -286,7 +287,7 @@ class Analytics:
         return {"push_id": push_id, **_described(tally), "counted_at": rfc3339(self._clock_ms())}
 
     async def by(self, app_no: int, by: By, since: int | None, until: int | None) -> dict[str, Any]:
-        """Sums by channel, tag or hour of the day, of pushes accepted from `since` to before `until` (ms).
+        """Sums by channel, tag, hour, campaign or variant, of pushes accepted from `since` to before `until` (ms).
 
         `limited`: there may be more tags than are counted, or hours before `counted_from`, for which there was no time.
         `uncounted`: so many pushes have changed since they were counted.
@@ -295,14 +296,43 @@ class Analytics:
         deadline = time.monotonic() + ADD_UP_SECONDS
         lock = self._adding_up.setdefault(app_no, asyncio.Lock())  # one question of an app at a time holds its sums
         async with lock:
-            tallies, limited, counted_from = await self._add_up(app_no, by, since, until, deadline)
+            if by in ("campaign", "variant"):
+                tallies, limited = await self._add_up_campaigns(app_no, by, since, until, deadline)
+                counted_from = None
+            else:
+                tallies, limited, counted_from = await self._add_up(app_no, by, since, until, deadline)
         chosen = sorted(tallies, key=lambda name: (-tallies[name]["targeted"], name))[:MAX_ITEMS]
         return {
             "items": [{by: name or None, **_described(tallies[name])} for name in sorted(chosen)],
-            "limited": counted_from is not None or (by == "tag" and (limited or len(tallies) > MAX_ITEMS)),
+            "limited": counted_from is not None
+            or (by not in ("channel", "hour") and (limited or len(tallies) > MAX_ITEMS)),
             "counted_from": None if counted_from is None else rfc3339(counted_from * HOUR_MS),
             "uncounted": uncounted,
         }
+
+    async def _add_up_campaigns(
+        self, app_no: int, by: Literal["campaign", "variant"], since: int | None, until: int | None, deadline: float
+    ) -> tuple[dict[str, Tally], bool]:
+        """Add up the parts of campaigns: the sums, and whether there was no time for all of them."""
+        first = (since or 0) // HOUR_MS
+        end = 2**40 if until is None else -(-until // HOUR_MS)
+        tallies: dict[str, Tally] = defaultdict(Counter)
+        before: int | None = 2**62
+        while before is not None:
+            began = time.monotonic()
+            part = await self._database.read(
+                partial(add_up_campaigns, app_no=app_no, by=by, first_hour=first, before_hour=end, before=before),
+                app_no,
+            )
+            before = part.before
+            for name, tally in part.tallies.items():
+                tallies[name].update(tally)
+            if before is not None:
+                ended = time.monotonic()
+                if ended > deadline:
+                    return tallies, True
+                await asyncio.sleep((ended - began) / 2)  # the interpreter lock is everybody's
+        return tallies, False
 
     async def _add_up(
         self, app_no: int, by: By, since: int | None, until: int | None, deadline: float

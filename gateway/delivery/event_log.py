@@ -38,7 +38,22 @@ DEVICE_TYPES = (
 )  # fmt: skip
 DUTY_TYPES = ("duty.escalated", "duty.acted", "duty.exhausted")
 HEARTBEAT_TYPES = ("heartbeat.silent", "heartbeat.slow", "heartbeat.back", "sender.silent", "sender.back")
-TYPES = (*DELIVERY_TYPES, *DEVICE_TYPES, *DUTY_TYPES, *HEARTBEAT_TYPES, "policy.critical", "webhook.disabled")
+CAMPAIGN_TYPES = tuple(
+    f"campaign.{name}"
+    for name in (
+        *("approval_needed", "approved", "started", "group_sent"),
+        *("paused", "resumed", "completed", "aborted"),
+    )
+)
+TYPES = (
+    *DELIVERY_TYPES,
+    *DEVICE_TYPES,
+    *DUTY_TYPES,
+    *HEARTBEAT_TYPES,
+    *CAMPAIGN_TYPES,
+    "policy.critical",
+    "webhook.disabled",
+)
 """Every type there is; `events.lost` stands in a reader's stream for what has left."""
 PAGE_ENTRIES = 2_000
 """Entries that one read looks at."""

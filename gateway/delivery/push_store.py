@@ -33,6 +33,7 @@ from gateway.delivery.push_texts import insert_texts
 from gateway.delivery.submission import (
     AcceptedPush,
     PendingPush,
+    approval_needed,
     key_reused,
     new_push_ids,
     nobody_known,
@@ -115,13 +116,18 @@ class PushStore:
                     continue
             elif not self._resolve(pending, known):
                 continue
-            push_no += 1
             if pending.selection is not None:
                 pending.devices = pending.selection & live_devices(connection, pending.app.no)
             elif pending.listed is None:
                 assert pending.target is not None, "it selects"
                 pending.devices = selected_devices(connection, pending.app.no, pending.target)
             without = None if pending.texts is None else pending.choose_texts()
+            if pending.kind == "command" and not pending.is_approved:
+                above = self._policies.of(pending.app.no).policy.approve_above
+                if above is not None and len(pending.devices) > above:
+                    pending.answer = approval_needed(len(pending.devices), above)
+                    continue
+            push_no += 1
             left_out = self._unwanted(connection, pending, preferences)
             if without:
                 without -= BitMap.union(BitMap(), *left_out.values())

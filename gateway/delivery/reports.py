@@ -17,6 +17,7 @@ from typing import Any
 
 from pyroaring import BitMap
 
+from gateway.delivery.campaign_parts import campaign_members
 from gateway.delivery.delivery_sets import pushes_waiting_for, state_counts, waiting_of
 from gateway.delivery.escalation_rows import (
     EscalationState,
@@ -80,6 +81,7 @@ class Reports:
             if described is not None:
                 described |= escalation_members(connection, [push_no]).get(push_no, {})
                 described |= plan_members(connection, [push_no]).get(push_no, {})
+                described |= campaign_members(connection, [push_no]).get(push_no, {})
                 if "escalation" in described:
                     described["escalation"]["steps"] = [
                         step | {"counts": read_counts(connection, number, sent.get(number, ()))}
@@ -128,8 +130,13 @@ class Reports:
         def read(connection: sqlite3.Connection) -> ListPage:
             members = escalation_members(connection, numbers)
             plans = plan_members(connection, numbers)
+            campaigns = campaign_members(connection, numbers)
             found = ((no, read_push(connection, no, in_flight[no])) for no in numbers)
-            kept = ((no, push | members.get(no, {}) | plans.get(no, {})) for no, push in found if push is not None)
+            kept = (
+                (no, push | members.get(no, {}) | plans.get(no, {}) | campaigns.get(no, {}))
+                for no, push in found
+                if push is not None
+            )
             page = fill_page(kept, limit, itemgetter(1), itemgetter(0))
             return page._replace(next_cursor=str(numbers[-1])) if more and page.next_cursor is None else page
 

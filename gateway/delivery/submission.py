@@ -131,6 +131,10 @@ class PendingPush:
     fetch_within: int = 0
     """Seconds that they are given; 0: nothing is said."""
     along: StoredAlong | None = None
+    target_text: str | None = None
+    """The target as it is stored, if that is not what was asked for: of a part of a campaign."""
+    is_approved: bool = False
+    """Whether a command may be for more devices than the policy's `approve_above`."""
     key_id: str | None = None
     """Id of the key that it was sent with; None: by no request to push."""
 
@@ -181,6 +185,8 @@ class PendingPush:
 
     def stored_target(self) -> str:
         """Encode the target as it is stored."""
+        if self.target_text is not None:
+            return self.target_text
         if self.target is not None:
             return self.target.model_dump_json(exclude_none=True)
         assert self.listed is not None, "a single device"
@@ -255,6 +261,14 @@ def unchecked_push(app: AppRef, submission: Submission) -> PendingPush:
 def nobody_known(unknown: Sequence[str]) -> Problem:
     names = ", ".join(unknown[:5]) + (", .." if len(unknown) > 5 else "")
     return problem("device_not_found", f"no such device: {names}; enrol it with POST /v1/devices")
+
+
+def approval_needed(targeted: int, above: int) -> Problem:
+    return problem(
+        "approval_needed",
+        f"a command to {targeted} devices, and above {above} another key has to approve it: make it a campaign, POST"
+        " /v1/campaigns",
+    )
 
 
 def key_reused(key: str) -> Problem:

@@ -23,6 +23,7 @@ from gateway.delivery_states import COUNTED_TRIGGER, IS_WAITING, MISSED, is_one_
 from gateway.store import (
     attribute_models,
     audience_models,
+    campaign_models,
     content_models,
     duty_models,
     enrolment_models,
@@ -31,7 +32,8 @@ from gateway.store import (
 )  # fmt: skip
 
 _DEFINED_BY_IMPORT = (
-    attribute_models, audience_models, content_models, duty_models, enrolment_models, plan_models, watch_models,
+    attribute_models, audience_models, campaign_models, content_models, duty_models, enrolment_models, plan_models,
+    watch_models,
 )  # fmt: skip
 
 

@@ -140,6 +140,7 @@ def test_every_operation_of_the_api_has_a_command(
     set_rules(session, tmp_path)
     enrol_and_change(session, server, app, tmp_path)
     send_and_follow(session, tmp_path)
+    roll_out(session, tmp_path)
     sign(session, app, tmp_path)
     order(session, server, app)
     configure_webhooks(session, tmp_path)
@@ -150,6 +151,40 @@ def test_every_operation_of_the_api_has_a_command(
 
 def without_a_command(session: Session) -> set[str]:
     return {field for field in session.wanted_fields() if field.rpartition(" ")[0] in WITHOUT_A_COMMAND}
+
+
+def roll_out(session: Session, tmp_path: Path) -> None:
+    file = tmp_path / "campaign.json"
+    plan = {
+        "name": "Update",
+        "push": {"target": {"all": True}, "kind": "command", "data": {"command": "update"}},
+        "canary": 1,
+        "rollout": ["50%", "rest"],
+        "go_on": ["acted >= 95% in 10m"],
+        "stop": ["failed >= 3"],
+        "min_sample": 1,
+        "on_stop": "abort",
+        "observe": "1m",
+        "variants": [{"id": "a"}, {"id": "b", "data": {"command": "update", "quick": True}}],
+        "goal": "acted",
+        "confidence": 0.9,
+        "holdout": "1%",
+        "send_at": "2026-01-01T00:00:00Z",
+    }
+    file.write_text(json.dumps(plan))
+    assert session.json("campaigns", "forecast", str(file))["groups"][0]["size"] == 1
+    session.run("campaigns", "forecast", str(file))
+    made = session.json("campaigns", "create", str(file), "--idempotency-key", "update-1")["campaign_id"]
+    again = session.run("campaigns", "create", str(file), "--idempotency-key", "update-1")
+    assert again.stdout.split() == [made]
+    assert [item["campaign_id"] for item in session.listed("campaigns", "list")] == [made]
+    session.run("campaigns", "pause", made, "--reason", "lunch")
+    assert "lunch" in session.run("campaigns", "watch", made, expect=1).stdout
+    session.run("campaigns", "resume", made)
+    session.run("campaigns", "approve", made, expect=1)
+    assert session.json("campaigns", "abort", made, "--reason", "enough")["state"] == "aborted"
+    assert "enough" in session.run("campaigns", "show", made).stdout
+    assert session.listed("campaigns", "holdout", made) == []
 
 
 def set_rules(session: Session, tmp_path: Path) -> None:

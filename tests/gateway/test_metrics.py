@@ -43,6 +43,7 @@ async def test_names_and_help_are_as_prometheus_wants_them(gateway: InProcessGat
                 "kind",
                 "code",
                 "reason",
+                "by",
                 "certificate",
                 "outcome",
                 "presence",

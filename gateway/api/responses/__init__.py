@@ -24,6 +24,12 @@ from gateway.api.responses.analytics import (
     RatesResponse,
     StagesResponse,
 )
+from gateway.api.responses.campaigns import (
+    CampaignForecastResponse,
+    CampaignResponse,
+    CampaignsResponse,
+    HoldoutResponse,
+)
 from gateway.api.responses.common import (
     HealthResponse,
     ProblemDocument,
@@ -140,6 +146,9 @@ __all__ = [
     "ApplicationsResponse",
     "AttachmentResponse",
     "CallAnswerResponse",
+    "CampaignForecastResponse",
+    "CampaignResponse",
+    "CampaignsResponse",
     "CapResponse",
     "CapsResponse",
     "ChannelChoiceResponse",
@@ -173,6 +182,7 @@ __all__ = [
     "HealthResponse",
     "HeartbeatResponse",
     "HeartbeatsResponse",
+    "HoldoutResponse",
     "HoursResponse",
     "InvitationResponse",
     "InvitationsResponse",

@@ -1,4 +1,4 @@
-"""Responses about funnels: how far deliveries came, by push, channel, tag and hour of the day."""
+"""Responses about funnels: how far deliveries came, by push, channel, tag, hour of the day, campaign and variant."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ class StagesResponse(Response):
     """Deliveries with an action that was chosen, or a command that was carried out."""
     opted_out: int
     """Devices whose person withdrew consent within a day of the delivery. By channel: people who muted the channel in
-    the time asked for; by tag and hour: people who withdrew consent in that time."""
+    the time asked for; by tag and hour: people who withdrew consent in that time; by campaign and variant: 0,
+    ask for the push."""
     rates: RatesResponse
     """The stages as shares of the stage before."""
     time_to_deliver_ms: PercentilesResponse | None
@@ -69,8 +70,10 @@ class PushFunnelResponse(StagesResponse):
 
 
 class FunnelResponse(StagesResponse):
-    """The funnel of all pushes of a channel, to devices with a tag, or of an hour of the day. It has exactly one of
-    `channel`, `tag` and `hour`: the one that was asked for with `by`."""
+    """The funnel of all pushes of a channel, tag, hour of the day, campaign or variant.
+
+    It has exactly one of `channel`, `tag`, `hour`, `campaign` and `variant`: the one that was asked for
+    with `by`."""
 
     channel: str | None = None
     """With `by=channel`: the channel's id. null: pushes without a channel."""
@@ -79,16 +82,21 @@ class FunnelResponse(StagesResponse):
     hour: str | None = None
     """With `by=hour`: the hour of the day at which the pushes were accepted, `00` to `23`, in the policy's time
     zone."""
+    campaign: str | None = None
+    """With `by=campaign`: the campaign's id."""
+    variant: str | None = None
+    """With `by=variant`: the campaign's id and the variant's, as `CAMPAIGN/VARIANT`. Campaigns without variants have
+    none."""
 
 
 class FunnelsResponse(Response):
-    """Funnels by channel, tag or hour of the day."""
+    """Funnels by channel, tag, hour of the day, campaign or variant."""
 
     items: list[FunnelResponse]
     """At most 1,000 funnels in alphabetical order: those with most deliveries, if there are more."""
     limited: bool
     """Whether something is missing: tags (500 of a push, 500 of an app in an hour, and 1,000 in an answer are counted),
-    or the hours before `counted_from`."""
+    the hours before `counted_from`, or campaigns for which there was no time."""
     counted_from: str | None
     """The first hour that is counted: there was no time to add up those before it, which can be asked for with `from`
     and `to`. RFC 3339, UTC, milliseconds. null: all hours that were asked for."""

@@ -85,7 +85,7 @@ class PushResponse(Response):
     push_id: str
     """The push's id."""
     target: dict[str, Any]
-    """Whom the push is for, as in the request."""
+    """Whom the push is for, as in the request; of a part of a campaign `{"campaign": ID}`."""
     kind: str
     """`alert`, `in_app`, `silent` or `command`."""
     priority: str
@@ -136,6 +136,12 @@ class PushResponse(Response):
     escalation: EscalationResponse | None = None
     """Of a push to a duty: how far it has come. The deliveries of the push are those of the first step. Left out: its
     target is no duty."""
+    campaign_id: str | None = None
+    """Of a part of a campaign: the campaign's id. Left out: it is none."""
+    group: int | None = None
+    """Of a part of a campaign: the number of its group, from 1 on. Left out: it is none."""
+    variant: str | None = None
+    """Of a part of a campaign: its variant's id. null: the campaign has none. Left out: it is no part."""
     escalation_of: str | None = None
     """Of a further step of a push to a duty: that push. Left out: it is none."""
 

@@ -116,6 +116,9 @@ class PolicyResponse(Response):
     """How often critical pushes may pass other rules."""
     joinable_topics: list[str]
     """Topics that a device may join and leave by itself; a `*` at the end stands for any ending."""
+    approve_above: int | None
+    """Number of devices above which a `command` has to be a campaign that another key approves. null: none is
+    needed."""
 
 
 class ChannelChoiceResponse(Response):

@@ -41,6 +41,14 @@ CALLS = {
     "/v1/heartbeats/{heartbeat_name}": {"get", "put", "delete"},
     "/v1/watches": {"get"},
     "/v1/watches/{watch_name}": {"get", "put", "delete"},
+    "/v1/campaigns": {"get", "post"},
+    "/v1/campaigns/forecast": {"post"},
+    "/v1/campaigns/{campaign_id}": {"get"},
+    "/v1/campaigns/{campaign_id}/holdout": {"get"},
+    "/v1/campaigns/{campaign_id}/pause": {"post"},
+    "/v1/campaigns/{campaign_id}/resume": {"post"},
+    "/v1/campaigns/{campaign_id}/approve": {"post"},
+    "/v1/campaigns/{campaign_id}/abort": {"post"},
     "/v1/duties": {"get"},
     "/v1/duties/{duty_name}": {"get", "put", "delete"},
     "/v1/escalations": {"get"},
@@ -75,7 +83,7 @@ CALLS = {
 }
 
 
-BODILESS = ("/token", "/secret", "/renewal", "/confirm")
+BODILESS = ("/token", "/secret", "/renewal", "/confirm", "/approve")
 """Ends of the paths of calls that change something and have nothing to say about it."""
 
 

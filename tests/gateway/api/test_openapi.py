@@ -145,6 +145,8 @@ async def test_the_examples_are_accepted_as_they_stand(gateway: InProcessGateway
             example = content["example"]
             if path == "/v1/enrol":
                 example = {**example, "code": invited["code"]}
+            if "{campaign_id}" in path:
+                ids["campaign_id"] = await campaign_for(gateway, path)
             answer = await gateway.http.request(
                 method,
                 path.format(**{**ids, **({"device_id": "ends"} if path.endswith("/renewal") else {})}),
@@ -166,6 +168,23 @@ async def test_the_examples_are_accepted_as_they_stand(gateway: InProcessGateway
                 if method == "post" and path == maker:
                     ids[name] = answer.json()[field]
     assert len(sent) == sum(1 for _ in operations(document)) - 1
+
+
+async def campaign_for(gateway: InProcessGateway, path: str) -> str:
+    """Make a campaign that is in the state for an operation; its id."""
+    made = await gateway.call("POST", "/v1/campaigns", 201, json=examples.BODIES["post", "/v1/campaigns"])
+    campaign_id = str(made["campaign_id"])
+    if path.endswith("/resume"):
+        await gateway.call("POST", f"/v1/campaigns/{campaign_id}/pause", json={})
+    if path.endswith("/approve"):
+        await gateway.database.write(
+            lambda connection: connection.execute(
+                "UPDATE campaign SET state = 'awaiting_approval', key_id = 'k_other' WHERE id = ?", (campaign_id,)
+            )
+        )
+    for _ in range(5):
+        await gateway.components.campaigns.step()
+    return campaign_id
 
 
 def check_answer(response: Document, answer: Any) -> None:

@@ -17,6 +17,7 @@ POLICY: dict[str, Any] = {
     "timezone": "Europe/Berlin",
     "critical": {"per_day": 10},
     "joinable_topics": [],
+    "approve_above": 100,
 }
 PREFERENCES: dict[str, Any] = {
     "consent": "granted",
@@ -106,7 +107,7 @@ def test_a_change_of_the_policy_keeps_the_rest(fake: FakeServer) -> None:
     read, written = fake.requests
     assert (read.method, written.method) == ("GET", "PUT")
     consent = {"unknown": "allow", "denied": {"in_app": "allow", "silent": "allow", "command": "suppress"}}
-    kept = {name: POLICY[name] for name in ("caps", "timezone", "joinable_topics")}
+    kept = {name: POLICY[name] for name in ("caps", "timezone", "joinable_topics", "approve_above")}
     assert written.json == kept | {"consent": consent, "critical": {"per_day": 0}}, "left out is the default: none"
 
 

@@ -1,0 +1,589 @@
+"""Campaigns: a push goes to one group after the other, as long as what comes back is as it should be.
+
+What is true of a campaign is on disk (`campaign_rows`); here are the moments at which something is due, and what is
+decided then. In memory is only when to look at each campaign that runs, and what its conditions are.
+
+    starting ──▶ the target is frozen ──▶ sending: a part at a time ──▶ observing ──▶ the next group ─▶ .. ─▶ completed
+                                              │ stop                      │ stop, or go_on not in time
+                                              └────────────▶ paused or aborted
+
+Fairness: campaigns are looked after by MOST_WORKERS tasks, the longest due first, each for one move: a part, or a look
+at the counts. Who has looked rests for REST_FACTOR times as long. One target is frozen at a time, in slices; the parts
+wait in acceptance's queue like any other push, behind those of their app that mailboxes have no room for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+
+from pyroaring import BitMap
+
+from gateway.audience.policy import PolicyStore
+from gateway.audience.target_resolution import TargetResolver
+from gateway.delivery.acceptance import Acceptance
+from gateway.delivery.submission import AppRef, PendingPush, Submission, key_reused
+from gateway.errors import Problem, problem
+from gateway.plans import campaign_rows as rows
+from gateway.plans.campaign_counts import CountedPart, count_failed, count_parts, parts_of, sample_of
+from gateway.plans.campaign_fields import (
+    DAY_MS,
+    CampaignRequest,
+    Plan,
+    make_plan,
+)
+from gateway.plans.campaign_reach import Reach, measure_reach, resolve_cohort
+from gateway.plans.campaign_rows import Campaign, CampaignState, Phase
+from gateway.plans.campaign_rules import RunningRules
+from gateway.plans.target_freeze import freeze_target
+from gateway.store.database import Database
+from gateway.store.errors import StorageError
+from gateway.timestamps import wall_time
+
+log = logging.getLogger(__name__)
+
+RUNNING_CAMPAIGNS = 100
+"""Campaigns of an app that have not ended, the paused ones included: more than people keep an eye on."""
+ALL_CAMPAIGNS = 1_000
+"""Campaigns of all apps that have not ended: each is looked at every second while it runs."""
+KEPT_CAMPAIGNS = 1_000
+"""Campaigns of an app that are kept; the one that has ended first leaves for a new one."""
+MOST_WORKERS = 4
+"""Campaigns that are looked after at a time: as many as there are readers."""
+TICK_SECONDS = 0.25
+"""Seconds between two looks at what is due."""
+LOOK_MS = 1_000
+"""Time between two looks at the counts of a campaign."""
+REST_FACTOR = 10
+"""Pause after a look, as a multiple of the time that it took: a tenth of a reader for each campaign at most."""
+RETRY_MS = 2_000
+"""Time until something that failed is tried again."""
+ID_BYTES = 9
+"""Random bytes of a campaign's id, 12 characters."""
+MAX_AHEAD_MS = 365 * DAY_MS
+CONDITION = "condition"
+"""Stands for the id of a key where a condition has paused or aborted a campaign."""
+
+
+@dataclass(slots=True, eq=False)
+class SentPart:
+    """Stores along with a part that it was sent, if it is the next one."""
+
+    owner: Campaigns
+    campaign: Campaign
+    variant_no: int
+    group_name: str
+
+    def choose(self, connection: sqlite3.Connection, pending: PendingPush, now_ms: int) -> Problem | None:
+        if rows.is_next_part(connection, self.campaign.no, self.campaign.group_no, self.variant_no):
+            return None
+        return problem("campaign_state", "the campaign does not send this part now")
+
+    def store(self, connection: sqlite3.Connection, pending: PendingPush, now_ms: int) -> None:
+        rows.note_part_sent(connection, self.campaign, self.variant_no, pending.push_no, self.group_name, now_ms)
+
+    def stored(self, pending: PendingPush) -> None:
+        self.owner.parts += 1
+
+
+class Campaigns:
+    """Carries out campaigns and people's commands about them. Loop.
+
+    `clock_ms` gives server time in milliseconds. `storage_left` says whether the disk has room for another push: until
+    then, nothing is sent. `recall` takes back a push and clears it from screens.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        acceptance: Acceptance,
+        targets: TargetResolver,
+        policies: PolicyStore,
+        clock_ms: Callable[[], int],
+        storage_left: Callable[[], bool],
+        recall: Callable[[AppRef, str], Awaitable[object]],
+    ) -> None:
+        self._database = database
+        self._acceptance = acceptance
+        self._targets = targets
+        self._policies = policies
+        self._clock_ms = clock_ms
+        self._storage_left = storage_left
+        self._recall = recall
+        self._due: dict[int, int] = {}
+        """Campaign number -> server time at which to look after it."""
+        self._busy: set[int] = set()
+        self._rules: dict[int, RunningRules] = {}
+        self._freezing = asyncio.Lock()
+        """Held while a target is frozen: that takes memory for each device."""
+        self.under_way = 0
+        """Campaigns that have not ended, for metrics."""
+        self.parts = 0
+        """Parts that were sent, for metrics."""
+        self.refused = 0
+        """Campaigns that were refused because too many are under way, for metrics."""
+        self.stopped = {"pause": 0, "abort": 0, "go_on": 0}
+        """Campaigns that conditions have stopped, by what that did, for metrics."""
+        self.ended = {CampaignState.COMPLETED.value: 0, CampaignState.ABORTED.value: 0}
+        """Campaigns that have ended, by how, for metrics."""
+
+    async def load(self) -> None:
+        """Find what is under way; before the first connection."""
+        numbers, self.under_way = await self._database.read(rows.campaigns_with_work)
+        self._due = dict.fromkeys(numbers, 0)
+
+    # -- commands --------------------------------------------------------------------------------------------------
+
+    async def create(
+        self, app: AppRef, key_id: str, fields: CampaignRequest, remembered: rows.Remembered | None = None
+    ) -> str:
+        """Store a new campaign; its id. Raises Problem 404, 413, 422, 429.
+
+        `remembered`: an idempotency key, and the hash of the body.
+        """
+        if remembered is not None:
+            before = await self._database.read(partial(rows.made_before, app_no=app.no, remembered=remembered), app.no)
+            if before is not None:
+                return _same(before, remembered[0])
+        self.check(app, fields)
+        reach = await self.measure(app, fields)
+        now_ms = self._clock_ms()
+        start_at = now_ms
+        if fields.send_at is not None:
+            start_at = max(now_ms, wall_time.to_server(int(fields.send_at.timestamp() * 1000)))
+            if start_at > now_ms + MAX_AHEAD_MS:
+                raise problem("invalid_request", "send_at: at most a year ahead")
+        campaign_id = f"c{secrets.token_urlsafe(ID_BYTES)}"
+        state = CampaignState.RUNNING
+        if self.needs_approval(app.no, fields, reach.targeted):
+            state = CampaignState.AWAITING_APPROVAL
+        content = fields.model_dump_json(exclude_unset=True)
+
+        def operation(connection: sqlite3.Connection) -> int | tuple[str, bool] | None:
+            before = None if remembered is None else rows.made_before(connection, app.no, remembered)
+            if before is not None:
+                return before
+            of_app, of_all = rows.count_under_way(connection, app.no)
+            if of_app >= RUNNING_CAMPAIGNS or of_all >= ALL_CAMPAIGNS:
+                return None
+            rows.remove_ended(connection, app.no, KEPT_CAMPAIGNS - 1)
+            return rows.insert_campaign(
+                connection,
+                app.no,
+                campaign_id,
+                fields.name,
+                content,
+                state,
+                key_id,
+                start_at,
+                reach.targeted,
+                remembered,
+                now_ms,
+            )
+
+        number = await self._database.write(operation, app.no)
+        if number is None:
+            self.refused += 1
+            raise problem(
+                "too_many_campaigns",
+                f"{RUNNING_CAMPAIGNS} campaigns of this app, or {ALL_CAMPAIGNS} of all, have not ended: abort some, or"
+                " wait",
+            )
+        if not isinstance(number, int):
+            assert remembered is not None, "it was made before with a key"
+            return _same(number, remembered[0])
+        self.under_way += 1
+        if state is CampaignState.RUNNING:
+            self._due[number] = start_at
+        return campaign_id
+
+    def check(self, app: AppRef, fields: CampaignRequest) -> None:
+        """Check the push of each variant as if it were sent. Raises Problem 404, 413, 422."""
+        for variant_no in range(len(fields.weights)):
+            # A copy: the addresses of attachments are put into it.
+            self._acceptance.pending(app, Submission(fields.push_of(variant_no).model_copy(deep=True)))
+
+    def needs_approval(self, app_no: int, fields: CampaignRequest, targeted: int) -> bool:
+        """Whether another key has to approve a campaign to so many devices."""
+        above = self._policies.of(app_no).policy.approve_above
+        return above is not None and fields.push.kind == "command" and targeted > above
+
+    async def measure(self, app: AppRef, fields: CampaignRequest) -> Reach:
+        """The size of a campaign if it were started now. Raises Problem 404, 422, 503."""
+        return await measure_reach(self._database, self._targets, app, fields)
+
+    async def _find(self, app_no: int, campaign_id: str) -> Campaign:
+        """A campaign as it stands. Raises Problem 404."""
+        found = await self._database.read(partial(rows.find_campaign, app_no=app_no, campaign_id=campaign_id), app_no)
+        if found is None:
+            raise unknown_campaign(campaign_id)
+        return found
+
+    async def pause(self, app_no: int, campaign_id: str, key_id: str, reason: str | None) -> None:
+        """Have nothing more of a campaign sent. Raises Problem 404, 409."""
+        campaign = await self._find(app_no, campaign_id)
+        why = reason or "somebody paused it"
+        await self._move(campaign, "pause", lambda c, now_ms: rows.pause(c, campaign, why, key_id, now_ms))
+        self._forget(campaign.no)
+
+    async def resume(self, app_no: int, campaign_id: str, key_id: str, *, next_group: bool) -> None:
+        """Have a paused campaign go on. Raises Problem 404, 409.
+
+        `next_group`: the present group needs to be observed no longer.
+        """
+        campaign = await self._find(app_no, campaign_id)
+        rules = await self._rules_of(campaign)
+        parts = await count_parts(self._database, app_no, campaign.no, failures=rules.counts_failures)
+        overruled = rules.overruled_now(campaign, parts)
+        await self._move(
+            campaign,
+            "resume",
+            lambda c, now_ms: rows.resume(
+                c,
+                campaign,
+                overruled,
+                key_id,
+                now_ms,
+                is_observed=next_group and rules.plan is not None and campaign.group_no + 1 < len(rules.plan.groups),
+            ),
+        )
+        self._due[campaign.no] = max(self._clock_ms(), campaign.start_at)
+
+    async def approve(self, app_no: int, campaign_id: str, key_id: str) -> None:
+        """Have a campaign start that waits for another key. Raises Problem 403, 404, 409."""
+        campaign = await self._find(app_no, campaign_id)
+        if campaign.key_id == key_id:
+            raise problem("other_key_needed", "the key that made the campaign cannot approve it: use another one")
+        await self._move(campaign, "approve", lambda c, now_ms: rows.approve(c, campaign, key_id, now_ms))
+        self._due[campaign.no] = max(self._clock_ms(), campaign.start_at)
+
+    async def abort(self, app_no: int, campaign_id: str, key_id: str, reason: str | None) -> None:
+        """End a campaign, and recall what waits of it. Raises Problem 404, 409."""
+        campaign = await self._find(app_no, campaign_id)
+        why = reason or "somebody aborted it"
+        await self._move(campaign, "abort", lambda c, now_ms: rows.abort(c, campaign, why, key_id, now_ms))
+        self._note_ended(campaign, CampaignState.ABORTED)
+
+    async def _move(self, campaign: Campaign, what: str, operation: Callable[[sqlite3.Connection, int], bool]) -> None:
+        """Carry out a command. Raises Problem 409 if the campaign is in no state for it."""
+        now_ms = self._clock_ms()
+        if not await self._database.write(lambda connection: operation(connection, now_ms), campaign.app_no):
+            found = await self._find_again(campaign)
+            raise problem("campaign_state", f"cannot {what} this campaign: it is {found.state}")
+
+    async def _find_again(self, campaign: Campaign) -> Campaign:
+        found = await self._database.read(partial(rows.read_campaign, campaign_no=campaign.no), campaign.app_no)
+        if found is None:
+            raise unknown_campaign(campaign.id)
+        return found
+
+    def _forget(self, campaign_no: int) -> None:
+        """Look after a campaign no longer."""
+        self._due.pop(campaign_no, None)
+        self._rules.pop(campaign_no, None)
+
+    def _note_ended(self, campaign: Campaign, state: CampaignState) -> None:
+        self.under_way -= 1
+        self.ended[state] += 1
+        self._rules.pop(campaign.no, None)
+        self._due[campaign.no] = 0  # to be cleared
+
+    # -- what is due -----------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Look after campaigns, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                for campaign_no in self.next_due():
+                    if len(self._busy) >= MOST_WORKERS:
+                        break
+                    self._busy.add(campaign_no)
+                    tasks.create_task(self._serve(campaign_no))
+                await asyncio.sleep(TICK_SECONDS)
+
+    async def step(self) -> None:
+        """Make one move of each campaign for which something is due."""
+        for campaign_no in self.next_due():
+            self._busy.add(campaign_no)
+            await self._serve(campaign_no)
+
+    def next_due(self) -> list[int]:
+        """Campaigns for which something is due, the longest due first."""
+        now_ms = self._clock_ms()
+        due = [no for no, due_at in self._due.items() if due_at <= now_ms and no not in self._busy]
+        return sorted(due, key=self._due.__getitem__)
+
+    async def _serve(self, campaign_no: int) -> None:
+        """Make one move of a campaign, and find out when the next one is due."""
+        before = self._due.pop(campaign_no)
+        try:
+            pause_ms = await self._advance(campaign_no)
+        except Problem as error:  # the disk is full, or a reader has no time
+            log.warning("a campaign cannot go on, trying again: %s", error.detail)
+            pause_ms = RETRY_MS
+        except StorageError as error:
+            log.error("a campaign cannot go on, trying again: %s", error)
+            pause_ms = RETRY_MS
+        except asyncio.CancelledError:
+            self._due.setdefault(campaign_no, before)
+            raise
+        except Exception:
+            log.exception("a campaign cannot go on, trying again")
+            pause_ms = RETRY_MS
+        finally:
+            self._busy.discard(campaign_no)
+        if pause_ms is not None:
+            # A command may have set an earlier time meanwhile.
+            due_at = self._clock_ms() + pause_ms
+            self._due[campaign_no] = min(due_at, self._due.get(campaign_no, due_at))
+
+    async def _advance(self, campaign_no: int) -> int | None:
+        """Make one move; milliseconds until the next, None if there is none."""
+        campaign = await self._database.read(partial(rows.read_campaign, campaign_no=campaign_no))
+        if campaign is None:
+            return None
+        if campaign.ended_at is not None:
+            return None if campaign.cleared else await self._clear(campaign)
+        if campaign.state != CampaignState.RUNNING:
+            self._rules.pop(campaign_no, None)
+            return None
+        if campaign.phase == Phase.STARTING:
+            return await self._start(campaign)
+        rules = await self._rules_of(campaign)
+        assert rules.plan is not None, "its target is frozen"
+        if not rules.stop and campaign.phase == Phase.SENDING:
+            return await self._send(campaign, rules.plan)
+        began = time.monotonic()
+        parts = await count_parts(
+            self._database,
+            campaign.app_no,
+            campaign.no,
+            failures=rules.counts_failures,
+            group_no=None if rules.stop else campaign.group_no,
+        )
+        took_ms = int(1000 * (time.monotonic() - began))
+        stopped = rules.stopped_by(campaign, parts)
+        if stopped is not None:
+            return await self._stop(campaign, rules, stopped)
+        if campaign.phase == Phase.SENDING:
+            return await self._send(campaign, rules.plan)
+        pause_ms = await self._observe(campaign, rules, rules.plan, parts)
+        return pause_ms if not pause_ms else max(pause_ms, REST_FACTOR * took_ms)
+
+    async def _fields_of(self, campaign: Campaign) -> CampaignRequest:
+        content = await self._database.read(partial(rows.read_content, campaign_no=campaign.no), campaign.app_no)
+        if content is None:
+            raise unknown_campaign(campaign.id)
+        return CampaignRequest.model_validate_json(content)
+
+    async def _rules_of(self, campaign: Campaign) -> RunningRules:
+        found = self._rules.get(campaign.no)
+        if found is None:
+            found = self._rules[campaign.no] = RunningRules.of(await self._fields_of(campaign))
+        if found.plan is None and campaign.plan is not None:
+            found.plan = Plan.model_validate_json(campaign.plan)
+        return found
+
+    # -- starting --------------------------------------------------------------------------------------------------
+
+    async def _start(self, campaign: Campaign) -> int | None:
+        now_ms = self._clock_ms()
+        if campaign.start_at > now_ms:
+            return campaign.start_at - now_ms
+        if self._freezing.locked():
+            return LOOK_MS
+        async with self._freezing:
+            fields = await self._fields_of(campaign)
+            app = AppRef(campaign.app_no, campaign.app_id)
+            try:
+                target = await self._targets.resolve(app.no, fields.push.target)
+                cohort = await resolve_cohort(self._targets, app, fields, target)
+            except Problem as refusal:
+                if refusal.retryable:
+                    raise
+                await self._pause(campaign, f"its target cannot be resolved: {refusal.detail}")
+                return None
+            if campaign.approved_by is None and self.needs_approval(app.no, fields, len(target)):
+                await self._database.write(
+                    lambda connection: rows.ask_approval(connection, campaign, len(target), now_ms), app.no
+                )
+                return None
+            if cohort is not None and not cohort:
+                await self._pause(campaign, "canary: the push is for none of these devices")
+                return None
+            plan = make_plan(fields, len(target), None if cohort is None else len(cohort))
+            if not await freeze_target(self._database, campaign, fields, plan, target, cohort):
+                return None
+            moved = await self._database.write(
+                lambda connection: rows.start_campaign(connection, campaign, plan, self._clock_ms()), app.no
+            )
+            return 0 if moved else None
+
+    # -- sending ---------------------------------------------------------------------------------------------------
+
+    async def _send(self, campaign: Campaign, plan: Plan) -> int | None:
+        """Send the next part of the present group."""
+        if not self._storage_left() or campaign.app_no in self._acceptance.limits.apps_behind():
+            return LOOK_MS
+        if campaign.group_no >= len(plan.groups):  # nobody at all
+            now_ms = self._clock_ms()
+            await self._database.write(
+                lambda connection: rows.observe_group(connection, campaign, "", now_ms), campaign.app_no
+            )
+            return 0
+        name = plan.groups[campaign.group_no].name
+
+        def find(connection: sqlite3.Connection) -> tuple[int, BitMap] | None:
+            variant_no = rows.next_variant(connection, campaign.no, campaign.group_no)
+            if variant_no is None:
+                return None
+            return variant_no, rows.set_of_part(connection, campaign.no, campaign.group_no, variant_no)
+
+        found = await self._database.read(find, campaign.app_no)
+        if found is None:  # an empty group
+            now_ms = self._clock_ms()
+            await self._database.write(
+                lambda connection: rows.observe_group(connection, campaign, name, now_ms), campaign.app_no
+            )
+            return 0
+        variant_no, devices = found
+        fields = await self._fields_of(campaign)
+        app = AppRef(campaign.app_no, campaign.app_id)
+        try:
+            pending = self._acceptance.pending(app, Submission(fields.push_of(variant_no)))
+            pending.selection, pending.is_prepared = devices, pending.composed is None
+            pending.target_text = f'{{"campaign":"{campaign.id}"}}'
+            pending.is_approved = True
+            pending.along = SentPart(self, campaign, variant_no, name)
+            await self._acceptance.accept_pending(pending)
+        except Problem as refusal:
+            if refusal.code == "campaign_state":  # somebody was quicker
+                return None
+            if refusal.retryable or refusal.code == "storage_full":
+                raise
+            await self._pause(campaign, f"group {name} cannot be sent: {refusal.detail}")
+            return None
+        return 0
+
+    # -- observing -------------------------------------------------------------------------------------------------
+
+    async def _stop(self, campaign: Campaign, rules: RunningRules, reason: str) -> int | None:
+        now_ms = self._clock_ms()
+        if not rules.aborts:
+            self.stopped["pause"] += 1
+            await self._pause(campaign, f"stop: {reason}")
+            return None
+        moved = await self._database.write(
+            lambda connection: rows.abort(connection, campaign, f"stop: {reason}", CONDITION, now_ms), campaign.app_no
+        )
+        if not moved:
+            return None
+        self.stopped["abort"] += 1
+        self._note_ended(campaign, CampaignState.ABORTED)
+        return 0
+
+    async def _pause(self, campaign: Campaign, reason: str) -> None:
+        """Pause a campaign by itself: nothing is due then."""
+        now_ms = self._clock_ms()
+        await self._database.write(
+            lambda connection: rows.pause(connection, campaign, reason, CONDITION, now_ms), campaign.app_no
+        )
+        if campaign.no not in self._due:  # somebody may have resumed it since
+            self._rules.pop(campaign.no, None)
+
+    async def _observe(
+        self, campaign: Campaign, rules: RunningRules, plan: Plan, parts: list[CountedPart]
+    ) -> int | None:
+        """Go on to the next group if it is time and everything is as it should be."""
+        assert campaign.observed_from is not None, "set with the phase"
+        assert campaign.group_at is not None, "set with the group"
+        now_ms = self._clock_ms()
+        group = plan.groups[campaign.group_no] if campaign.group_no < len(plan.groups) else None
+        is_last = campaign.group_no + 1 >= len(plan.groups)
+        sample = sample_of(part for part in parts if part.part.group_no == campaign.group_no)
+        is_canary = group is not None and group.name == "canary" and campaign.group_no == 0
+        if is_canary and not sample.base and not is_last:
+            await self._pause(campaign, "canary: it reached nobody")
+            return None
+        failure: str | None = None
+        if group is None or not sample.base:
+            wait_ms = 0
+        elif group.pace_ms is not None and not (is_canary and rules.go_on):
+            wait_ms = campaign.group_at + group.pace_ms - now_ms
+        else:
+            wait_ms = campaign.observed_from + rules.observe_ms - now_ms
+            if not rules.is_paced or is_canary:
+                failure, missing_ms = rules.missing(sample, now_ms - campaign.observed_from)
+                wait_ms = max(wait_ms, missing_ms)
+        if failure is not None and not is_last:
+            self.stopped["go_on"] += 1
+            await self._pause(campaign, f"go_on: {group.name if group else ''} did not reach {failure}")
+            return None
+        if wait_ms > 0 and failure is None:
+            return min(wait_ms, LOOK_MS)
+        if not is_last:
+            group_at = now_ms
+            if group is not None and group.pace_ms is not None and -wait_ms < group.pace_ms:
+                group_at = now_ms + wait_ms  # its time, though we come late: not slower with each part
+            await self._database.write(
+                lambda connection: rows.next_group(connection, campaign, group_at), campaign.app_no
+            )
+            return 0
+        reason = None if failure is None else f"go_on: the last group did not reach {failure}"
+        if await self._database.write(
+            lambda connection: rows.complete(connection, campaign, reason, now_ms), campaign.app_no
+        ):
+            self._note_ended(campaign, CampaignState.COMPLETED)
+            return 0
+        return None
+
+    # -- what has ended --------------------------------------------------------------------------------------------
+
+    async def _clear(self, campaign: Campaign) -> int | None:
+        """Recall what was aborted, remove sets that nobody will be sent, and count failures for good."""
+        app = AppRef(campaign.app_no, campaign.app_id)
+        if campaign.state == CampaignState.ABORTED:
+            found = await self._database.read(partial(rows.part_to_recall, campaign_no=campaign.no), campaign.app_no)
+            if found is not None:
+                push_no, push_id = found
+                await self._recall(app, push_id)
+                await self._database.write(lambda connection: rows.note_recalled(connection, push_no), app.no)
+                return 0
+        if await self._database.write(
+            lambda connection: rows.remove_sets(connection, campaign.no, keep_holdout=True), app.no
+        ):
+            return 0
+        if (await self._fields_of(campaign)).counts_failures:
+            parts = await self._database.read(partial(parts_of, campaign_no=campaign.no), app.no)
+            failed = {
+                part.push_no: await count_failed(self._database, app.no, part.push_no)
+                for part in parts
+                if not part.is_final
+            }
+            await self._database.write(lambda connection: rows.note_failed(connection, failed), app.no)
+        await self._database.write(lambda connection: rows.note_cleared(connection, campaign.no), app.no)
+        return None
+
+    async def remove_old(self, before: int) -> None:
+        """Remove the campaigns that had ended by this time."""
+        while await self._database.write(lambda connection: rows.remove_ended_before(connection, before)):
+            pass
+
+
+def unknown_campaign(campaign_id: str) -> Problem:
+    return problem("campaign_not_found", f"no campaign {campaign_id!r} in this app")
+
+
+def _same(before: tuple[str, bool], key: str) -> str:
+    """The id of the campaign that was made with an idempotency key. Raises Problem 422 if that was of another body."""
+    campaign_id, is_same = before
+    if not is_same:
+        raise key_reused(key)
+    return campaign_id
