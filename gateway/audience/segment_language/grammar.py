@@ -32,8 +32,8 @@ from gateway.audience.segment_language.syntax_tree import (
 
 MAX_CHARACTERS = 4_096
 """Characters of an expression; the API has the same limit, and this one is for whoever else compiles."""
-MAX_TOKENS = 1_000
-"""Words, values and signs of an expression: 100 conditions, or a list of 480 values. Parsing them takes 5 ms."""
+MAX_TOKENS = 500
+"""Words, values and signs of an expression: 80 conditions, or a list of 240 values. To compile them takes 5 ms."""
 
 GRAMMAR = r"""
 ?start: either

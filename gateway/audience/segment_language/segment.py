@@ -1,7 +1,7 @@
 """A segment: an expression that was compiled, and the devices that it selects.
 
-`compile_expression` is for the loop: it takes milliseconds at most, and what was compiled lately is kept. `resolve` is
-for a reader thread, whose reads are bounded in time (`store/read_queue`).
+`compile_expression` takes 5 ms at most, and what was compiled lately is kept. `resolve` is for a reader thread, whose
+reads are bounded in time (`store/read_queue`).
 
 `now_ms` is the time on the wall, as the API shows it. Times of devices are server time in the ledger, so moments are
 translated (`timestamps.wall_time`). A device that is connected is seen now.
@@ -164,7 +164,7 @@ def _bound(
 
 @lru_cache(maxsize=KEPT_SEGMENTS)
 def compile_expression(text: str) -> Segment:
-    """Compile an expression. Raises InvalidExpression. Anywhere; 10 ms at most."""
+    """Compile an expression. Raises InvalidExpression. Any thread; 5 ms at most."""
     term = check(text, parse(text))
     terms = term.terms if isinstance(term, AllOf) else (term,)
     ranked = [(rank, not is_of_sets(one), one) for one in terms if (rank := rank_of(one)) is not None]

@@ -140,18 +140,24 @@ MATCHES: dict[str, Callable[[str, str], bool]] = {
 }
 
 
-@st.composite
-def text_matches(draw: st.DrawFn) -> Expression:
-    method = draw(st.sampled_from(list(MATCHES)))
-    part = draw(st.one_of(short_texts, st.sampled_from(["xy", "yz", "K2", "zK1", "alls", "Hall", "de", "kiosk-1"])))
-    field = draw(st.one_of(names, st.sampled_from(["id", "name", "locale", "timezone"])))
-    if field in NAMES:
-        value: Callable[[ModelDevice], Any] = lambda device: device.attributes.get(field)  # noqa: E731
-        text = f"{_attribute(field)}.{method}({quoted(part)})"
-    else:
-        value = operator.attrgetter(field)
-        text = f"{field}.{method}({quoted(part)})"
-    return Expression(text, lambda device: isinstance(value(device), str) and MATCHES[method](value(device), part))
+PARTS = ("xy", "yz", "K2", "zK1", "alls", "Hall", "de", "kiosk-1")
+TEXT_FIELDS = ("id", "name", "locale", "timezone")
+
+
+def text_match(field: str, method: str, part: str) -> Expression:
+    def meaning(device: ModelDevice) -> bool:
+        value = device.attributes.get(field) if field in NAMES else getattr(device, field)
+        return isinstance(value, str) and MATCHES[method](value, part)
+
+    return Expression(f"{_attribute(field) if field in NAMES else field}.{method}({quoted(part)})", meaning)
+
+
+text_matches = st.builds(
+    text_match,
+    st.sampled_from([*NAMES, *TEXT_FIELDS]),
+    st.sampled_from(list(MATCHES)),
+    st.one_of(short_texts, st.sampled_from(PARTS)),
+)
 
 
 @st.composite
@@ -214,30 +220,31 @@ def fields(draw: st.DrawFn) -> Expression:
     )
 
 
-@st.composite
-def times(draw: st.DrawFn) -> Expression:
-    field, sign = draw(st.sampled_from(["last_seen", "enrolled_at"])), draw(operators)
-    moment, at = draw(
-        st.sampled_from(
-            [
-                ("now", NOW_MS),
-                ("now - duration('1d')", NOW_MS - DAY_MS),
-                ("now - duration('1.5d')", NOW_MS - DAY_MS * 3 // 2),
-                ("now - duration('1w3d')", NOW_MS - 10 * DAY_MS),
-                ("duration('5ms') + now", NOW_MS + 5),
-                ("timestamp('2027-01-15T08:00:00Z')", NOW_MS),
-                ("timestamp('2027-01-15T09:00:00.000+01:00') - duration('24h')", NOW_MS - DAY_MS),
-                ("now - (duration('1d') + duration('9d'))", NOW_MS - 10 * DAY_MS),
-            ]
-        )
-    )
-    text = f"{field} {sign} {moment}" if draw(st.booleans()) else f"{moment} {MIRRORED[sign]} {field}"
+MOMENTS = (
+    ("now", NOW_MS),
+    ("now - duration('1d')", NOW_MS - DAY_MS),
+    ("now - duration('1.5d')", NOW_MS - DAY_MS * 3 // 2),
+    ("now - duration('1w3d')", NOW_MS - 10 * DAY_MS),
+    ("duration('5ms') + now", NOW_MS + 5),
+    ("timestamp('2027-01-15T08:00:00Z')", NOW_MS),
+    ("timestamp('2027-01-15T09:00:00.000+01:00') - duration('24h')", NOW_MS - DAY_MS),
+    ("now - (duration('1d') + duration('9d'))", NOW_MS - 10 * DAY_MS),
+)
+
+
+def time_test(field: str, sign: str, moment: tuple[str, int], mirrored: bool = False) -> Expression:
+    text, at = moment
 
     def meaning(device: ModelDevice) -> bool:
         value = NOW_MS if field == "last_seen" and device.online else getattr(device, field)
         return compared(sign, value, at)
 
-    return Expression(text, meaning)
+    return Expression(f"{text} {MIRRORED[sign]} {field}" if mirrored else f"{field} {sign} {text}", meaning)
+
+
+times = st.builds(
+    time_test, st.sampled_from(["last_seen", "enrolled_at"]), operators, st.sampled_from(MOMENTS), st.booleans()
+)
 
 
 REACHED = {
@@ -254,21 +261,27 @@ def has_come_to(device: ModelDevice, push_id: str, event: str) -> bool:
     return device.states.get(push_id) in REACHED[event] | {DeliveryState.ACTED}
 
 
-@st.composite
-def receipts(draw: st.DrawFn) -> Expression:
-    event = draw(st.sampled_from([*REACHED, "dismissed"]))
-    if draw(st.booleans()):
-        push_id = draw(st.sampled_from(PUSHES))
-        return Expression(f"{event}({quoted(push_id)})", lambda device: has_come_to(device, push_id, event))
-    channel = draw(st.sampled_from([*CHANNELS, "other"]))
-    text, span = draw(
-        st.sampled_from([("1h", DAY_MS // 24), ("1d", DAY_MS), ("36h", DAY_MS * 3 // 2), ("2d", 2 * DAY_MS)])
-    )
-    within = [push_id for push_id in PUSHES if CHANNEL_OF[push_id] == channel and AGE_MS[push_id] <= span]
+EVENTS = (*REACHED, "dismissed")
+SPANS = (("1h", DAY_MS // 24), ("1d", DAY_MS), ("36h", DAY_MS * 3 // 2), ("2d", 2 * DAY_MS))
+
+
+def receipt(event: str, push_id: str) -> Expression:
+    return Expression(f"{event}({quoted(push_id)})", lambda device: has_come_to(device, push_id, event))
+
+
+def channel_receipt(event: str, channel: str, span: tuple[str, int]) -> Expression:
+    text, span_ms = span
+    within = [push_id for push_id in PUSHES if CHANNEL_OF[push_id] == channel and AGE_MS[push_id] <= span_ms]
     return Expression(
         f"{event}_channel('{channel}', duration('{text}'))",
         lambda device: any(has_come_to(device, push_id, event) for push_id in within),
     )
+
+
+receipts = st.one_of(
+    st.builds(receipt, st.sampled_from(EVENTS), st.sampled_from(PUSHES)),
+    st.builds(channel_receipt, st.sampled_from(EVENTS), st.sampled_from([*CHANNELS, "other"]), st.sampled_from(SPANS)),
+)
 
 
 @st.composite
@@ -287,13 +300,13 @@ ATOMS = st.one_of(
     attribute_comparisons(),
     attribute_comparisons(),
     attribute_lists(),
-    text_matches(),
+    text_matches,
     present_values(),
     true_attributes(),
     version_comparisons(),
     fields(),
-    times(),
-    receipts(),
+    times,
+    receipts,
     memberships(),
     memberships(),
     sizes(),
@@ -307,7 +320,7 @@ ATOMS = st.one_of(
 )
 
 
-def _joined(sign: str, parts: list[Expression]) -> Expression:
+def joined(sign: str, parts: list[Expression]) -> Expression:
     every = all if sign == "&&" else any
     return Expression(
         f" {sign} ".join(f"({part.text})" for part in parts),
@@ -315,16 +328,16 @@ def _joined(sign: str, parts: list[Expression]) -> Expression:
     )
 
 
-def _negated(part: Expression) -> Expression:
+def negated(part: Expression) -> Expression:
     return Expression(f"!({part.text})", lambda device: not part.meaning(device))
 
 
 EXPRESSIONS: st.SearchStrategy[Expression] = st.recursive(
     ATOMS,
     lambda inner: st.one_of(
-        st.lists(inner, min_size=2, max_size=3).map(lambda parts: _joined("&&", parts)),
-        st.lists(inner, min_size=2, max_size=3).map(lambda parts: _joined("||", parts)),
-        inner.map(_negated),
+        st.lists(inner, min_size=2, max_size=3).map(lambda parts: joined("&&", parts)),
+        st.lists(inner, min_size=2, max_size=3).map(lambda parts: joined("||", parts)),
+        inner.map(negated),
     ),
     max_leaves=6,
 )

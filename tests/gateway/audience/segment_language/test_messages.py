@@ -99,7 +99,7 @@ MESSAGES = {
     " || ".join(["online"] * 101): "an expression has at most 100 conditions, and this has 101; use a list"
     " (attributes.model in ['K1', 'K2']), or give the devices a tag",
     " || ".join(["opened('P1')"] * 11): "an expression asks for receipts at most 10 times, this 11 times",
-    "id in [" + "1," * 600: "an expression has at most 1,000 words, values and signs; give the devices a tag instead",
+    "id in [" + "1," * 300: "an expression has at most 500 words, values and signs; give the devices a tag instead",
     "'" + "x" * 4_100: "an expression has at most 4,096 characters",
 }  # fmt: skip
 
