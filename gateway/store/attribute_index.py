@@ -50,31 +50,26 @@ def entries(entry: str) -> tuple[str, str]:
 
 
 def _few(attributes: str) -> str:
+    """The condition that a device with these attributes is not crowded."""
     counted = f"(SELECT count(*) FROM json_each({attributes}))"
     return f"(length({attributes}) < {_FEWEST_CHARACTERS:d} OR {counted} <= {INDEXED_ATTRIBUTES:d})"
 
 
-def _rows(attributes: str) -> str:
-    """SELECT of the (name, value) that a device with these attributes has in the index."""
-    value, condition = entries("j")
-    few = _few(attributes)
-    return (
-        f"SELECT j.key AS name, {value} AS value FROM json_each({attributes}) AS j WHERE {condition} AND {few}"
-        f" UNION ALL SELECT '{CROWDED}', 0 WHERE NOT {few}"
-    )
-
-
-_INSERT = (
-    "INSERT OR IGNORE INTO device_attribute (app_no, name, value, device_no)"  # there already: it stays
-    f" SELECT NEW.app_no, r.name, r.value, NEW.no FROM ({_rows('NEW.attributes')}) AS r;"
-)
+_VALUE, _IS_INDEXED = entries("j")
+_ROWS = f"SELECT j.key, {_VALUE} FROM json_each(NEW.attributes) AS j WHERE {_IS_INDEXED}"
+_INTO = "INSERT OR IGNORE INTO device_attribute (app_no, name, value, device_no)"
+"""What is there already stays."""
+_ADD = f"{_INTO} SELECT NEW.app_no, j.key, {_VALUE}, NEW.no FROM json_each(NEW.attributes) AS j WHERE {_IS_INDEXED};"
+_MARK = f"{_INTO} VALUES (NEW.app_no, '{CROWDED}', 0, NEW.no);"
+_ENROLLED = "AFTER INSERT ON device WHEN NEW.attributes <> '{}' AND"
+_CHANGED = "AFTER UPDATE OF attributes ON device WHEN NEW.attributes <> OLD.attributes AND"
+_FEW = _few("NEW.attributes")
 ATTRIBUTE_TRIGGERS = (
-    "CREATE TRIGGER device_attributes_enrolled AFTER INSERT ON device"
-    f" WHEN NEW.attributes <> '{{}}' BEGIN {_INSERT} END",
-    "CREATE TRIGGER device_attributes_changed AFTER UPDATE OF attributes ON device"
-    " WHEN NEW.attributes <> OLD.attributes BEGIN"
-    " DELETE FROM device_attribute WHERE device_no = NEW.no"
-    f" AND (name, value) NOT IN (SELECT r.name, r.value FROM ({_rows('NEW.attributes')}) AS r);"
-    f" {_INSERT} END",
+    f"CREATE TRIGGER device_attributes_enrolled {_ENROLLED} {_FEW} BEGIN {_ADD} END",
+    f"CREATE TRIGGER device_attributes_enrolled_crowded {_ENROLLED} NOT {_FEW} BEGIN {_MARK} END",
+    f"CREATE TRIGGER device_attributes_changed {_CHANGED} {_FEW} BEGIN"
+    f" DELETE FROM device_attribute WHERE device_no = NEW.no AND (name, value) NOT IN ({_ROWS}); {_ADD} END",
+    f"CREATE TRIGGER device_attributes_changed_crowded {_CHANGED} NOT {_FEW} BEGIN"
+    f" DELETE FROM device_attribute WHERE device_no = NEW.no AND name <> '{CROWDED}'; {_MARK} END",
 )
 """A device is removed by a change, too: it has no attributes afterwards."""
