@@ -17,6 +17,7 @@ from gateway.delivery.push import MAX_WHERE_CHARACTERS
 from gateway.errors import InvalidExpression
 from tests.gateway.audience.segment_language.fleet import NOW_MS
 from tests.gateway.delivery.machinery import APP_NO, counted_steps, fresh_database
+from tests.gateway.in_process import InProcessGateway
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -69,6 +70,30 @@ def test_what_somebody_wrote_is_never_a_part_of_the_statement() -> None:
     statement, parameters = compile_expression(text).select(APP_NO, NOW_MS)
     assert "DROP" not in statement
     assert word in parameters
+
+
+async def test_devices_are_found_by_what_was_said_of_them_last(gateway: InProcessGateway) -> None:
+    async def selected(text: str) -> set[str]:
+        def read(connection: sqlite3.Connection) -> set[str]:
+            devices = resolve(connection, APP_NO, compile_expression(text), NOW_MS)
+            return {
+                device_id
+                for no in devices
+                for (device_id,) in connection.execute("SELECT id FROM device WHERE no = ?", (no,))
+            }
+
+        return await gateway.database.read(read, APP_NO)
+
+    for device_id, model in (("a", "K1"), ("b", "K2"), ("c", "K2")):
+        device = {"device_id": device_id, "attributes": {"model": model}}
+        await gateway.call("POST", "/v1/devices", 201, json=device)
+    assert await selected("attributes.model == 'K2'") == {"b", "c"}
+    await gateway.call("PATCH", "/v1/devices/a", 200, json={"attributes": {"model": "K2", "floor": 3}})
+    await gateway.call("PATCH", "/v1/devices/b", 200, json={"attributes": {"model": None}})
+    assert await selected("attributes.model == 'K2'") == {"a", "c"}
+    assert await selected("!has(attributes.model) || attributes.floor > 2") == {"a", "b"}
+    await gateway.call("DELETE", "/v1/devices/c", 204)
+    assert await selected("attributes.model == 'K2'") == {"a"}
 
 
 def test_the_length_of_expressions_is_that_of_the_api() -> None:
