@@ -31,6 +31,8 @@ CONNECTING_DEVICES = 100
 RETURNING_DEVICES = 20
 WAITING_PUSHES = 10
 PERIODIC_SECONDS = 4.0
+LANGUAGES = ("de", "en", "fr", "it", "pl")
+"""Locales of the devices, in turns."""
 DATA = "x" * 58
 """200 bytes on the wire, as in the benchmarks."""
 
@@ -39,7 +41,7 @@ async def measure(folder: Path, loop: TurnsLoop) -> dict[str, Cost]:
     """The cost of each operation: of one delivery, push, acknowledgement or CONNECT."""
     with Counters([folder / LEDGER, folder / BROKER]) as counters:
         server = await MeasuredServer.start(folder, loop)
-        measurement = Measurement(server, counters, await server.enrol(DEVICES))
+        measurement = Measurement(server, counters, await server.enrol(DEVICES, LANGUAGES))
         return {name: cost async for name, cost in measurement.costs()}
 
 
@@ -74,6 +76,7 @@ class Measurement:
             "return",
             await self._cost(RETURNING_DEVICES * WAITING_PUSHES, self._return, self._hang_up, self._fill_mailboxes),
         )
+        yield "push_in_languages", await self._cost(DEVICES, self._push_in_languages, self._acknowledge)
         for device in self._devices:
             device.hang_up()
         await self._server.settle()
@@ -108,6 +111,11 @@ class Measurement:
         await self._push({"all": True})
         await self._server.settle()
 
+    async def _push_in_languages(self) -> None:
+        texts = {language: {"title": f"{DATA} {language}"} for language in LANGUAGES}
+        await self._push({"all": True}, texts=texts)
+        await self._server.settle()
+
     async def _stream(self) -> None:
         for client in self._clients:
             client.post("/v1/pushes", {"target": {"all": True}, "data": DATA})
@@ -115,9 +123,9 @@ class Measurement:
         for client in self._clients:
             client.answer(202)
 
-    async def _push(self, target: dict[str, Any]) -> None:
+    async def _push(self, target: dict[str, Any], **fields: Any) -> None:
         client = self._clients[0]
-        client.post("/v1/pushes", {"target": target, "data": DATA})
+        client.post("/v1/pushes", {"target": target, "data": DATA, **fields})
         await self._server.turn()
         client.answer(202)
 

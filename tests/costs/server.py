@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -183,9 +184,12 @@ class MeasuredServer:
     def client(self) -> HttpClient:
         return HttpClient(self._http, self._gateway.key)
 
-    async def enrol(self, count: int) -> list[Device]:
+    async def enrol(self, count: int, locales: Sequence[str]) -> list[Device]:
         client = self.client()
-        client.post("/v1/devices/bulk", {"devices": [{"device_id": f"kiosk-{number}"} for number in range(count)]})
+        devices = [
+            {"device_id": f"kiosk-{number}", "locale": locales[number % len(locales)]} for number in range(count)
+        ]
+        client.post("/v1/devices/bulk", {"devices": devices})
         await self.settle()
         enrolled = json.loads(client.answer(201))["devices"]
         client.hang_up()
