@@ -19,6 +19,7 @@ from gateway.delivery.acceptance import Acceptance, AcceptanceLimits
 from gateway.delivery.alert_limiter import AlertLimiter
 from gateway.delivery.analytics import Analytics
 from gateway.delivery.attachments import AttachmentLimits, Attachments
+from gateway.delivery.awaited_pushes import AwaitedPushes
 from gateway.delivery.calls import Calls
 from gateway.delivery.consent import PreferenceStore
 from gateway.delivery.device_activity import DeviceActivity
@@ -36,6 +37,7 @@ from gateway.delivery.reports import Reports
 from gateway.delivery.rule_changes import RuleChanges
 from gateway.delivery.text_rendering import TextRenderer
 from gateway.delivery.uplink import UplinkLimits
+from gateway.delivery.waiting_callers import WaitingCallers
 from gateway.delivery.watches import Watches
 from gateway.settings import Settings
 from gateway.store.database import Database
@@ -234,11 +236,20 @@ class DeliveryComponents:
             store_made=self.acceptance.store_made,
             connected=lambda: hand_over.connected,
         )
-        self.calls = Calls(database, self.acceptance)
+        self.callers = WaitingCallers()
+        self.calls = Calls(database=database, acceptance=self.acceptance, callers=self.callers)
         self.analytics = Analytics(
             database=database, ledger=ledger, policies=policies, clock_ms=clock_ms, timers=timers
         )
         self.reports = Reports(database, ledger)
+        self.awaited_pushes = AwaitedPushes(
+            database=database,
+            ledger=ledger,
+            acceptance=self.acceptance,
+            reports=self.reports,
+            callers=self.callers,
+            timers=timers,
+        )
         self.forecast = Forecast(
             database=database,
             texts=self.texts,

@@ -184,8 +184,8 @@ CATALOGUE: dict[str, ProblemKind] = {
     ),
     "too_many_calls": ProblemKind(
         429,
-        "Too many calls wait for their devices",
-        "1,000 calls wait for an answer, or 250 of this app.",
+        "Too many callers wait for their devices",
+        "1,000 calls and pushes wait for their devices, or 250 of this app.",
         retryable=True,
     ),
     "too_many_escalations": ProblemKind(

@@ -43,6 +43,7 @@ from gateway.auth import DeviceAuthenticator, KeyCache
 from gateway.backup_record import read_record
 from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.attachments import Attachments
+from gateway.delivery.awaited_pushes import AwaitedPushes
 from gateway.delivery.calls import Calls
 from gateway.delivery.connection_events import ConnectionEvents
 from gateway.delivery.device_activity import DeviceActivity
@@ -57,6 +58,7 @@ from gateway.delivery.receipts import Receipts
 from gateway.delivery.rule_changes import RuleChanges
 from gateway.delivery.text_rendering import TextRenderer
 from gateway.delivery.uplink_quota import UplinkQuota
+from gateway.delivery.waiting_callers import WaitingCallers
 from gateway.delivery.watches import Watches
 from gateway.enrolment.components import EnrolmentComponents
 from gateway.errors import CATALOGUE
@@ -105,6 +107,8 @@ class MetricsSources:
     event_log_quota: EventLogQuota
     uplink_quota: UplinkQuota
     calls: Calls
+    callers: WaitingCallers
+    awaited_pushes: AwaitedPushes
     escalations: Escalations
     texts: TextRenderer
     campaigns: Campaigns
@@ -127,7 +131,7 @@ class MetricsSources:
     def over_share(self) -> dict[str, int]:
         """Count the refusals because of a share, by its name."""
         return {
-            "calls": self.calls.refused,
+            "calls": self.callers.refused,
             "campaigns": self.campaigns.refused,
             "devices": self.enrolments.refused,
             "downloads": self.attachments.downloads_sent_away,
@@ -321,6 +325,9 @@ class _Collector(Collector):
         yield _gauge("attachment_uploads", "Uploads of attachments under way.", sources.attachments.uploads)
         yield _gauge("attachment_downloads", "Downloads of attachments under way.", sources.attachments.downloads)
         yield _gauge("calls_waiting", "Calls that wait for their devices.", sources.calls.waiting)
+        yield _gauge(
+            "pushes_awaited", "Senders that wait until their push is delivered.", sources.awaited_pushes.waiting
+        )
         yield _gauge(
             "escalations_running", "Pushes to duties on which nobody has acted yet.", sources.escalations.running
         )

@@ -341,6 +341,7 @@ ANSWERS: Final[dict[str, Any]] = {
         "created_at": _AT,
         "expires_at": "2026-12-08T11:00:00.000Z",
     },
+    "AwaitedPush": {**_ACCEPTED, "targeted": 1, "delivery": _DELIVERY},
     "CallAnswer": {**_CALLED, "status": "answered", "state": "acted", "result": {"volume": 3}},
     "Channel": _STORED_CHANNEL,
     "Channels": _page(_STORED_CHANNEL),

@@ -64,7 +64,13 @@ _CAMPAIGN: Final = (
 )
 _ENROLMENT: Final = ("device_exists", "too_many_devices")
 SPECIFIC: Final[Mapping[Operation, tuple[str, ...]]] = {
-    ("post", "/v1/pushes"): (*_PUSH, "too_many_escalations", "idempotency_key_reused", "approval_needed"),
+    ("post", "/v1/pushes"): (
+        *_PUSH,
+        "too_many_escalations",
+        "too_many_calls",
+        "idempotency_key_reused",
+        "approval_needed",
+    ),
     ("post", "/v1/campaigns"): (*_CAMPAIGN, "too_many_campaigns", "idempotency_key_reused"),
     ("post", "/v1/campaigns/forecast"): _CAMPAIGN,
     ("post", "/v1/campaigns/{campaign_id}/pause"): ("campaign_state",),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from typing import Annotated, Literal
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
+from starlette.requests import ClientDisconnect
 
 from gateway.api import responses
 from gateway.api.bodies import (
@@ -23,6 +26,7 @@ from gateway.api.bodies import (
 from gateway.api.openapi import idempotent, request_body
 from gateway.api.request_headers import header_of
 from gateway.api.services import Cursor, Limit, PushId, ReaderOf, Sender, Services, app_of, services
+from gateway.delivery.awaited_pushes import MAX_WAIT_SECONDS
 from gateway.delivery.push import PushRequest
 from gateway.delivery.submission import (
     MAX_KEY_CHARACTERS,
@@ -36,6 +40,7 @@ from gateway.delivery_states import DeliveryState
 from gateway.errors import Problem, problem
 from gateway.pages import to_json
 
+Answer = TypeVar("Answer")
 PATH = "/v1/pushes"
 router = APIRouter(prefix=PATH, tags=["pushes"])
 
@@ -71,19 +76,79 @@ class BatchLine(PushRequest):
     "",
     status_code=202,
     response_model=responses.AcceptedPushResponse,
+    responses={
+        200: {
+            "model": responses.AwaitedPushResponse,
+            "description": "With `wait`: the push is delivered or has come further, or it has ended undelivered.",
+        }
+    },
     openapi_extra=idempotent(request_body(PushRequest)),
 )
-async def send(request: Request) -> Response:
+async def send(
+    request: Request,
+    wait: Annotated[
+        int | None,
+        Query(
+            ge=1,
+            le=MAX_WAIT_SECONDS,
+            description="Seconds to wait until a push to one device is delivered, 1 to 60. Left out: none.",
+        ),
+    ] = None,
+) -> Response:
     """Accept a push to one or many devices; answered when it is on disk (fsync).
 
     With the header `Idempotency-Key` the same key and body is one push: the first answer is given again, and
-    nothing is sent twice. Needs a key with the scope `send`.
+    nothing is sent twice.
+
+    With `wait` the answer to a push to one device comes when it is delivered, or has ended undelivered: 200, with the
+    delivery; or 202, as always, when that takes longer than `wait` seconds. The push goes on, and a repetition with the
+    same `Idempotency-Key` waits again. At most 250 callers of an app wait at a time, 1,000 of all, calls included: 429
+    `too_many_calls`. Needs a key with the scope `send`.
     """
-    return Response(await accept(request, services(request)), 202, media_type="application/json")
+    found = services(request)
+    if wait is None:
+        return Response(await accept(request, found), 202, media_type="application/json")
+    delivery: dict[str, Any] | None = None
+
+    async def accept_and_wait(pending: PendingPush) -> AcceptedPush:
+        nonlocal delivery
+        accepted, delivery = await _while_connected(request, found.awaited_pushes.accept(pending, wait))
+        return accepted
+
+    try:
+        content = await accept(request, found, accept_and_wait)
+    except ClientDisconnect:
+        return Response(status_code=202)  # nobody hears it
+    if delivery is None:
+        return Response(content, 202, media_type="application/json")
+    return Response(b'%b,"delivery":%b}' % (content[:-1], to_json(delivery)), media_type="application/json")
 
 
-async def accept(request: Request, found: Services) -> bytes:  # Hot path.
-    """Accept a push from the request that has it: the content of the answer, 202. Raises Problem."""
+async def _while_connected(request: Request, answer: Coroutine[Any, Any, Answer]) -> Answer:
+    """Wait for an answer, whose request has been read. Raises ClientDisconnect when the client goes away first."""
+    answering = asyncio.ensure_future(answer)
+    leaving = asyncio.ensure_future(_client_left(request))
+    try:
+        await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not answering.done():
+            raise ClientDisconnect
+        return answering.result()
+    finally:
+        answering.cancel()
+        leaving.cancel()
+
+
+async def _client_left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def accept(  # Hot path.
+    request: Request, found: Services, store: Callable[[PendingPush], Awaitable[AcceptedPush]] | None = None
+) -> bytes:
+    """Accept a push from the request that has it: the content of the answer, 202. Raises Problem.
+
+    `store`: instead of `Acceptance.accept_pending`."""
     # Admitted here, not by a dependency: FastAPI's solving of one costs as much as the rest of this function.
     principal = await found.admission.admit(request, "send")
     app = app_of(principal)
@@ -103,7 +168,7 @@ async def accept(request: Request, found: Services) -> bytes:  # Hot path.
         pending = acceptance.pending(app, Submission(push, key, digest))
     assert pending is not None, "it is plain or not"
     pending.idempotency_key, pending.body_hash, pending.key_id = key, digest, principal.key_id
-    accepted = await acceptance.accept_pending(pending)
+    accepted = await (acceptance.accept_pending if store is None else store)(pending)
     return f"{{{accepted.members()}}}".encode()
 
 

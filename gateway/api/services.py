@@ -24,6 +24,7 @@ from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.alert_limiter import AlertLimiter
 from gateway.delivery.analytics import Analytics
 from gateway.delivery.attachments import Attachments
+from gateway.delivery.awaited_pushes import AwaitedPushes
 from gateway.delivery.calls import Calls
 from gateway.delivery.consent import PreferenceStore
 from gateway.delivery.duties import DutyStore
@@ -78,6 +79,7 @@ class Services:
     acceptance: Acceptance
     forecast: Forecast
     calls: Calls
+    awaited_pushes: AwaitedPushes
     duties: DutyStore
     escalations: Escalations
     campaigns: Campaigns

@@ -13,9 +13,11 @@ from gateway.cli.attachments import upload
 from gateway.cli.options import AsJson, DataDir, ServerUrl, Values, client_of, json_of, name_and_value, seconds_of
 from gateway.cli.server_client import RequestRefused, ServerClient, segment
 from gateway.cli.signing import AppOption, DeviceKeys, Encrypt, SignWith, read_signed, signed_body
-from gateway.cli.terminal import PROGRAM, fail, note, print_facts, print_json
+from gateway.cli.terminal import ENDED_UNDELIVERED, PROGRAM, Failure, fail, note, print_facts, print_json
 from gateway.cli.watch import watch_push
 
+LONGEST_WAIT_SECONDS = 60
+"""Seconds, as the API has it."""
 EXPLAINED_DELIVERIES = 1000
 """Suppressed deliveries that are read for the reasons of an answer: one page."""
 
@@ -74,6 +76,10 @@ def push(
     idempotency_key: Annotated[str | None, typer.Option(help="Repeating the command sends nothing new")] = None,
     forecast: Annotated[bool, typer.Option("--forecast", help="Who would get it; send nothing")] = False,
     follow: Annotated[bool, typer.Option("--watch", help="Stay until it has ended everywhere")] = False,
+    wait: Annotated[
+        str | None,
+        typer.Option(help="Until one device has it: seconds, or 1m; at most 60 s. Exit code 1 if it has not"),
+    ] = None,
     server: ServerUrl = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
@@ -122,6 +128,9 @@ def push(
             fail("--signed needs the --kind that was signed: --kind command, for example", 2)
         to = f" to {target['device']!r}" if "device" in target else ""
         fail(f"nothing to send{to}: give a text, --title, --data, or --kind silent", 2)
+    wait_seconds = None if wait is None else seconds_of(wait, "--wait")
+    if wait_seconds is not None and not 1 <= wait_seconds <= LONGEST_WAIT_SECONDS:
+        fail(f"--wait {wait!r}: 1 s to {LONGEST_WAIT_SECONDS} s. --watch stays until the push has ended", 2)
     if attach is not None and not (title or text or template):
         fail("a file needs words: give a text or --title", 2)
     if sign is not None:
@@ -138,13 +147,15 @@ def push(
         if forecast:
             print_forecast(client.call("POST", "/v1/pushes/forecast", json=body), as_json)
             return
-        accepted = client.post_push(body, idempotency_key)
+        accepted = client.post_push(body, idempotency_key, wait_seconds)
         if as_json:
             print_json(accepted)
         else:
             print_accepted(client, accepted)
         if not accepted["targeted"]:
             note(nobody(target))
+        if wait_seconds is not None:
+            check_delivery(accepted, wait_seconds)
         if follow:
             watch_push(client, accepted["push_id"], timeout=None, as_json=as_json)
 
@@ -210,6 +221,17 @@ def print_accepted(client: ServerClient, accepted: dict[str, Any]) -> None:
     if accepted.get("unknown"):
         parts.append(f"unknown: {', '.join(accepted['unknown'])}")
     note(f"{'; '.join(parts)}. Follow it: {PROGRAM} watch {accepted['push_id']}")
+
+
+def check_delivery(accepted: dict[str, Any], wait_seconds: int) -> None:
+    """Say how the delivery went that was waited for. Raises Failure if the device has not got it."""
+    push_id = accepted["push_id"]
+    if "delivery" not in accepted:
+        raise Failure(f"not delivered in {wait_seconds} s; it goes on: `{PROGRAM} watch {push_id}`")
+    delivery = accepted["delivery"]
+    if delivery["state"] in ENDED_UNDELIVERED:
+        raise Failure(f"not delivered: {delivery['state']} ({delivery['reason'] or 'no reason'})")
+    note(f"It is {delivery['state']}.")
 
 
 def nobody(target: dict[str, Any]) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import Iterable
 from typing import Annotated, Any
 
@@ -18,18 +17,13 @@ from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.handles import handle_of
 from gateway.delivery.push import MAX_TTL_SECONDS, EncryptedPush, PushRequest, SignedPush, push_number
 from gateway.delivery.submission import AppRef
+from gateway.delivery.waiting_callers import WaitingCallers
 from gateway.delivery.whole_deliveries import whole_delivery
 from gateway.delivery_states import DeliveryState
 from gateway.described_model import DescribedModel
 from gateway.errors import problem
 from gateway.store.database import Database
 
-log = logging.getLogger(__name__)
-
-MAX_WAITING_CALLS = 1_000
-"""Calls that wait at a time, of everybody."""
-MAX_WAITING_CALLS_OF_APP = 250
-"""Callers of one app that wait, so that a fleet which answers nothing leaves room for others."""
 MAX_WAIT_SECONDS = 120
 """Seconds: common proxies give up on a silent request soon after."""
 
@@ -76,14 +70,12 @@ class CallRequest(DescribedModel):
 class Calls:
     """Sends commands whose callers wait for the device's answer. Loop."""
 
-    def __init__(self, database: Database, acceptance: Acceptance) -> None:
+    def __init__(self, *, database: Database, acceptance: Acceptance, callers: WaitingCallers) -> None:
         self._database = database
         self._acceptance = acceptance
+        self._callers = callers
         self._waiting: dict[int, asyncio.Event] = {}
         """Events by handle."""
-        self._of_app: dict[int, int] = {}
-        self.refused = 0
-        """Calls that were refused because too many waited, for metrics."""
 
     @property
     def waiting(self) -> int:
@@ -104,23 +96,10 @@ class Calls:
         `{"status": "answered" | "queued" | "ended", "push_id", "state", "reason", "result"}`. Raises Problem like a
         push, and 429 when too many calls wait.
         """
-        of_app = self._of_app.get(app.no, 0)
-        if len(self._waiting) >= MAX_WAITING_CALLS or of_app >= MAX_WAITING_CALLS_OF_APP:
-            self.refused += 1
-            log.warning("app %d: a call is refused: %d wait, %d of this app", app.no, self.waiting, of_app)
-            raise problem(
-                "too_many_calls",
-                f"{of_app} calls of this app wait for their devices: wait for some, or send pushes of kind command",
-            )
-        request = PushRequest.model_validate(call.push(device_id))
-        self._of_app[app.no] = of_app + 1
-        try:
+        with self._callers.place(app.no, "send pushes of kind command"):
+            request = PushRequest.model_validate(call.push(device_id))
             accepted = await self._acceptance.accept(app, request)
             return await self._answer(app.no, accepted.push_id, device_no, call.wait)
-        finally:
-            self._of_app[app.no] -= 1
-            if not self._of_app[app.no]:
-                del self._of_app[app.no]
 
     async def _answer(self, app_no: int, push_id: str, device_no: int, wait: float) -> dict[str, Any]:
         push_no = await self._database.read_soon(lambda connection: push_number(connection, app_no, push_id))

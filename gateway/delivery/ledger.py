@@ -113,6 +113,8 @@ class Ledger:
         self._recalled: dict[int, None] = {}
         self.changed: set[int] = set()
         """Numbers of pushes of which something is on disk that was not counted yet (`analytics`)."""
+        self.awaited: dict[int, Callable[[], None]] = {}
+        """Push number -> what wakes the senders that wait for its delivery (`awaited_pushes`)."""
         self.limited = False
         """Whether any delivery may be limited (`Delivery.not_before`)."""
         self._unwanted: set[int] = set()
@@ -268,10 +270,20 @@ class Ledger:
             push = self.pushes.get(handle >> DEVICE_BITS)
             if push is not None:
                 self.pushes.clear_sent(push, (handle & DEVICE_MASK,))
+        if self.awaited:
+            self._wake_senders([push_no for push_no, _ in outcomes])
+            self._wake_senders([handle >> DEVICE_BITS for handle, _ in refusals])
         self._flushes_under_way -= 1
         self._flush_if_due()
         if exactly_once:
             self.on_recorded(exactly_once)
+
+    def _wake_senders(self, push_nos: Iterable[int]) -> None:
+        """Wake the senders that wait for these pushes, of which an outcome is on disk."""
+        for push_no in push_nos:
+            wake = self.awaited.get(push_no)
+            if wake is not None:
+                wake()
 
     # -- ends ------------------------------------------------------------------------------------------------------
 

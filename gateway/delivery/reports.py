@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyroaring import BitMap
 
@@ -54,6 +54,15 @@ FIRST_IDS, MORE_IDS = 100, 1_000
 """Deliveries whose device ids are read together: a page has 100 unless more are asked for."""
 COUNTED_DELIVERIES = 500_000
 """Deliveries that are counted for a page of pushes, about 50 ms of a reader: pushes to whole fleets make it shorter."""
+
+
+class SingleDelivery(NamedTuple):
+    """The delivery of a push to a single device."""
+
+    state: DeliveryState
+    """On disk, where what is in flight waits."""
+    description: dict[str, Any]
+    """As the API shows it, once it is further than in flight."""
 
 
 class Reports:
@@ -215,6 +224,15 @@ class Reports:
             return page_of_texts(connection, push_no, limit, after, text_no)
 
         return await self._database.read(read, app_no)
+
+    async def single_delivery(self, push_no: int) -> SingleDelivery | None:
+        """The delivery of a push to a single device; None if retention has removed it."""
+
+        def read(connection: sqlite3.Connection) -> SingleDelivery | None:
+            row = next(_with_ids(connection, push_no, whole_deliveries(connection, push_no)), None)
+            return None if row is None else SingleDelivery(DeliveryState(row[2]), _describe_delivery(row, False))
+
+        return await self._database.read_soon(read)
 
     async def mailbox(
         self, device_no: int, limit: int, cursor: str | None, app_no: int | None = None

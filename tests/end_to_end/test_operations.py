@@ -298,6 +298,7 @@ def send_and_follow(session: Session, tmp_path: Path) -> None:
     session.run(
         "push", "till-1", "--kind", "command", "--data", '{"command": "sing"}', "--deadline", "9", "--ttl", "1h"
     )
+    session.run("push", "till-1", "Now?", "--ttl", "0", "--wait", "9s", expect=1)
     pushes = tmp_path / "pushes.ndjson"
     pushes.write_text('{"target": {"device": "till-1"}, "kind": "silent"}\n\n{"target": {}}\nno JSON\n')
     batch = session.run("pushes", "batch", str(pushes), "--idempotency-key", "run-1", expect=1)
@@ -308,7 +309,7 @@ def send_and_follow(session: Session, tmp_path: Path) -> None:
         "line 4",
         "1 accepted, 2 refused.",
     ]
-    assert len(session.listed("pushes", "list")) == 3
+    assert len(session.listed("pushes", "list")) == 4
     assert session.json("pushes", "show", first)["counts"]["waiting"] == 3
     assert len(session.listed("pushes", "deliveries", first)) == 3
     session.listed("pushes", "deliveries", first, "--state", "waiting", "--device", "till-1")

@@ -76,6 +76,7 @@ from gateway.api.responses.heartbeats import (
 from gateway.api.responses.pushes import (
     AcceptedPushResponse,
     AttachmentResponse,
+    AwaitedPushResponse,
     DeliveriesResponse,
     DeliveryResponse,
     ForecastResponse,
@@ -145,6 +146,7 @@ __all__ = [
     "ApplicationResponse",
     "ApplicationsResponse",
     "AttachmentResponse",
+    "AwaitedPushResponse",
     "CallAnswerResponse",
     "CampaignForecastResponse",
     "CampaignResponse",

@@ -195,6 +195,13 @@ class DeliveryResponse(Response):
     """What the device answered with its action or command, at most 4 KiB of JSON. null: nothing."""
 
 
+class AwaitedPushResponse(AcceptedPushResponse):
+    """A push that was waited for, and what became of it."""
+
+    delivery: DeliveryResponse
+    """Its only delivery, in the state in which the waiting ended."""
+
+
 class DeliveriesResponse(PageResponse):
     """A page of the deliveries of a push."""
 

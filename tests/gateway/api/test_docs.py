@@ -150,7 +150,8 @@ async def test_each_problem_says_which_operations_answer_it(gateway: InProcessGa
     assert rows["malformed_request"] == "every operation"
     assert rows["forbidden"] == "every operation that needs a key"
     assert rows["unauthorized"] == "every operation that needs a key, <code>GET /metrics</code>"
-    assert rows["too_many_calls"] == "<code>POST /v1/devices/{device_id}/call</code>"
+    waited = "<code>POST /v1/pushes</code>, <code>POST /v1/devices/{device_id}/call</code>"
+    assert rows["too_many_calls"] == waited
     assert rows["method_not_allowed"] == "what is no operation"
     assert rows["not_found"] == "what is no operation, <code>GET /v1/enrol/ca</code>, <code>POST /v1/keys</code>"
     assert "<code>GET /v1/devices/{device_id}/mailbox</code>" in rows["device_not_found"]

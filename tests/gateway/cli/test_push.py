@@ -10,6 +10,7 @@ import typer
 from gateway.cli.push import EXPLAINED_DELIVERIES, print_accepted, target_and_text, titled
 from gateway.cli.server_client import ServerClient
 from tests.gateway.cli.deliveries import Deliveries
+from tests.gateway.cli.fake_server import FakeServer
 
 
 @pytest.mark.parametrize(
@@ -62,3 +63,21 @@ def test_what_is_suppressed_is_told_with_the_reason(capsys: pytest.CaptureFixtur
     many = Deliveries(*[denied] * EXPLAINED_DELIVERIES, muted)
     assert "1001 of them suppressed (no_consent). " in accepted_by(many, capsys), "without a number that is not known"
     assert "1 of them suppressed. " in accepted_by(Deliveries(denied, may_read=False), capsys)
+
+
+@pytest.mark.parametrize(
+    ("delivery", "code", "says"),
+    [
+        ({"state": "displayed", "reason": None}, 0, "It is displayed."),
+        ({"state": "expired", "reason": "ttl"}, 1, "not delivered: expired (ttl)"),
+        (None, 1, "not delivered in 60 s; it goes on: `fleetpush watch p1`"),
+    ],
+)
+def test_who_waits_is_told_how_it_went(fake: FakeServer, delivery: dict[str, Any] | None, code: int, says: str) -> None:
+    answer = {"push_id": "p1", "targeted": 1, "suppressed": 0, "unknown": []}
+    fake.answer = lambda request: answer | ({} if delivery is None else {"delivery": delivery})
+    done = fake.run("push", "kiosk-1", "Hello", "--wait", "1m")
+    assert fake.only.query == {"wait": "60"}
+    assert (done.exit_code, done.stdout) == (code, "p1\n")
+    assert says in done.stderr
+    assert fake.run("push", "kiosk-1", "Hello", "--wait", "2m").exit_code == 2
