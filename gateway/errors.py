@@ -164,8 +164,8 @@ CATALOGUE: dict[str, ProblemKind] = {
     "too_many_texts": ProblemKind(
         422,
         "The push has too many texts",
-        "Its devices differ in more than 1,000 combinations of what its texts use; or the texts have more than 4 MiB, "
-        "or take more than 2 s to render.",
+        "Its devices differ in more than 1,000 combinations of what its texts use, or 250 if they are a million; or "
+        "the texts have more than 4 MiB, or take more than 2 s to render.",
     ),
     "too_many_devices": ProblemKind(
         422,

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 from pyroaring import BitMap
 
+from gateway.audience.device_sets import segments_of
 from gateway.content.device_values import EXAMPLE_DEVICES, Combination, device_ids, read_combinations
 from gateway.content.documents import NOTHING, Document, DocumentFault, MissingText, compile_document
 from gateway.content.templates import SavedTemplate, TemplateStore
@@ -44,6 +45,9 @@ RENDER_SECONDS = 2.0
 """Seconds of the loop that the texts of a push may take, as long as a read for an app."""
 TEXTS_BYTES = 4 * 1024 * 1024
 """Bytes of a push's texts, together: 1,000 of 4 KiB, the default limit of a push."""
+MAX_SETS = 4_000
+"""Sets of devices that a push's texts are stored as, one for each text and 65,536 devices: about 50 ms of the writer.
+To a million devices these are 250 texts."""
 RENDERINGS_OF_APP = 8
 """Pushes of an app that are composed at a time; the others wait."""
 WAITING_RENDERINGS = 1_000
@@ -203,6 +207,12 @@ class TextRenderer:
         finally:
             slices.end()
         rendered.texts = list(by_content.values())
+        segments = sum(1 for _ in segments_of(devices))
+        if sum(min(len(text.devices), segments) for text in rendered.texts) > MAX_SETS:
+            raise problem(
+                "too_many_texts",
+                f"{len(rendered.texts)} texts are too many for {len(devices)} devices: send to fewer at a time",
+            )
         self.rendered += len(rendered.texts)
         for variable, (where, those) in list(lacking.items())[:NAMED_VARIABLES]:
             examples = await self._ids(app, those, EXAMPLE_DEVICES)
@@ -334,9 +344,9 @@ class _Slices:
             raise problem(
                 "too_many_texts", f"its texts take more than {RENDER_SECONDS:g} s to render: make them simpler"
             )
-        await asyncio.sleep(0)
         await self._renderer._turn.acquire()
-        self._is_held = True
+        self._is_held, self._began = True, time.perf_counter()
+        await asyncio.sleep(0)  # with the turn held: whoever has it next begins in a later turn of the loop
         self._began = time.perf_counter()
 
     def end(self) -> None:

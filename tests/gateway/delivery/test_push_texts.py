@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway.content.liquid_language import LiquidText
 from gateway.delivery import text_rendering
 from gateway.delivery.push_template import TemplateFields, saved_content
 from gateway.delivery.retention import RetentionPeriods, remove_slice
@@ -82,7 +84,7 @@ def test_a_push_whose_texts_are_all_the_same_is_stored_as_any_other(world: World
     on_floors(world)
     template = {"title": "{% if device.attributes.floor >= 0 %}Hello{% endif %}"}
     push_id = world.alert(ALL, notification=template, render="liquid")
-    assert world.row("SELECT content, in_sets FROM push") == ('{"notification":{"title":"Hello"},"data":1}', 0)
+    assert world.row("SELECT content FROM push") == ('{"notification":{"title":"Hello"},"data":1}',)
     assert world.row("SELECT count(*) FROM push_text") == (0,)
     assert [text["devices"] for text in texts(world, push_id)] == [8]
 
@@ -197,7 +199,7 @@ def test_the_largest_text_counts_in_mailboxes(world: World) -> None:
     describe(world, 2, name="y")
     target = {"devices": ["d1", "d2"]}
     world.push(target, notification={"title": "{{ device.name }}"}, render="liquid")
-    sizes = world.connection.execute("SELECT DISTINCT size FROM delivery").fetchall()
+    sizes = world.connection.execute("SELECT DISTINCT size FROM whole_delivery").fetchall()
     assert sizes == [world.row("SELECT max(size) FROM push_text")] == [world.row("SELECT size FROM push")]
 
 
@@ -214,7 +216,11 @@ def test_too_many_combinations_are_refused(world: World, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(
     ("bound", "value", "why"),
-    [("TEXTS_BYTES", 50, "more than 50 bytes"), ("RENDER_SECONDS", -1.0, "to render")],
+    [
+        ("TEXTS_BYTES", 50, "more than 50 bytes"),
+        ("MAX_SETS", 2, "3 texts are too many for 8 devices"),
+        ("RENDER_SECONDS", -1.0, "to render"),
+    ],
 )
 def test_texts_are_bounded_together(
     world: World, monkeypatch: pytest.MonkeyPatch, bound: str, value: float, why: str
@@ -227,6 +233,35 @@ def test_texts_are_bounded_together(
     assert refusal.value.code == "too_many_texts"
     monkeypatch.undo()
     world.push(ALL, notification=FLOOR, render="liquid")  # the one before has given its turn back
+
+
+def test_renderings_give_way_to_others_and_to_each_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With slices that are over at once, a template is a turn; and it is one in a turn, whoever renders."""
+    monkeypatch.setattr(text_rendering, "SLICE_SECONDS", 0.0)
+    on_floors(world)
+    rendered: list[str] = []
+    render = LiquidText.render
+
+    def noted(text: LiquidText, variables: Any) -> str:
+        rendered.append(text.source)
+        return render(text, variables)
+
+    monkeypatch.setattr(LiquidText, "render", noted)
+    sources = ["a {{ device.attributes.floor }}", "b {{ device.attributes.floor }}"]
+    requests = [World.request(ALL, notification={"title": source}, render="liquid") for source in sources]
+
+    async def rendered_in_turns() -> list[int]:
+        devices = await world.targets.resolve(APP.no, requests[0].target)
+        tasks = [asyncio.ensure_future(world.texts.forecast(APP, request, devices)) for request in requests]
+        turns = []
+        while not all(task.done() for task in tasks):
+            before = len(rendered)
+            await asyncio.sleep(0)
+            turns.append(len(rendered) - before)
+        return turns
+
+    assert max(world.run(rendered_in_turns())) == 1
+    assert sorted(rendered) == [sources[0]] * 3 + [sources[1]] * 3
 
 
 def test_renderings_that_wait_are_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
