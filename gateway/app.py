@@ -199,6 +199,7 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
             components.enforce_quotas(),
             components.delivery.analytics.count_large(),
             components.campaigns.run(),
+            components.delivery.fatigue.run(),
             components.measurements.measure(),
             components.measurements.watch_loop(),
         ):

@@ -297,6 +297,7 @@ class Components:
             ledger=self.delivery.ledger,
             reports=self.delivery.reports,
             analytics=self.delivery.analytics,
+            fatigue=self.delivery.fatigue,
             attachments=self.delivery.attachments,
             templates=self.delivery.templates,
             texts=self.delivery.texts,

@@ -16,6 +16,7 @@ from gateway.audience.target_resolution import TargetResolver
 from gateway.auth import DeviceIdentity
 from gateway.content.templates import TemplateStore
 from gateway.delivery.acceptance import Acceptance, AcceptanceLimits
+from gateway.delivery.adaptive_caps import AdaptiveCaps
 from gateway.delivery.alert_limiter import AlertLimiter
 from gateway.delivery.analytics import Analytics
 from gateway.delivery.attachments import AttachmentLimits, Attachments
@@ -28,6 +29,7 @@ from gateway.delivery.digest import Digests, PushNumbers
 from gateway.delivery.duties import DutyStore
 from gateway.delivery.engine import Engine
 from gateway.delivery.escalations import ClearScreens, Escalations
+from gateway.delivery.fatigue import Fatigue
 from gateway.delivery.forecast import Forecast
 from gateway.delivery.hand_over import HandOver
 from gateway.delivery.heartbeats import Heartbeats
@@ -137,7 +139,7 @@ class DeliveryComponents:
             preferences=preferences,
             on_settings=observers.settings_stored,
             on_acted=lambda handles: self.calls.answered(handles),
-            on_zone=lambda device_no: self.alert_limiter.zone_changed(device_no),
+            on_zone=lambda device_no: self.alert_limiter.device_changed(device_no),
             record_acts=lambda *receipts: self.escalations.record_acts(*receipts),
             on_escalations_ended=lambda ended: self.escalations.acted(ended),
         )
@@ -241,6 +243,8 @@ class DeliveryComponents:
         self.analytics = Analytics(
             database=database, ledger=ledger, policies=policies, clock_ms=clock_ms, timers=timers
         )
+        self.adaptive_caps = AdaptiveCaps(policies=policies, fatigue=lambda: self.fatigue, clock_ms=clock_ms)
+        self.fatigue = Fatigue(database=database, clock_ms=clock_ms, on_day_closed=self.adaptive_caps.review)
         self.reports = Reports(database, ledger)
         self.awaited_pushes = AwaitedPushes(
             database=database,

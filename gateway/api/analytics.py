@@ -1,4 +1,4 @@
-"""`/v1/analytics`: funnels of a push, and by channel, tag, hour, campaign or variant; as JSON, CSV or NDJSON."""
+"""`/v1/analytics`: funnels by push, channel, tag, hour, campaign or variant, as JSON, CSV or NDJSON; and fatigue."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from gateway.api import responses
 from gateway.api.bodies import json_response
 from gateway.api.services import PushId, ReaderOf, services, time_parameter
 from gateway.delivery.analytics import By
+from gateway.errors import problem
 from gateway.pages import to_json
 
 router = APIRouter(prefix="/v1/analytics", tags=["analytics"])
@@ -37,6 +38,39 @@ async def push_funnel(push_id: PushId, request: Request, principal: ReaderOf) ->
     """Show the funnel of a push, counted now. It has stages, rates, times to deliver and to open, and how many people
     withdrew their consent within a day. Needs a key with the scope `read`."""
     return json_response(await services(request).analytics.of_push(principal.app_no, push_id))
+
+
+@router.get("/fatigue", response_model=responses.FatigueResponse)
+async def fatigue(
+    request: Request,
+    principal: ReaderOf,
+    channel: Annotated[
+        str | None,
+        Query(max_length=64, description="Only alerts of this channel. Empty: only alerts without a channel."),
+    ] = None,
+    tag: Annotated[
+        str | None, Query(max_length=64, description="Only devices with this tag. Not with `channel`.")
+    ] = None,
+    since: Annotated[
+        str | None,
+        Query(
+            alias="from",
+            description="Days of UTC from this time on, rounded down. RFC 3339 with an offset. Default: 28 days.",
+        ),
+    ] = None,
+    to: Annotated[
+        str | None, Query(description="Days of UTC before this time, rounded up. RFC 3339 with an offset.")
+    ] = None,
+) -> Response:
+    """Show what people do about alerts, by how many they had in the last seven days, and at which number they leave.
+
+    Counted when a day of UTC is over; kept as long as the counts of pushes. Needs a key with the scope `read`.
+    """
+    if channel is not None and tag is not None:
+        raise problem("invalid_request", "channel and tag: figures are kept of one or the other; leave one out")
+    first, last = time_parameter("from", since), time_parameter("to", to)
+    found = services(request).fatigue
+    return json_response(await found.report(principal.app_no, channel=channel, tag=tag, since=first, until=last))
 
 
 @router.get(

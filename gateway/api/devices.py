@@ -211,7 +211,7 @@ async def change_device(device_id: DeviceId, request: Request, principal: Device
     try:
         found = services(request)
         changed = await found.devices.change(principal.app_no, device_id, parse_patch(body))
-        found.alert_limiter.zone_changed(await found.devices.number(principal.app_no, device_id))
+        found.alert_limiter.device_changed(await found.devices.number(principal.app_no, device_id))
         return json_response(changed)
     except ValidationError as error:
         raise validation_problem(error) from None

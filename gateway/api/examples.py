@@ -240,7 +240,76 @@ _CHANNEL: Final = {
     "caps": None,
     "quiet_hours": None,
 }
-_STORED_CHANNEL: Final = {**_CHANNEL, "created_at": _AT, "updated_at": _AT}
+_ADAPTED: Final = {
+    "per_day": 4,
+    "since": _AT,
+    "decision": {
+        "from_per_day": 8,
+        "to_per_day": 4,
+        "reason": "more_opted_out",
+        "present": {
+            "bucket": "29+",
+            "device_days": 5200,
+            "alerts": 23400,
+            "rates": {"opened": 0.061, "opted_out": 0.0094, "dismissed": 0.31},
+        },
+        "below": {
+            "bucket": "15-28",
+            "device_days": 8100,
+            "alerts": 22700,
+            "rates": {"opened": 0.083, "opted_out": 0.0031, "dismissed": 0.29},
+        },
+    },
+}
+_CAPS: Final = {"limits": [], "groups": [{"tag": "vip", "limits": []}], "excess": "drop"}
+_STORED_CHANNEL: Final = {
+    **_CHANNEL,
+    "caps": {**_CAPS, "adaptive": {"floor_per_day": 1, "ceiling_per_day": 8, "start_per_day": None}},
+    "effective_caps": {**_CAPS, "limits": [{"count": 4, "per": "day"}]},
+    "adapted": _ADAPTED,
+    "created_at": _AT,
+    "updated_at": _AT,
+}
+
+
+def _bucket(name: str, device_days: int, *counts: int, compared: dict[str, Any] | None = None) -> dict[str, Any]:
+    share = {"rate": 0.01, "low": 0.0072, "high": 0.0139}
+    return {
+        "bucket": name,
+        "device_days": device_days,
+        **dict(zip(("alerts", "opened", "dismissed", "opted_out"), counts, strict=True)),
+        "rates": dict.fromkeys(("opened", "opted_out", "dismissed"), share if device_days else None),
+        "time_to_open_ms": {"p50": 48_000, "p90": 620_000, "p99": 3_100_000} if device_days else None,
+        "compared": compared,
+    }
+
+
+_NOT_ENOUGH: Final = {name: {"verdict": "not_enough", "z": None} for name in ("opted_out", "dismissed")}
+_FATIGUE: Final = {
+    "channel": "offers",
+    "tag": None,
+    "since": "2026-11-03T00:00:00.000Z",
+    "until": "2026-12-01T00:00:00.000Z",
+    "counted_to": "2026-12-01T00:00:00.000Z",
+    "buckets": [
+        _bucket("0-1", 12_000, 4_000, 40, 40, 120),
+        _bucket("2-3", 0, 0, 0, 0, 0, compared=_NOT_ENOUGH),
+        _bucket("4-7", 0, 0, 0, 0, 0, compared=_NOT_ENOUGH),
+        _bucket("8-14", 0, 0, 0, 0, 0, compared=_NOT_ENOUGH),
+        _bucket(
+            "15-28",
+            9_000,
+            21_000,
+            210,
+            210,
+            270,
+            compared={"opted_out": {"verdict": "higher", "z": 11.0}, "dismissed": {"verdict": "not_higher", "z": 0.0}},
+        ),
+        _bucket("29+", 0, 0, 0, 0, 0, compared=_NOT_ENOUGH),
+    ],
+    "leave_from": {"opted_out": "15-28", "dismissed": None},
+    "verdict": "people_leave",
+}
 _STAGES: Final = {
     "targeted": 2,
     "eligible": 2,
@@ -435,6 +504,7 @@ ANSWERS: Final[dict[str, Any]] = {
         "changed_at": _AT,
     },
     "Push": _SENT,
+    "Fatigue": _FATIGUE,
     "PushFunnel": {"push_id": _PUSH_ID, **_STAGES, "counted_at": _LATER},
     "Pushes": _page(_SENT),
     "Recall": {"cancelled": 1, "in_flight": 0, "too_late": 1},

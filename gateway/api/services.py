@@ -29,6 +29,7 @@ from gateway.delivery.calls import Calls
 from gateway.delivery.consent import PreferenceStore
 from gateway.delivery.duties import DutyStore
 from gateway.delivery.escalations import Escalations
+from gateway.delivery.fatigue import Fatigue
 from gateway.delivery.forecast import Forecast
 from gateway.delivery.heartbeats import Heartbeats
 from gateway.delivery.ledger import Ledger
@@ -89,6 +90,7 @@ class Services:
     ledger: Ledger
     reports: Reports
     analytics: Analytics
+    fatigue: Fatigue
     attachments: Attachments
     templates: TemplateStore
     texts: TextRenderer

@@ -1,5 +1,9 @@
 """Frequency of alerts: quiet hours in a person's own time zone, and caps within an hour, a day, a week.
 
+Caps may have *groups*, devices with limits of their own, and those of a channel may adapt to what people do about its
+alerts (`delivery/adaptive_caps`). What is decided here is the same for both: which limits hold, and when they leave
+room.
+
 Pure functions of times. Everything is milliseconds of server time (Unix epoch, UTC), except quiet hours, which are what
 the clock on the wall says: `HH:MM`, the end excluded, over midnight if the end is the earlier one. On the night when
 clocks are set back the hour that comes twice is quiet twice, and what is not quiet of it is not quiet twice; when they
@@ -9,13 +13,13 @@ are set forward, quiet hours that end in the hour that is left out end with it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime, time, timedelta
 from functools import lru_cache
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from gateway.described_model import DescribedModel
 
@@ -23,6 +27,12 @@ WINDOWS_MS = {"hour": 3_600_000, "day": 86_400_000, "week": 604_800_000}
 """Milliseconds; rolling."""
 LONGEST_MS = WINDOWS_MS["week"]
 MINUTE_MS = 60_000
+MAX_LIMITS = 3
+"""Limits of caps: one for each window."""
+MAX_GROUPS = 20
+"""Groups of caps: looked through for each alert that is checked."""
+MAX_ADAPTIVE_ALERTS = 50
+"""Alerts a day that a channel may come to by itself: more than one in each half hour of a waking day."""
 
 
 def _wall_time(text: str) -> str:
@@ -71,14 +81,97 @@ class Cap(_Strict):
     """The window: any `hour`, `day` (24 hours) or `week` (7 days)."""
 
 
-class Caps(_Strict):
-    """Limits of alerts to a device, and what becomes of more."""
+class GroupSelector(NamedTuple):
+    """The choice of a group's devices: what kind of set it is, and its name."""
 
-    limits: Annotated[list[Cap], Field(min_length=1, max_length=3)]
-    """One to three limits; an alert must be within all of them."""
+    kind: Literal["tag"]
+    name: str
+
+
+class CapGroup(_Strict):
+    """Devices with limits of their own."""
+
+    tag: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
+    """The devices with this tag."""
+    limits: Annotated[list[Cap], Field(max_length=MAX_LIMITS)]
+    """Limits instead of all others of these caps, at most three. Empty: none, these devices are not limited here."""
+
+    @property
+    def selector(self) -> GroupSelector:
+        return GroupSelector("tag", self.tag)
+
+
+class AdaptiveCap(_Strict):
+    """Bounds of a limit that a channel sets itself, by what people do about its alerts."""
+
+    floor_per_day: Annotated[int, Field(ge=1, le=MAX_ADAPTIVE_ALERTS)] = 1
+    """Alerts a day below which the limit never goes, 1 to 50, default 1."""
+    ceiling_per_day: Annotated[int, Field(ge=1, le=MAX_ADAPTIVE_ALERTS)] = 8
+    """Alerts a day above which the limit never goes, 1 to 50, default 8. Not below the floor."""
+    start_per_day: Annotated[int, Field(ge=1, le=MAX_ADAPTIVE_ALERTS)] | None = None
+    """Alerts a day to begin with, within the two bounds. null or left out: the ceiling. Another one begins anew."""
+
+    @model_validator(mode="after")
+    def _is_in_order(self) -> AdaptiveCap:
+        if self.floor_per_day > self.ceiling_per_day:
+            raise ValueError("floor_per_day is above ceiling_per_day: exchange them")
+        if self.start_per_day is not None and self.within(self.start_per_day) != self.start_per_day:
+            raise ValueError("start_per_day is not between floor_per_day and ceiling_per_day")
+        return self
+
+    @property
+    def start(self) -> int:
+        """Alerts a day to begin with."""
+        return self.ceiling_per_day if self.start_per_day is None else self.start_per_day
+
+    def within(self, per_day: int) -> int:
+        """The nearest number within the bounds."""
+        return min(max(per_day, self.floor_per_day), self.ceiling_per_day)
+
+
+class Caps(_Strict):
+    """Limits of alerts to a device, and what becomes of more. At least one of `limits`, `groups` and `adaptive`."""
+
+    limits: Annotated[list[Cap], Field(max_length=MAX_LIMITS)] = Field(default_factory=list)
+    """At most three limits; an alert must be within all of them. Left out: none, but for groups and `adaptive`."""
+    groups: Annotated[list[CapGroup], Field(max_length=MAX_GROUPS)] = Field(default_factory=list)
+    """Devices with limits of their own instead, at most 20 groups: the first that a device is in counts."""
+    adaptive: AdaptiveCap | None = None
+    """A limit that the channel sets itself, besides `limits`; `{}` for the default bounds. Of a channel only. null or
+    left out: none."""
     excess: Literal["drop", "defer", "digest"] = "drop"
     """`drop` (an alert over a limit ends `suppressed`, reason `capped`), `defer` (it waits for room, while its ttl
     runs) or `digest` (it waits, and comes together with others as one alert)."""
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Caps:
+        if not self.limits and not self.groups and self.adaptive is None:
+            raise ValueError("needs limits, groups or adaptive; leave caps out, or null, for none")
+        return self
+
+    def limits_of(self, member_of: Collection[GroupSelector]) -> list[Cap]:
+        """The limits that hold for a device that is in these groups."""
+        for group in self.groups:
+            if group.selector in member_of:
+                return group.limits
+        return self.limits
+
+    def adapted_to(self, per_day: int | None) -> Caps:
+        """The caps that hold while the channel allows so many alerts a day; None: they do not adapt."""
+        if per_day is None:
+            return self
+        limits = [*self.limits, Cap(count=per_day, per="day")]
+        return self.model_copy(update={"limits": limits, "adaptive": None})
+
+
+def _written_out(value: Any) -> Any:
+    return {"adaptive": {}} if value == "adaptive" else value
+
+
+ChannelCaps = Annotated[
+    Caps | None, BeforeValidator(_written_out, json_schema_input_type=Caps | Literal["adaptive"] | None)
+]
+"""Caps of a channel; `"adaptive"` is short for `{"adaptive": {}}`."""
 
 
 def is_quiet(hours: Hours, zone: str, now_ms: int) -> bool:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field, StringConstraints, field_validator
 
-from gateway.audience.frequency import Caps, QuietHours
+from gateway.audience.frequency import Caps, ChannelCaps, GroupSelector, QuietHours
 from gateway.audience.time_zones import is_time_zone
 from gateway.described_model import DescribedModel
 from gateway.errors import Problem, problem
@@ -91,6 +91,13 @@ class Policy(_Strict):
     """Number of devices above which a `command` has to be a campaign that another key approves, 0 or more. A push of
     this kind to more devices is refused: 403 `approval_needed`. null or left out: no approval is needed."""
 
+    @field_validator("caps")
+    @classmethod
+    def _fixed(cls, value: Caps | None) -> Caps | None:
+        if value is not None and value.adaptive is not None:
+            raise ValueError("adaptive is for the caps of a channel: PATCH /v1/channels/ID")
+        return value
+
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, value: str) -> str:
@@ -126,8 +133,9 @@ class ChannelFields(_Strict):
     """A hint to the device which sound to play, at most 256 characters. null or left out: none."""
     may_mute: bool = True
     """Whether a person can mute it. false: choices against it have no effect."""
-    caps: Caps | None = None
-    """Limits of alerts of this channel to a device, besides the policy's. null or left out: none."""
+    caps: ChannelCaps = None
+    """Limits of alerts of this channel to a device, besides the policy's. `"adaptive"` for one that the channel sets
+    itself. null or left out: none."""
     quiet_hours: QuietHours | None = None
     """Quiet hours of this channel, instead of the policy's. null or left out: the policy's."""
 
@@ -140,12 +148,40 @@ class NewChannel(ChannelFields):
     `-`. It cannot be changed."""
 
 
+class AdaptedCap(NamedTuple):
+    """The present step of an adaptive cap."""
+
+    per_day: int
+    """Alerts a day."""
+    decision: Mapping[str, Any]
+    """The last look at the figures, as the API shows it; empty before the first."""
+    reviewed_day: int
+    """The last day (since the epoch) of which figures have been looked at."""
+    changed_at: int
+    """Milliseconds."""
+
+
 class Channel(NamedTuple):
     """A channel of an app, with the times at which it was made and changed (milliseconds)."""
 
     fields: ChannelFields
     created_at: int
     updated_at: int
+    adapted: AdaptedCap | None = None
+    """Of a channel with an adaptive cap."""
+    caps: Caps | None = None
+    """The caps that hold now."""
+
+
+def _with_caps(channel: Channel, adapted: AdaptedCap | None) -> Channel:
+    """The channel with the caps that hold, at this step of its adaptive cap or at its beginning."""
+    caps = channel.fields.caps
+    if caps is None or caps.adaptive is None:
+        return channel._replace(adapted=None, caps=caps)
+    if adapted is None:
+        adapted = AdaptedCap(caps.adaptive.start, {}, 0, channel.updated_at)
+    adapted = adapted._replace(per_day=caps.adaptive.within(adapted.per_day))
+    return channel._replace(adapted=adapted, caps=caps.adapted_to(adapted.per_day))
 
 
 @dataclass(slots=True, frozen=True)
@@ -168,14 +204,20 @@ class Rules:
         return found.fields.quiet_hours if found is not None and found.fields.quiet_hours else self.policy.quiet_hours
 
     def caps(self, channel: str | None) -> Caps | None:
-        """Caps of the channel alone; None if it has none."""
+        """Caps of the channel alone that hold now; None if it has none."""
         found = self.channels.get(channel) if channel is not None else None
-        return found.fields.caps if found is not None else None
+        return found.caps if found is not None else None
 
     @property
     def counts(self) -> bool:
         """Whether alerts are counted at all."""
-        return self.policy.caps is not None or any(channel.fields.caps for channel in self.channels.values())
+        return self.policy.caps is not None or any(channel.caps for channel in self.channels.values())
+
+    @property
+    def cap_groups(self) -> frozenset[GroupSelector]:
+        """The groups of devices that some caps have limits for."""
+        every = (self.policy.caps, *(channel.caps for channel in self.channels.values()))
+        return frozenset(group.selector for caps in every if caps is not None for group in caps.groups)
 
     def has_frequency_limits(self, channel: str | None) -> bool:
         """Whether an alert of this channel may have to wait, as far as the app is concerned."""
@@ -231,6 +273,12 @@ class PolicyStore:
                 "SELECT app_no, id, content, created_at, updated_at FROM channel"
             ):
                 self._put(app_no, channel_id, _channel(*rest))
+            for app_no, channel_id, per_day, content, *times in connection.execute(
+                "SELECT app_no, channel, per_day, content, reviewed_day, changed_at FROM adapted_cap"
+            ):
+                if (channel := self.of(app_no).channels.get(channel_id)) is not None:
+                    adapted = AdaptedCap(per_day, json.loads(content), *times)
+                    self._put(app_no, channel_id, _with_caps(channel, adapted))
             self.restricted.update(
                 app_no
                 for (app_no,) in connection.execute(
@@ -339,14 +387,65 @@ class PolicyStore:
         before = self.of(app_no).channels.get(channel_id)
         if before is None:
             raise _unknown(channel_id)
-        return await self._store(app_no, channel_id, Channel(merged, before.created_at, self._clock_ms()))
+        channel = Channel(merged, before.created_at, self._clock_ms())
+        bounds = None if before.fields.caps is None else before.fields.caps.adaptive
+        kept = merged.caps is not None and merged.caps.adaptive == bounds
+        return await self._store(app_no, channel_id, channel, before.adapted if kept else None)
 
-    async def _store(self, app_no: int, channel_id: str, channel: Channel) -> dict[str, Any]:
+    def adaptive_channels(self) -> list[tuple[int, str, Channel]]:
+        """The channels with an adaptive cap: (app, id, channel) each."""
+        return [
+            (app_no, channel_id, channel)
+            for app_no, rules in self._rules.items()
+            for channel_id, channel in rules.channels.items()
+            if channel.adapted is not None
+        ]
+
+    async def adapt(
+        self,
+        app_no: int,
+        channel_id: str,
+        adapted: AdaptedCap,
+        log_change: Callable[[sqlite3.Connection], None] | None,
+    ) -> None:
+        """Store the present step of a channel's adaptive cap. `log_change` stores the event of another step with it.
+
+        Nothing happens if the channel's rules have changed since it was decided.
+        """
+        before = self.of(app_no).channels.get(channel_id)
+        row = (
+            "INSERT OR REPLACE INTO adapted_cap (app_no, channel, per_day, content, reviewed_day, changed_at)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            (app_no, channel_id, adapted.per_day, json.dumps(adapted.decision), *adapted[2:]),
+        )
+        if before is None or before.adapted is None:
+            return
+        number = None
+        if log_change is None:
+            await self._database.write(lambda connection: connection.execute(*row).rowcount, app_no)
+        else:
+            number = await self._write(app_no, *row, also=log_change)
+        channel = self.of(app_no).channels.get(channel_id)
+        if channel is not None and channel.fields is before.fields:
+            self._put(app_no, channel_id, _with_caps(channel, adapted))
+        if number is not None:
+            self._changed(app_no, number)
+
+    async def _store(
+        self, app_no: int, channel_id: str, channel: Channel, adapted: AdaptedCap | None = None
+    ) -> dict[str, Any]:
+        channel = _with_caps(channel, adapted)
+
+        def forget_step(connection: sqlite3.Connection) -> None:
+            if adapted is None or channel.adapted is None:
+                connection.execute("DELETE FROM adapted_cap WHERE app_no = ? AND channel = ?", (app_no, channel_id))
+
         row = (app_no, channel_id, channel.fields.model_dump_json(), channel.created_at, channel.updated_at)
         number = await self._write(
             app_no,
             "INSERT OR REPLACE INTO channel (app_no, id, content, created_at, updated_at) VALUES (?, ?, ?, ?, ?)",
             row,
+            also=forget_step,
         )
         self._put(app_no, channel_id, channel)
         self._changed(app_no, number)
@@ -356,19 +455,34 @@ class PolicyStore:
         """Remove a channel. Pushes may go on naming it, and people's choices about it stay. Raises Problem 404."""
         if channel_id not in self.of(app_no).channels:
             raise _unknown(channel_id)
-        number = await self._write(app_no, "DELETE FROM channel WHERE app_no = ? AND id = ?", (app_no, channel_id))
+        number = await self._write(
+            app_no,
+            "DELETE FROM channel WHERE app_no = ? AND id = ?",
+            (app_no, channel_id),
+            also=lambda connection: connection.execute(
+                "DELETE FROM adapted_cap WHERE app_no = ? AND channel = ?", (app_no, channel_id)
+            ),
+        )
         rules = self.of(app_no)
         left = {name: channel for name, channel in rules.channels.items() if name != channel_id}
         self._rules[app_no] = replace(rules, channels=left)
         self._changed(app_no, number)
 
-    async def _write(self, app_no: int, statement: str, parameters: Sequence[Any]) -> int:
+    async def _write(
+        self,
+        app_no: int,
+        statement: str,
+        parameters: Sequence[Any],
+        also: Callable[[sqlite3.Connection], object] | None = None,
+    ) -> int:
         """Store a change of an app's rules together with its number, which is answered."""
         self._changes += 1
         number = self._changes
 
         def operation(connection: sqlite3.Connection) -> None:
             connection.execute(statement, parameters)
+            if also is not None:
+                also(connection)
             connection.execute("INSERT OR REPLACE INTO rule_change (app_no, number) VALUES (?, ?)", (app_no, number))
 
         await self._database.write(operation, app_no)
@@ -380,15 +494,25 @@ class PolicyStore:
 
 
 def _channel(content: str, created_at: int, updated_at: int) -> Channel:
-    return Channel(ChannelFields.model_validate_json(content), created_at, updated_at)
+    return _with_caps(Channel(ChannelFields.model_validate_json(content), created_at, updated_at), None)
 
 
 def _described(channel_id: str, channel: Channel) -> dict[str, Any]:
     return {
         "id": channel_id,
         **channel.fields.model_dump(mode="json"),
+        "effective_caps": None if channel.caps is None else channel.caps.model_dump(mode="json", exclude={"adaptive"}),
+        "adapted": None if channel.adapted is None else _described_step(channel.adapted),
         "created_at": rfc3339(channel.created_at),
         "updated_at": rfc3339(channel.updated_at),
+    }
+
+
+def _described_step(adapted: AdaptedCap) -> dict[str, Any]:
+    return {
+        "per_day": adapted.per_day,
+        "since": rfc3339(adapted.changed_at),
+        "decision": dict(adapted.decision) or None,
     }
 
 

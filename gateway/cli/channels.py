@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import typer
 
 from gateway.cli.lists import Columns, Cursor, Limit, print_list
 from gateway.cli.options import (
+    Adaptive,
     AsJson,
     CapExcess,
     CapOption,
+    CapTag,
     DataDir,
     QuietExcess,
     QuietHours,
@@ -36,6 +39,13 @@ Sound = Annotated[str | None, typer.Option(help="Name of a sound on the device")
 MayMute = Annotated[bool | None, typer.Option("--may-mute/--always-on", help="Whether a person can mute it")]
 
 
+def describe_channel_caps(channel: Mapping[str, Any]) -> str | None:
+    """Format a channel's caps, and what an adaptive one has come to: `adaptive 1 to 8/day, then drop; now 4/day`."""
+    text = describe_caps(channel["caps"])
+    adapted = channel.get("adapted")
+    return text if adapted is None else f"{text}; now {adapted['per_day']}/day"
+
+
 @channels.command("add")
 def channels_add(
     channel_id: ChannelId,
@@ -45,6 +55,8 @@ def channels_add(
     sound: Sound = None,
     may_mute: MayMute = None,
     cap: CapOption = None,
+    cap_tag: CapTag = None,
+    adaptive: Adaptive = None,
     excess: CapExcess = None,
     quiet_hours: QuietHours = None,
     quiet_excess: QuietExcess = None,
@@ -60,7 +72,7 @@ def channels_add(
         "importance": importance,
         "sound": sound,
         "may_mute": may_mute,
-        "caps": caps_of(cap, excess),
+        "caps": caps_of(cap, excess, cap_tag, adaptive),
         "quiet_hours": quiet_hours_of(quiet_hours, quiet_excess),
     }
     body = {field: value for field, value in body.items() if value is not None}
@@ -83,7 +95,7 @@ def channels_list(
         "name": "name",
         "importance": "importance",
         "may mute": lambda item: "yes" if item["may_mute"] else "no",
-        "caps": lambda item: describe_caps(item["caps"]),
+        "caps": describe_channel_caps,
         "quiet hours": lambda item: describe_hours(item["quiet_hours"]),
         "description": "description",
     }
@@ -111,6 +123,8 @@ def channels_change(
     sound: Sound = None,
     may_mute: MayMute = None,
     cap: CapOption = None,
+    cap_tag: CapTag = None,
+    adaptive: Adaptive = None,
     excess: CapExcess = None,
     quiet_hours: QuietHours = None,
     quiet_excess: QuietExcess = None,
@@ -126,7 +140,7 @@ def channels_change(
         "importance": importance,
         "sound": sound,
         "may_mute": may_mute,
-        "caps": caps_of(cap, excess),
+        "caps": caps_of(cap, excess, cap_tag, adaptive),
         "quiet_hours": quiet_hours_of(quiet_hours, quiet_excess),
     }
     body = changes(fields, clear, CLEARABLE)

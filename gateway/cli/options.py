@@ -39,6 +39,16 @@ Values = Annotated[
 CapOption = Annotated[
     list[str] | None, typer.Option(metavar="COUNT/PERIOD", help="Alerts per hour, day or week: 8/day; may be repeated")
 ]
+CapTag = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TAG=COUNT/PERIOD", help="Devices with a tag are capped by this instead; vip=none: not at all"
+    ),
+]
+Adaptive = Annotated[
+    str | None,
+    typer.Option(metavar="MIN-MAX", help="A cap that the channel sets itself, by who opts out: 1-8 alerts a day"),
+]
 CapExcess = Annotated[
     Literal["drop", "defer", "digest"] | None, typer.Option(help="What becomes of an alert over a cap. Default: drop")
 ]
@@ -50,6 +60,7 @@ MARKUP: Literal["rich"] | None = "rich" if is_terminal() else None
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 DURATION = re.compile(r"(\d+)([smhd]?)")
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+ADAPTIVE = re.compile(r"(\d{1,9})-(\d{1,9})")
 CAP = re.compile(r"(\d{1,9})/(hour|day|week)")
 HOURS = re.compile(r"(\d\d:\d\d)-(\d\d:\d\d)")
 
@@ -162,24 +173,55 @@ def quiet_hours_of(hours: str | None, excess: str | None) -> dict[str, str] | No
     return (found if excess is None else {**found, "excess": excess}) or None
 
 
-def caps_of(caps: Iterable[str] | None, excess: str | None) -> dict[str, Any] | None:
-    """Caps as the API takes them, of `2/hour` and `8/day`; None if no option of them was given."""
-    limits = []
-    for text in caps or ():
-        match = CAP.fullmatch(text)
+def caps_of(
+    caps: Iterable[str] | None, excess: str | None, cap_tags: Iterable[str] | None, adaptive: str | None = None
+) -> dict[str, Any] | None:
+    """Caps as the API takes them, None if no option of them was given.
+
+    Made of limits (`2/hour`), of limits of tags (`vip=20/day`) and of the bounds of an adaptive one (`1-8`).
+    """
+    found: dict[str, Any] = {}
+    if caps:
+        found["limits"] = [_limit(text, f"--cap {text!r}") for text in caps]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for text in cap_tags or ():
+        tag, equals, limit = text.partition("=")
+        if not equals:
+            fail(f"--cap-tag {text!r}: write it as vip=20/day, or vip=none", 2)
+        limits = groups.setdefault(tag, [])
+        if limit != "none":
+            limits.append(_limit(limit, f"--cap-tag {text!r}"))
+    if groups:
+        found["groups"] = [{"tag": tag, "limits": limits} for tag, limits in groups.items()]
+    if adaptive is not None:
+        match = ADAPTIVE.fullmatch(adaptive)
         if match is None:
-            fail(f"--cap {text!r}: write it as 8/day (or /hour, /week)", 2)
-        limits.append({"count": int(match[1]), "per": match[2]})
-    found: dict[str, Any] = {"limits": limits} if limits else {}
+            fail(f"--adaptive {adaptive!r}: write it as 1-8, alerts a day at least and at most", 2)
+        found["adaptive"] = {"floor_per_day": int(match[1]), "ceiling_per_day": int(match[2])}
     return (found if excess is None else {**found, "excess": excess}) or None
+
+
+def _limit(text: str, option: str) -> dict[str, Any]:
+    match = CAP.fullmatch(text)
+    if match is None:
+        fail(f"{option}: write it as 8/day (or /hour, /week)", 2)
+    return {"count": int(match[1]), "per": match[2]}
 
 
 def describe_caps(caps: Mapping[str, Any] | None) -> str | None:
     """Format caps: `2/hour, 8/day, then drop`."""
     if caps is None:
         return None
-    limits = ", ".join(f"{limit['count']}/{limit['per']}" for limit in caps["limits"])
-    return f"{limits}, then {caps['excess']}"
+    parts = [_describe_limits(caps["limits"])] if caps["limits"] else []
+    adaptive = caps.get("adaptive")
+    if adaptive is not None:
+        parts.append(f"adaptive {adaptive['floor_per_day']} to {adaptive['ceiling_per_day']}/day")
+    parts += [f"{group['tag']} {_describe_limits(group['limits']) or 'unlimited'}" for group in caps.get("groups", ())]
+    return f"{'; '.join(parts)}, then {caps['excess']}"
+
+
+def _describe_limits(limits: Iterable[Mapping[str, Any]]) -> str:
+    return ", ".join(f"{limit['count']}/{limit['per']}" for limit in limits)
 
 
 def describe_hours(hours: Mapping[str, Any] | None) -> str | None:

@@ -29,10 +29,11 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-from gateway.audience.frequency import LONGEST_MS, WINDOWS_MS, Caps, Hours, free_at, quiet_until
-from gateway.audience.policy import CRITICAL, PolicyStore, Rules, choices_of
+from gateway.audience.frequency import LONGEST_MS, WINDOWS_MS, Hours
+from gateway.audience.policy import CRITICAL, PolicyStore, choices_of
+from gateway.delivery.alert_rules import Alert, Person, SentAlert, check_alert, members_of
 from gateway.delivery.app_slices import PushPart
 from gateway.delivery.device_connections import DeviceConnections
 from gateway.delivery.digest import Digests
@@ -51,7 +52,7 @@ from gateway.delivery.push import ActivePush, load_pushes
 from gateway.delivery_states import IS_WAITING, PRIORITIES, DeliveryState
 from gateway.store.database import Database
 from gateway.store.protocols import Timers
-from gateway.timestamps import rfc3339, wall_time
+from gateway.timestamps import rfc3339
 
 log = logging.getLogger(__name__)
 
@@ -59,103 +60,6 @@ CHECKED_DEVICES = 250
 """Devices of one check."""
 CHECKED_ROWS = 2_000
 """Deliveries that one check looks at, or those of one mailbox."""
-
-
-class Alert(NamedTuple):
-    """A limited delivery that waits."""
-
-    push_no: int
-    kind: str
-    channel: str | None
-    priority: int
-    ttl: int
-
-
-class SentAlert(NamedTuple):
-    """An alert that a person was sent; `at` in milliseconds."""
-
-    push_no: int
-    channel: str | None
-    at: int
-
-
-@dataclass(slots=True)
-class Person:
-    """A device's person: their rules and choices, and the alerts that they were sent lately."""
-
-    app_no: int
-    rules: Rules
-    zone: str
-    hours: Hours | None
-    """Their own quiet hours."""
-    choices: dict[str, bool]
-    uses: list[SentAlert] = field(default_factory=list)
-    """Alerts of the last week, in order."""
-    critical_uses: set[int] = field(default_factory=set)
-    """Numbers of the pushes that were let through as critical in the last day."""
-
-
-@dataclass(slots=True)
-class Decision:
-    """Result of a check. `reason` None: let it through. `until`: check it again then; None with a reason: it ends."""
-
-    reason: str | None = None
-    until: int | None = None
-    passed: str | None = None
-    """Rule that the alert passes because it is critical."""
-
-
-def check_alert(alert: Alert, person: Person, now_ms: int) -> Decision:
-    """Decide by the rules whether an alert may reach a person at this moment."""
-    limit = _limit_on(alert, person, now_ms)
-    rationed = (
-        alert.priority == CRITICAL
-        and len(person.critical_uses - {alert.push_no}) < person.rules.policy.critical.per_day
-    )
-    return Decision(passed=limit.reason) if rationed else limit
-
-
-def _limit_on(alert: Alert, person: Person, now_ms: int) -> Decision:
-    rules = person.rules
-    if rules.is_muted(alert.kind, alert.channel, person.choices):
-        return Decision("channel_muted")
-    if alert.kind != "alert":
-        return Decision()
-    deferred = Decision()
-    limits: list[tuple[str, str, int | None]] = []
-    quiet = rules.quiet_hours(alert.channel)
-    if quiet is not None:
-        limits.append(("quiet_hours", quiet.excess, _quiet_until(quiet, person.zone, now_ms)))
-    if person.hours is not None:
-        own: str = quiet.excess if quiet is not None else "defer"
-        limits.append(("quiet_hours", own, _quiet_until(person.hours, person.zone, now_ms)))
-    for caps, of_channel in ((rules.policy.caps, False), (rules.caps(alert.channel), True)):
-        if caps is not None:
-            limits.append(("capped", caps.excess, _free_at(caps, alert, person, of_channel, now_ms)))
-    for reason, excess, until in limits:
-        if until is None:
-            continue
-        if excess == "drop" or not alert.ttl:
-            return Decision(reason)
-        if deferred.until is None or until > deferred.until:
-            deferred = Decision(reason, until)
-    return deferred
-
-
-def _quiet_until(hours: Hours, zone: str, now_ms: int) -> int | None:
-    """The end, in server time, of the quiet hours that the clock on the wall is in; None if it is in none."""
-    ahead = wall_time.offset(now_ms)
-    until = quiet_until(hours, zone, now_ms + ahead)
-    return None if until is None else until - ahead
-
-
-def _free_at(caps: Caps, alert: Alert, person: Person, of_channel: bool, now_ms: int) -> int | None:
-    uses = [
-        use.at
-        for use in person.uses
-        if use.push_no != alert.push_no and (not of_channel or use.channel == alert.channel)
-    ]
-    return free_at(caps.limits, uses, now_ms)
 
 
 @dataclass(slots=True)
@@ -277,14 +181,14 @@ class AlertLimiter:
         if due:
             self.check(due)
 
-    def zone_changed(self, device_no: int) -> None:
-        """Check a device's deliveries again: its time zone is another one."""
+    def device_changed(self, device_no: int) -> None:
+        """Check a device's deliveries again: its time zone is another one, or the groups that it is in."""
         if self._ledger.limited:
             now_ms = self._clock_ms()
             self._database.submit(
                 lambda connection: mark_device_rows(connection, device_no, now_ms, limited_only=True),
                 lambda _: self.check((device_no,)),
-                lambda error: log.error("a new time zone could not be applied to what waits: %s", error),
+                lambda error: log.error("a new time zone or tag could not be applied to what waits: %s", error),
             )
 
     def rules_changed(self, app_no: int) -> None:
@@ -569,6 +473,11 @@ def _persons(
             hours=None if hours is None else Hours.model_validate_json(hours),
             choices=choices_of(choices),
         )
+    for app_no in {person.app_no for person in persons.values()}:
+        if groups := policies.of(app_no).cap_groups:
+            for device_no, selector in members_of(connection, wanted, groups):
+                if persons[device_no].app_no == app_no:
+                    persons[device_no].groups.add(selector)
     if any(person.rules.counts for person in persons.values()):
         connection.execute(
             "DELETE FROM alert_use WHERE device_no IN (SELECT value FROM json_each(?)) AND at <= ?",

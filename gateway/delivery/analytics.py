@@ -385,12 +385,13 @@ def _described(tally: Mapping[str, int]) -> dict[str, Any]:
         **{stage: tally.get(stage, 0) for stage in STAGES},
         "opted_out": tally.get("opted_out", 0),
         "rates": rates,
-        "time_to_deliver_ms": _percentiles(tally, "d"),
-        "time_to_open_ms": _percentiles(tally, "o"),
+        "time_to_deliver_ms": percentiles(tally, "d"),
+        "time_to_open_ms": percentiles(tally, "o"),
     }
 
 
-def _percentiles(tally: Mapping[str, int], prefix: str) -> dict[str, int] | None:
+def percentiles(tally: Mapping[str, int], prefix: str) -> dict[str, int] | None:
+    """Percentiles in milliseconds of the times whose steps begin with this letter; None if there are none."""
     steps = sorted((int(name[1:]), count) for name, count in tally.items() if name[0] == prefix and name[1:].isdigit())
     total = sum(count for _, count in steps)
     if not total:

@@ -12,16 +12,18 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import ConfigDict, Field, StringConstraints
 from pyroaring import BitMap
 
 from gateway.audience.device_sets import queried_devices
-from gateway.audience.frequency import Hours
-from gateway.audience.policy import CRITICAL, Consent, Name, PolicyStore, Rules, choices_of
+from gateway.audience.frequency import GroupSelector, Hours
+from gateway.audience.policy import CRITICAL, Channel, Consent, Name, PolicyStore, Rules, choices_of
 from gateway.audience.topics import TOPICS_OF_DEVICE, change_own_topics, topics_of
+from gateway.delivery.alert_days import note_opt_out
+from gateway.delivery.alert_rules import members_of
 from gateway.delivery.app_slices import BEGIN, PushPart, SlicePosition, ranges_json
 from gateway.delivery.delivery_sets import handles_to_rows, note_rows_made, pushes_waiting_for
 from gateway.delivery.event_log import log_of_device
@@ -126,6 +128,7 @@ def store_settings(
     denied = settings.consent == "denied" and row[3] != "denied"
     if muted or denied:
         opted_out(connection, row[0], device_no, denied, muted, now_ms)
+        note_opt_out(connection, row[0], device_no, denied, muted, now_ms)
     if "quiet_hours" in settings.model_fields_set:
         hours = None if settings.quiet_hours is None else settings.quiet_hours.model_dump_json()
         connection.execute("UPDATE device SET quiet_hours = ? WHERE no = ?", (hours, device_no))
@@ -476,15 +479,17 @@ class PreferenceStore:
                 "SELECT consent, channels, settings_seq, settings_at, quiet_hours, timezone FROM device WHERE no = ?",
                 (device_no,),
             ).fetchone()
-            return *row, topics_of(connection, [device_no]).get(device_no, [])
+            groups = {selector for _, selector in members_of(connection, f"[{device_no}]", rules.cap_groups)}
+            return *row, topics_of(connection, [device_no]).get(device_no, []), groups
 
-        consent, text, seq, at, hours, zone, topics = await self._database.read_soon(read)
-        choices = choices_of(text)
         rules = self._policies.of(app_no)
+        consent, text, seq, at, hours, zone, topics, groups = await self._database.read_soon(read)
+        choices = choices_of(text)
         channels = [
             {
                 "id": name,
-                **channel.fields.model_dump(mode="json"),
+                **channel.fields.model_dump(mode="json", exclude={"caps"}),
+                "caps": _caps_of(channel, groups),
                 "muted": channel.fields.may_mute and choices.get(name) is False,
             }
             for name, channel in rules.channels.items()
@@ -518,3 +523,11 @@ class PreferenceStore:
             {**dict(zip(names, row, strict=False)), "recorded_at": rfc3339_or_none(row[5])}
             for row in await self._database.read(read, app_no)
         ]
+
+
+def _caps_of(channel: Channel, groups: Collection[GroupSelector]) -> dict[str, Any] | None:
+    """The limits of a channel that hold for a device in these groups; None if there are none."""
+    limits = channel.caps.limits_of(groups) if channel.caps is not None else []
+    if channel.caps is None or not limits:
+        return None
+    return {"limits": [cap.model_dump(mode="json") for cap in limits], "excess": channel.caps.excess}

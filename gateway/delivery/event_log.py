@@ -52,6 +52,7 @@ TYPES = (
     *HEARTBEAT_TYPES,
     *CAMPAIGN_TYPES,
     "policy.critical",
+    "channel.caps_adapted",
     "webhook.disabled",
 )
 """Every type there is; `events.lost` stands in a reader's stream for what has left."""

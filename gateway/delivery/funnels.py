@@ -264,7 +264,7 @@ def _counted(
     ):
         for prefix, times in (("d", delivered), ("o", opened)):
             for milliseconds in times:
-                tallies[push_no][f"{prefix}{_step(milliseconds)}"] += 1
+                tallies[push_no][f"{prefix}{time_step(milliseconds)}"] += 1
     return tallies, by_tag
 
 
@@ -286,7 +286,7 @@ def add_segment(
         here = outcome.devices - rows
         states[outcome.state] = states.get(outcome.state, BitMap()) | here
         if outcome.state is DeliveryState.DELIVERED and here:
-            tally[f"d{_step(outcome.at - push.accepted_at)}"] += len(here)
+            tally[f"d{time_step(outcome.at - push.accepted_at)}"] += len(here)
     for state, devices in states.items():
         _add_state(tally, push.shown, state, len(devices))
     _add_times(connection, push_no, push, first, last, tally)
@@ -308,7 +308,7 @@ def _add_times(
     ).fetchone()
     for prefix, times in (("d", json.loads(delivered)), ("o", json.loads(opened) if push.shown else ())):
         for milliseconds in times:
-            tally[f"{prefix}{_step(milliseconds)}"] += every
+            tally[f"{prefix}{time_step(milliseconds)}"] += every
 
 
 def _tags_of_states(
@@ -331,7 +331,8 @@ def _tags_of_states(
                 yield tag, state, count
 
 
-def _step(milliseconds: int) -> int:
+def time_step(milliseconds: int) -> int:
+    """The step of a histogram that a time belongs to."""
     return int(math.log(max(milliseconds, 0) + 1) / STEP)
 
 

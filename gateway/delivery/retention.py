@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from gateway.delivery.delivery_sets import remove_sets
 from gateway.delivery.escalation_rows import remove_escalations
 from gateway.delivery.event_log import remove_events
-from gateway.delivery.funnels import HOUR_MS, finish_row
+from gateway.delivery.funnels import DAY_MS, HOUR_MS, finish_row
 from gateway.delivery.plan_parts import remove_parts
 from gateway.delivery.push_texts import MARK, forget_templates, remove_texts
 from gateway.delivery.reports import count_states
@@ -144,6 +144,11 @@ def remove_slice(connection: sqlite3.Connection, keep: RetentionPeriods, now_ms:
             "DELETE FROM funnel WHERE (app_no, dimension, key, hour) IN"
             " (SELECT app_no, dimension, key, hour FROM funnel WHERE hour < ? LIMIT ?)",
             ((now_ms - keep.counts) // HOUR_MS, SLICE_ROWS),
+        ).rowcount
+        + connection.execute(
+            "DELETE FROM fatigue_day WHERE (app_no, dimension, key, day) IN"
+            " (SELECT app_no, dimension, key, day FROM fatigue_day WHERE day < ? LIMIT ?)",
+            ((now_ms - keep.counts) // DAY_MS, SLICE_ROWS),
         ).rowcount
         + connection.execute(
             "DELETE FROM critical_use WHERE no IN (SELECT no FROM critical_use WHERE at <= ? LIMIT ?)",

@@ -27,13 +27,14 @@ from gateway.store import (
     content_models,
     duty_models,
     enrolment_models,
+    fatigue_models,
     plan_models,
     watch_models,
 )  # fmt: skip
 
 _DEFINED_BY_IMPORT = (
-    attribute_models, audience_models, campaign_models, content_models, duty_models, enrolment_models, plan_models,
-    watch_models,
+    attribute_models, audience_models, campaign_models, content_models, duty_models, enrolment_models,
+    fatigue_models, plan_models, watch_models,
 )  # fmt: skip
 
 

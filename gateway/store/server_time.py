@@ -41,6 +41,7 @@ EARLIEST_MS = 1_767_225_600_000
 KEPT_OFFSETS = 1_000
 """Boots whose clock had to be set; the oldest go."""
 HOUR_MS = 3_600_000
+DAY_MS = 86_400_000
 
 _TIMES_WITHOUT_AT = {
     "last_seen",
@@ -206,6 +207,7 @@ def mend(ledger: Path, sessions: Path, now_ms: int) -> int:
                 if name.endswith("_at") or name in _TIMES_WITHOUT_AT:
                     _shift(connection, of_ledger.name, name, offsets, 1)
         _shift_hours(connection, offsets)
+        _forget_days(connection, offsets)
         connection.execute("UPDATE clock SET boot_id = NULL, boot_origin = NULL, boot_since = NULL")
         connection.execute("DELETE FROM clock_offset")
         (mended,) = connection.execute("SELECT at FROM clock WHERE no = 1").fetchone()
@@ -258,6 +260,15 @@ def _shift_hours(connection: sqlite3.Connection, offsets: list[tuple[int, int]])
             "INSERT OR REPLACE INTO funnel (app_no, dimension, key, hour, content) VALUES (?, ?, ?, ?, ?)",
             (*place, json.dumps(tally)),
         )
+
+
+def _forget_days(connection: sqlite3.Connection, offsets: list[tuple[int, int]]) -> None:
+    """Forget what days of a wrong clock had of alerts: what of it was one day cannot be told."""
+    first = offsets[0][0] // DAY_MS
+    for table in ("alert_day", "fatigue_day"):
+        connection.execute(f"DELETE FROM {table} WHERE day >= ?", (first,))
+    connection.execute("DELETE FROM fatigue_position")
+    connection.execute("UPDATE adapted_cap SET reviewed_day = min(reviewed_day, ?)", (first,))
 
 
 assert models.ClockOffset.__tablename__ == "clock_offset", "the tables are declared before they are walked"

@@ -66,6 +66,7 @@ from gateway.api.responses.enrolment import (
     TokenRequestResponse,
     TokenRequestsResponse,
 )
+from gateway.api.responses.fatigue import FatigueResponse
 from gateway.api.responses.heartbeats import (
     DeviceHeartbeatResponse,
     HeartbeatResponse,
@@ -178,6 +179,7 @@ __all__ = [
     "EnrolledDevicesResponse",
     "EscalationResponse",
     "EscalationsResponse",
+    "FatigueResponse",
     "ForecastResponse",
     "FunnelResponse",
     "FunnelsResponse",

@@ -18,10 +18,95 @@ class CapsResponse(Response):
     """Limits of how many alerts a device gets."""
 
     limits: list[CapResponse]
-    """One to three limits; an alert must be within all of them."""
+    """At most three limits, one more if an adaptive one is among them; an alert must be within all of them."""
     excess: str
     """What becomes of an alert over a limit: `drop` (it ends `suppressed`, reason `capped`), `defer` (it waits for
     room) or `digest` (it waits, and comes together with others as one alert)."""
+
+
+class CapGroupResponse(Response):
+    """Devices with limits of their own."""
+
+    tag: str
+    """The devices with this tag."""
+    limits: list[CapResponse]
+    """Limits instead of all others of these caps. Empty: none."""
+
+
+class GroupedCapsResponse(CapsResponse):
+    """Limits of how many alerts a device gets, and of groups of devices."""
+
+    groups: list[CapGroupResponse]
+    """Devices with limits of their own instead; the first group that a device is in counts."""
+
+
+class AdaptiveCapResponse(Response):
+    """Bounds of a limit that a channel sets itself."""
+
+    floor_per_day: int
+    """Alerts a day below which the limit never goes."""
+    ceiling_per_day: int
+    """Alerts a day above which the limit never goes."""
+    start_per_day: int | None
+    """Alerts a day to begin with. null: the ceiling."""
+
+
+class PolicyCapsResponse(GroupedCapsResponse):
+    """Limits as they were set."""
+
+    adaptive: AdaptiveCapResponse | None
+    """A limit that the channel sets itself, besides the others. null: none."""
+
+
+class ConsideredRatesResponse(Response):
+    """Shares, 0 to 1, four decimals. null: nothing to have a share of."""
+
+    opened: float | None
+    """Of the alerts."""
+    opted_out: float | None
+    """Of the device-days."""
+    dismissed: float | None
+    """Of the alerts."""
+
+
+class ConsideredBucketResponse(Response):
+    """Figures of devices that had about as many alerts of the channel within seven days."""
+
+    bucket: str
+    """Alerts within seven days, as in `GET /v1/analytics/fatigue`."""
+    device_days: int
+    """Days of devices."""
+    alerts: int
+    """Alerts on those days."""
+    rates: ConsideredRatesResponse
+    """Shares, as in `GET /v1/analytics/fatigue`."""
+
+
+class CapDecisionResponse(Response):
+    """The last look at a channel's figures, once a day."""
+
+    from_per_day: int
+    """Alerts a day until then."""
+    to_per_day: int
+    """Alerts a day since. The same: nothing changed."""
+    reason: str
+    """Why: `more_opted_out`, `more_dismissed` (down a step), `no_harm` (up a step), or why nothing changed:
+    `not_enough`, `at_floor`, `at_ceiling`, `cap_not_reached`, `opened_less`, `changed_lately`, `more_known_worse`."""
+    present: ConsideredBucketResponse | None
+    """The highest frequency that people have within the cap. null: too little is known."""
+    below: ConsideredBucketResponse | None
+    """The next lower one of which enough is known. null: too little is known."""
+
+
+class AdaptedCapResponse(Response):
+    """The present step of an adaptive cap."""
+
+    per_day: int
+    """Alerts of the channel to a device in 24 hours."""
+    since: str
+    """When it became that. RFC 3339, UTC, milliseconds."""
+    decision: CapDecisionResponse | None
+    """The last look at the figures. null: none yet."""
 
 
 class HoursResponse(Response):
@@ -64,8 +149,12 @@ class ChannelResponse(Response):
     """A hint to the device which sound to play. null: none."""
     may_mute: bool
     """Whether a person can mute it. false: choices against it have no effect."""
-    caps: CapsResponse | None
-    """Limits of alerts of this channel to a device, besides the policy's. null: none."""
+    caps: PolicyCapsResponse | None
+    """Limits of alerts of this channel to a device, besides the policy's, as they were set. null: none."""
+    effective_caps: GroupedCapsResponse | None
+    """The limits of `caps` that hold now: an adaptive one as what it has come to. null: none."""
+    adapted: AdaptedCapResponse | None
+    """What an adaptive cap has come to. null: the channel has none."""
     quiet_hours: QuietHoursResponse | None
     """Quiet hours of this channel, instead of the policy's. null: the policy's."""
     created_at: str
@@ -106,7 +195,7 @@ class PolicyResponse(Response):
 
     consent: ConsentPolicyResponse
     """What the consent of a person means for pushes."""
-    caps: CapsResponse | None
+    caps: PolicyCapsResponse | None
     """Limits of alerts to a device, of all channels together. null: none."""
     quiet_hours: QuietHoursResponse | None
     """Hours in which no alert disturbs. null: none."""
@@ -137,7 +226,7 @@ class ChannelChoiceResponse(Response):
     may_mute: bool | None = None
     """Whether a person can mute it. Left out: the channel was not made, and can be muted."""
     caps: CapsResponse | None = None
-    """Limits of its alerts. null: none. Left out: the channel was not made."""
+    """Limits of its alerts that hold for this device now. null: none. Left out: the channel was not made."""
     quiet_hours: QuietHoursResponse | None = None
     """Its own quiet hours. null: the policy's. Left out: the channel was not made."""
     muted: bool

@@ -70,3 +70,21 @@ async def test_exports_say_that_tags_are_left_out(
     assert "common" in answer.text
     assert len(answer.text.splitlines()) == 20 + (form == "csv")
     assert (await gateway.http.get(f"/v1/analytics?by=channel&format={form}")).headers["fleetpush-limited"] == "false"
+
+
+async def test_fatigue(gateway: InProcessGateway) -> None:
+    await gateway.enrol("d1")
+    for query in (
+        "",
+        "?channel=offers",
+        "?tag=foyer",
+        "?channel=",
+        "?from=2027-01-01T00:00:00Z&to=2027-02-01T00:00:00Z",
+    ):
+        found = responses.FatigueResponse.model_validate(await gateway.call("GET", f"/v1/analytics/fatigue{query}"))
+        assert [bucket.bucket for bucket in found.buckets] == ["0-1", "2-3", "4-7", "8-14", "15-28", "29+"]
+        assert found.verdict == "not_enough_yet"
+    assert found.since == "2027-01-01T00:00:00.000Z"
+    for query in ("?channel=offers&tag=foyer", "?from=monday", f"?tag={'x' * 65}"):
+        await gateway.refused("GET", f"/v1/analytics/fatigue{query}", 422, "invalid_request")
+    await gateway.refused("GET", "/v1/analytics/fatigue", 403, "forbidden", await gateway.key_for("send"))

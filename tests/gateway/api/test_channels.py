@@ -29,9 +29,26 @@ async def test_a_channel_from_its_making_to_its_end(gateway: InProcessGateway) -
     await gateway.refused("PATCH", "/v1/channels/offers", 404, "channel_not_found", json={})
 
 
+async def test_a_channel_that_holds_itself_back(gateway: InProcessGateway) -> None:
+    body = {"id": "offers", "name": "Offers", "caps": "adaptive"}
+    made = responses.ChannelResponse.model_validate(await gateway.call("POST", "/v1/channels", 201, json=body))
+    assert (made.adapted, made.effective_caps) != (None, None)
+    groups = [{"tag": "vip", "limits": []}]
+    changed = await gateway.call("PATCH", "/v1/channels/offers", json={"caps": {"groups": groups}})
+    assert responses.ChannelResponse.model_validate(changed).caps is not None
+    assert changed["effective_caps"] == {"limits": [{"count": 8, "per": "day"}], "groups": groups, "excess": "drop"}
+    fixed = {"limits": [{"count": 2, "per": "day"}], "groups": None, "adaptive": None}
+    changed = await gateway.call("PATCH", "/v1/channels/offers", json={"caps": fixed})
+    assert (changed["adapted"], changed["caps"]["groups"]) == (None, [])
+    await gateway.refused("PUT", "/v1/policy", 422, "invalid_request", json={"caps": {"adaptive": {}}})
+
+
 @pytest.mark.parametrize(
     "body",
     [
+        {"id": "a", "name": "A", "caps": {}},
+        {"id": "a", "name": "A", "caps": {"groups": [{"limits": []}]}},
+        {"id": "a", "name": "A", "caps": {"adaptive": {"floor_per_day": 9}}},
         {"id": "a b", "name": "A"},
         {"id": "a"},
         {"id": "a", "name": ""},

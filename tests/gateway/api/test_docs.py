@@ -65,6 +65,7 @@ CALLS = {
     "/v1/pushes/{push_id}/deliveries": {"get"},
     "/v1/pushes/{push_id}/texts": {"get"},
     "/v1/analytics": {"get"},
+    "/v1/analytics/fatigue": {"get"},
     "/v1/analytics/pushes/{push_id}": {"get"},
     "/v1/attachments": {"post"},
     "/v1/attachments/{attachment_id}": {"get", "delete"},

@@ -59,3 +59,39 @@ def test_files_come_as_the_server_made_them(fake: FakeServer, capsysbinary: pyte
     assert "café,1" in fake.run("analytics", "by", "tag", "--format", "csv").stdout
     assert fake.only.query == {"by": "tag", "format": "csv"}
     assert "which of them?" in fake.run("analytics", "by", "tag", "--format", "csv", "--json").stderr
+
+
+def bucket(name: str, opted_out: str | None) -> dict[str, Any]:
+    share = {"rate": 0.0125, "low": 0.01, "high": 0.02}
+    verdicts = {"opted_out": {"verdict": opted_out, "z": 3.1}, "dismissed": {"verdict": "not_higher", "z": 0.2}}
+    return {
+        "bucket": name,
+        "device_days": 800,
+        "alerts": 900,
+        "opened": 12,
+        "dismissed": 12,
+        "opted_out": 10,
+        "rates": {"opened": None, "opted_out": share, "dismissed": share},
+        "time_to_open_ms": None,
+        "compared": None if opted_out is None else verdicts,
+    }
+
+
+def test_the_frequency_at_which_people_leave(fake: FakeServer) -> None:
+    answer: dict[str, Any] = {
+        "since": "2026-11-03",
+        "until": "2026-12-01",
+        "buckets": [bucket("0-1", None), bucket("2-3", "higher")],
+        "leave_from": {"opted_out": "2-3", "dismissed": None},
+        "verdict": "people_leave",
+    }
+    fake.answer = lambda request: answer
+    shown = fake.run("analytics", "fatigue", "--channel", "offers", "--from", "2026-11-03T00:00Z")
+    assert fake.only.path == "/v1/analytics/fatigue"
+    assert (fake.only.query["channel"], "tag" in fake.only.query) == ("offers", False)
+    _, few, many = (line.split("\t") for line in shown.stdout.splitlines())
+    assert few == ["0-1", "800", "10 1.25%", "900", "12 1.25%", "12", ""]
+    assert many[2] == "10 1.25% *"
+    assert "From 2-3 on more people opt out." in shown.stderr
+    answer |= {"verdict": "not_enough_yet", "leave_from": {"opted_out": None, "dismissed": None}}
+    assert "There is not enough yet" in fake.run("analytics", "fatigue", "--tag", "vip").stderr

@@ -80,9 +80,39 @@ def test_a_channel_with_all_its_rules(fake: FakeServer) -> None:
     assert listed == "offers\tOffers\tlow\tno\t2/hour, 8/day, then digest\t22:00-07:00, drop\tCheap today"
 
 
+def test_caps_of_groups_and_caps_that_adapt(fake: FakeServer) -> None:
+    tags = ["--cap-tag", "vip=none", "--cap-tag", "beta=2/hour", "--cap-tag", "beta=20/day"]
+    fake.run("channels", "change", "offers", "--cap", "8/day", *tags, "--adaptive", "1-8")
+    caps = {
+        "limits": [{"count": 8, "per": "day"}],
+        "groups": [
+            {"tag": "vip", "limits": []},
+            {"tag": "beta", "limits": [{"count": 2, "per": "hour"}, {"count": 20, "per": "day"}]},
+        ],
+        "adaptive": {"floor_per_day": 1, "ceiling_per_day": 8},
+    }
+    assert fake.only.json == {"caps": caps}
+    channel = {
+        "id": "offers",
+        "name": "Offers",
+        "importance": "low",
+        "may_mute": True,
+        "caps": caps | {"excess": "drop"},
+        "adapted": {"per_day": 4},
+        "quiet_hours": None,
+        "description": None,
+    }
+    fake.answer = lambda request: {"items": [channel], "next_cursor": None}
+    listed = fake.run("channels", "list").stdout.splitlines()[1]
+    assert "8/day; adaptive 1 to 8/day; vip unlimited; beta 2/hour, 20/day, then drop; now 4/day" in listed
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
+        (("channels", "change", "offers", "--adaptive", "8"), "--adaptive '8': write it as 1-8"),
+        (("policy", "change", "--cap-tag", "vip"), "--cap-tag 'vip': write it as vip=20/day, or vip=none"),
+        (("policy", "change", "--cap-tag", "vip=20"), "--cap-tag 'vip=20': write it as 8/day"),
         (("channels", "add", "offers", "--name", "Offers", "--cap", "8"), "--cap '8': write it as 8/day"),
         (("channels", "change", "offers"), "nothing to change"),
         (("policy", "change", "--quiet-hours", "night"), "--quiet-hours 'night': write it as"),

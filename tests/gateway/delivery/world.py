@@ -117,6 +117,7 @@ class World:
         self.alert_limiter, self.rule_changes = wired.alert_limiter, wired.rule_changes
         self.receipts, self.acceptance = wired.receipts, wired.acceptance
         self.analytics, self.reports, self.forecast = wired.analytics, wired.reports, wired.forecast
+        self.fatigue, self.adaptive_caps = wired.fatigue, wired.adaptive_caps
         self.attachments = wired.attachments
         self.targets, self.templates, self.texts = wired.targets, wired.templates, wired.texts
         self.duties, self.escalations = wired.duties, wired.escalations

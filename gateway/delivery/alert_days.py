@@ -1,0 +1,461 @@
+"""Days of alerts: how many alerts each device had on a day, and what its person did about them, as sets of devices.
+
+Statements of `fatigue`, for the writer's thread and the readers'. A *day* is one of UTC. What happened is followed in
+the event log, behind whoever writes it: a push costs nothing more for being counted here. `alert_day` has a row for
+each app, segment of devices, day, channel and measure; when a day is over, `fatigue_day` gets its sums by *bucket*:
+devices together that had about as many alerts in the seven days up to its end. The rows of a day are needed for
+RECENT_DAYS.
+
+A device counts on a day, as a *device-day*, if it is there at its end, had an alert in the last RECENT_DAYS and its
+person had not opted out before the day. So who has not heard of the app for two weeks is no sign of patience, and who
+has left cannot leave again.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from pyroaring import BitMap
+
+from gateway.audience.device_sets import ALL_TAG, SEGMENT_BITS, pack, tags_of_app, unpack
+from gateway.audience.policy import MAX_CHANNELS, choices_of
+from gateway.delivery.alert_counts import SEGMENT_SIZE, DeviceCounts, unstack
+from gateway.delivery.event_log import last_position
+from gateway.delivery.funnels import DAY_MS, MAX_TAGS, time_step
+from gateway.store.rows import insert_rows
+
+BUCKETS = (0, 2, 4, 8, 15, 29)
+"""First number of alerts within seven days of each bucket: 0-1, 2-3, 4-7, 8-14, 15-28, 29 and more. Their ends are a
+week's alerts at one, two and four a day, and below that half and a quarter of one; each doubling is about what people
+tell apart."""
+WEEK_DAYS = 7
+RECENT_DAYS = 14
+"""Days for which somebody counts who had no alert since."""
+READ_ENTRIES = 2_000
+"""Numbers of the event log that one read looks at, about 10 ms of a reader."""
+READ_DEVICES = 200_000
+"""Devices of entries that one read counts."""
+READ_KEYS = 50
+"""Segments of a channel's day that one read touches: three rows each, of 8 KiB for each digit of what was counted."""
+TIME_STEPS = 160
+"""Steps of times to open: the last is more than a year."""
+NO_CHANNEL = ""
+CONSENT = ""
+"""Stands for a channel in what was opted out of: all of them."""
+COUNTED_EVENTS = ("delivery.delivered", "delivery.dismissed", "delivery.opened", "delivery.acted")
+
+
+def bucket_name(bucket: int) -> str:
+    """The name of a bucket: `0-1`, `29+`."""
+    first = BUCKETS[bucket]
+    return f"{first}-{BUCKETS[bucket + 1] - 1}" if bucket + 1 < len(BUCKETS) else f"{first}+"
+
+
+def bucket_of(alerts: int) -> int:
+    """The bucket of a number of alerts within seven days."""
+    return max(bucket for bucket, first in enumerate(BUCKETS) if alerts >= first)
+
+
+class DayKey(NamedTuple):
+    """A segment of a channel's day."""
+
+    app_no: int
+    segment: int
+    day: int
+    channel: str
+
+
+@dataclass(slots=True)
+class DayCounts:
+    """Counts of a segment on a day: by place in the segment."""
+
+    alerts: DeviceCounts = field(default_factory=DeviceCounts)
+    opened: DeviceCounts = field(default_factory=DeviceCounts)
+    dismissed: DeviceCounts = field(default_factory=DeviceCounts)
+    times: BitMap = field(default_factory=BitMap)
+    """Devices that opened something, by the step of the time that it took, stacked."""
+
+    def add(self, other: DayCounts) -> None:
+        self.alerts.add(other.alerts)
+        self.opened.add(other.opened)
+        self.dismissed.add(other.dismissed)
+        self.times |= other.times
+
+
+class FollowedEvents(NamedTuple):
+    """Rows that one read of the event log has added to."""
+
+    rows: list[tuple[int, int, int, str, str, bytes]]
+    """Rows of `alert_day`, as they will be."""
+    reached: int
+    """Number of the last entry that was looked at."""
+    last_day: int | None
+    """The day of the last that was counted; None: nothing was."""
+    more: bool
+
+
+# -- following the event log -------------------------------------------------------------------------------------------
+
+
+def follow_events(connection: sqlite3.Connection, after: int) -> FollowedEvents:
+    """Read the next entries of the event log, and add them to the days' rows. Reader thread, one at a time.
+
+    Only `store_followed` writes those rows, so they are still the same when it does.
+    """
+    end = last_position(connection).entry
+    last = min(after + READ_ENTRIES, end)
+    rows = connection.execute(
+        "SELECT e.no, e.app_no, e.at, e.type, coalesce(p.channel, ''), p.accepted_at, p.no, e.devices, o.devices"
+        " FROM event AS e CROSS JOIN push AS p ON p.no = e.push_no LEFT JOIN outcome_set AS o ON o.no = e.outcome_no"
+        " WHERE e.no > ? AND e.no <= ? AND e.type IN (SELECT value FROM json_each(?)) AND p.kind = 'alert'"
+        " AND p.app_no > 0 ORDER BY e.no",
+        (after, last, json.dumps(COUNTED_EVENTS)),
+    )
+    found: dict[DayKey, DayCounts] = {}
+    single: dict[tuple[DayKey, str], Counter[int]] = defaultdict(Counter)
+    known: dict[tuple[int, int, int], set[str]] = {}
+    room = READ_DEVICES
+    last_day: int | None = None
+    for no, app_no, at, event, channel, accepted_at, push_no, listed, outcome in rows:
+        if room <= 0 or len(found) >= READ_KEYS:
+            last = no - 1
+            break
+        if outcome is None and listed is None:
+            continue  # its set has left: the push ended long ago
+        devices = unpack(outcome) if outcome is not None else BitMap(json.loads(listed))
+        event = event.removeprefix("delivery.")
+        last_day = at // DAY_MS
+        room -= len(devices)
+        if event in ("opened", "acted"):
+            devices = _opened_first(connection, push_no, event, devices)
+        for segment, places in _by_segment(devices):
+            channels = known.get((app_no, segment, last_day))
+            if channels is None:
+                channels = known[app_no, segment, last_day] = _known_channels(connection, app_no, segment, last_day)
+            counted_as = channel if channel in channels or len(channels) < MAX_CHANNELS else NO_CHANNEL
+            channels.add(counted_as)
+            key = DayKey(app_no, segment, last_day, counted_as)
+            counts = found.setdefault(key, DayCounts())
+            measure = {"delivered": "alerts", "dismissed": "dismissed"}.get(event, "opened")
+            if len(places) == 1:
+                single[key, measure][places[0]] += 1
+            else:
+                getattr(counts, measure).add_one(places)
+            if measure == "opened":
+                step = min(time_step(at - accepted_at), TIME_STEPS - 1)
+                counts.times |= places.shift(step << SEGMENT_BITS)
+    rows.close()
+    for (key, measure), added in single.items():
+        getattr(found[key], measure).add_each(added)
+    return FollowedEvents(list(_merged(connection, found)), last, last_day, last < end)
+
+
+def _opened_first(connection: sqlite3.Connection, push_no: int, event: str, devices: BitMap) -> BitMap:
+    """Leave out devices that this event is not the first opening of: what was acted on counts as opened, once."""
+    earlier = (
+        "acted_at IS NOT NULL AND acted_at < opened_at"
+        if event == "opened"
+        else "opened_at IS NOT NULL AND opened_at <= acted_at"
+    )
+    (twice,) = connection.execute(
+        "SELECT json_group_array(d.device_no) FROM json_each(?) AS x CROSS JOIN delivery AS d"
+        f" ON d.push_no = ? AND d.device_no = x.value WHERE {earlier}",
+        (json.dumps(list(devices)), push_no),
+    ).fetchone()
+    return devices - BitMap(json.loads(twice))
+
+
+def _by_segment(devices: BitMap) -> Iterator[tuple[int, BitMap]]:
+    """Divide devices by segments: (segment, their places in it) each."""
+    while devices:
+        segment = devices.min() >> SEGMENT_BITS
+        first = segment << SEGMENT_BITS
+        if devices.max() < first + SEGMENT_SIZE:
+            yield segment, devices.shift(-first)
+            return
+        here = devices & BitMap(range(first, first + SEGMENT_SIZE))
+        yield segment, here.shift(-first)
+        devices = devices - here
+
+
+def _known_channels(connection: sqlite3.Connection, app_no: int, segment: int, day: int) -> set[str]:
+    return {
+        channel
+        for (channel,) in connection.execute(
+            "SELECT channel FROM alert_day WHERE app_no = ? AND segment = ? AND day = ? AND measure = 'alerts'",
+            (app_no, segment, day),
+        )
+    }
+
+
+def _merged(
+    connection: sqlite3.Connection, found: Mapping[DayKey, DayCounts]
+) -> Iterator[tuple[int, int, int, str, str, bytes]]:
+    for key, added in found.items():
+        stored = dict(
+            connection.execute(
+                "SELECT measure, devices FROM alert_day"
+                " WHERE app_no = ? AND segment = ? AND day = ? AND channel = ? AND measure <> 'opted_out'",
+                key,
+            ).fetchall()
+        )
+        added.add(_day_counts(stored))
+        for measure in ("alerts", "opened", "dismissed"):
+            counts: DeviceCounts = getattr(added, measure)
+            if counts.counted():
+                yield (*key, measure, counts.to_blob())
+        if added.times:
+            yield (*key, "times", pack(added.times))
+
+
+def _day_counts(stored: Mapping[str, bytes]) -> DayCounts:
+    counts = {
+        measure: DeviceCounts.from_blob(stored[measure]) if measure in stored else DeviceCounts()
+        for measure in ("alerts", "opened", "dismissed")
+    }
+    return DayCounts(**counts, times=unpack(stored["times"]) if "times" in stored else BitMap())
+
+
+def store_followed(connection: sqlite3.Connection, followed: FollowedEvents) -> None:
+    """Store what was added together with how far the log was read, so that nothing counts twice. Writer thread."""
+    _store_rows(connection, followed.rows)
+    connection.execute("UPDATE fatigue_position SET event_no = ? WHERE no = 1", (followed.reached,))
+
+
+def _store_rows(connection: sqlite3.Connection, rows: Iterable[tuple[int, int, int, str, str, bytes]]) -> None:
+    insert_rows(
+        connection,
+        "alert_day",
+        "app_no, segment, day, channel, measure, devices",
+        list(rows),
+        "(app_no, segment, day, channel, measure) DO UPDATE SET devices = excluded.devices",
+    )
+
+
+def note_opt_out(
+    connection: sqlite3.Connection, app_no: int, device_no: int, denied: bool, muted: Iterable[str], now_ms: int
+) -> None:
+    """Note that a person has denied consent or muted channels today. Writer thread.
+
+    Of a day and a segment as many channels are noted as an app may have.
+    """
+    segment, place, day = device_no >> SEGMENT_BITS, device_no & (SEGMENT_SIZE - 1), now_ms // DAY_MS
+    stored = dict(
+        connection.execute(
+            "SELECT channel, devices FROM alert_day"
+            " WHERE app_no = ? AND segment = ? AND day = ? AND measure = 'opted_out'",
+            (app_no, segment, day),
+        ).fetchall()
+    )
+    rows: list[tuple[int, int, int, str, str, bytes]] = []
+    for channel in [CONSENT] * denied + list(muted):
+        if channel in stored or len(stored) + len(rows) <= MAX_CHANNELS:  # one more: consent
+            devices = unpack(stored[channel]) if channel in stored else BitMap()
+            devices.add(place)
+            rows.append((app_no, segment, day, channel, "opted_out", pack(devices)))
+    _store_rows(connection, rows)
+
+
+# -- the sums of a day -------------------------------------------------------------------------------------------------
+
+Tallies = dict[tuple[str, str], list[Counter[str]]]
+"""Sums by dimension (`all`, `channel`, `tag`) and key: a counter for each bucket, of `device_days`, `alerts`, `opened`,
+`dismissed`, `opted_out`, and `o<step>` for times to open."""
+
+
+def new_tally() -> list[Counter[str]]:
+    return [Counter() for _ in BUCKETS]
+
+
+def next_segment(connection: sqlite3.Connection, app_no: int, after: int) -> tuple[int, int] | None:
+    """The next (app, segment) that something is known of, behind this one."""
+    row: tuple[int, int] | None = connection.execute(
+        "SELECT app_no, segment FROM alert_day WHERE (app_no, segment) > (?, ?) ORDER BY app_no, segment LIMIT 1",
+        (app_no, after),
+    ).fetchone()
+    return row
+
+
+def count_segment(connection: sqlite3.Connection, app_no: int, segment: int, day: int) -> Tallies:
+    """Sum up a day of an app's segment, by bucket. Reader thread."""
+    days: dict[str, dict[int, DayCounts]] = defaultdict(dict)
+    blobs: dict[tuple[str, int], dict[str, bytes]] = defaultdict(dict)
+    opted_out: dict[str, BitMap] = {}
+    later: dict[str, BitMap] = defaultdict(BitMap)
+    for of_day, channel, measure, blob in connection.execute(
+        "SELECT day, channel, measure, devices FROM alert_day WHERE app_no = ? AND segment = ? AND day > ?",
+        (app_no, segment, day - RECENT_DAYS),
+    ):
+        if measure == "opted_out" and of_day >= day:
+            later[channel] |= unpack(blob)
+            if of_day == day:
+                opted_out[channel] = unpack(blob)
+        elif measure != "opted_out" and of_day <= day:
+            blobs[channel, of_day][measure] = blob
+    for (channel, of_day), stored in blobs.items():
+        days[channel][of_day] = _day_counts(stored)
+    denied, muted = _opted_out_before(connection, app_no, segment)
+    consent = opted_out.pop(CONSENT, BitMap())
+    live = _places(connection, app_no, segment) - (denied - later[CONSENT])
+    every_day: dict[int, DayCounts] = defaultdict(DayCounts)
+    tallies: Tallies = {}
+    for channel, of_channel in days.items():
+        for of_day, counts in of_channel.items():
+            every_day[of_day].add(counts)
+        left = opted_out.get(channel, BitMap())
+        here = live - (muted.get(channel, BitMap()) - later[channel])
+        tallies["channel", channel] = _count_buckets(_buckets(of_channel, day, here), of_channel, day, left | consent)
+    left = BitMap.union(consent, *opted_out.values())
+    buckets = _buckets(every_day, day, live)
+    tallies["all", ""] = _count_buckets(buckets, every_day, day, left)
+    among = BitMap.union(*buckets)
+    first = segment << SEGMENT_BITS
+    tags = {tag: devices.shift(-first) for tag, devices in tags_of_app(connection, app_no, segment).items()}
+    sizes = {tag: devices.intersection_cardinality(among) for tag, devices in tags.items()}
+    for tag in sorted((tag for tag in tags if sizes[tag]), key=lambda tag: (-sizes[tag], tag))[:MAX_TAGS]:
+        of_tag = [bucket & tags[tag] for bucket in buckets]
+        tallies["tag", tag] = _count_buckets(of_tag, every_day, day, left)
+    return tallies
+
+
+def _places(connection: sqlite3.Connection, app_no: int, segment: int) -> BitMap:
+    row = connection.execute(
+        "SELECT devices FROM device_set WHERE app_no = ? AND tag = ? AND segment = ?", (app_no, ALL_TAG, segment)
+    ).fetchone()
+    return BitMap() if row is None else unpack(row[0]).shift(-(segment << SEGMENT_BITS))
+
+
+def _opted_out_before(connection: sqlite3.Connection, app_no: int, segment: int) -> tuple[BitMap, dict[str, BitMap]]:
+    """The places of devices whose person denies consent, and of those who have muted a channel, now."""
+    first = segment << SEGMENT_BITS
+    denied: list[int] = []
+    muted: dict[str, list[int]] = defaultdict(list)
+    for device_no, consent, choices in connection.execute(
+        "SELECT no, consent, channels FROM device INDEXED BY device_restricted"
+        " WHERE app_no = ? AND no >= ? AND no < ? AND (consent = 'denied' OR channels <> '{}')",
+        (app_no, first, first + SEGMENT_SIZE),
+    ):
+        if consent == "denied":
+            denied.append(device_no - first)
+        for channel, wanted in choices_of(choices).items():
+            if not wanted:
+                muted[channel].append(device_no - first)
+    return BitMap(denied), {channel: BitMap(places) for channel, places in muted.items()}
+
+
+def _buckets(days: Mapping[int, DayCounts], day: int, here: BitMap) -> list[BitMap]:
+    """Divide the devices that count on a day by their alerts in the seven days up to its end."""
+    week = DeviceCounts()
+    recent = BitMap()
+    for of_day, counts in days.items():
+        recent |= counts.alerts.counted()
+        if of_day > day - WEEK_DAYS:
+            week.add(counts.alerts)
+    above = [recent & here, *(week.at_least(first, recent & here) for first in BUCKETS[1:]), BitMap()]
+    return [above[bucket] - above[bucket + 1] for bucket in range(len(BUCKETS))]
+
+
+def _count_buckets(
+    buckets: Iterable[BitMap], days: Mapping[int, DayCounts], day: int, opted_out: BitMap
+) -> list[Counter[str]]:
+    counts = days.get(day)
+    steps = [*unstack(counts.times, TIME_STEPS)] if counts is not None and counts.times else []
+    tallies = []
+    for devices in buckets:
+        tally: Counter[str] = Counter(device_days=len(devices), opted_out=devices.intersection_cardinality(opted_out))
+        if counts is not None and devices:
+            tally["alerts"] = counts.alerts.total(devices)
+            tally["opened"] = counts.opened.total(devices)
+            tally["dismissed"] = counts.dismissed.total(devices)
+            for step, places in enumerate(steps):
+                if places and (opened := places.intersection_cardinality(devices)):
+                    tally[f"o{step}"] = opened
+        tallies.append(tally)
+    return tallies
+
+
+def add_tallies(tallies: Tallies, more: Tallies) -> None:
+    """Add sums to others of the same app; beyond twice MAX_TAGS, the tags with fewest device-days leave."""
+    for key, buckets in more.items():
+        for tally, added in zip(tallies.setdefault(key, new_tally()), buckets, strict=True):
+            tally.update(added)
+    tags = [key for key in tallies if key[0] == "tag"]
+    if len(tags) > 2 * MAX_TAGS:
+        for key in sorted(tags, key=lambda key: -_device_days(tallies[key]))[MAX_TAGS:]:
+            del tallies[key]
+
+
+def _device_days(buckets: Iterable[Counter[str]]) -> int:
+    return sum(tally["device_days"] for tally in buckets)
+
+
+def store_day(connection: sqlite3.Connection, app_no: int, day: int, tallies: Tallies) -> None:
+    """Store the sums of an app's day; it may have been done before. Writer thread."""
+    tags = sorted((key for key in tallies if key[0] == "tag"), key=lambda key: -_device_days(tallies[key]))
+    rows = [
+        (app_no, *key, day, json.dumps([{name: count for name, count in tally.items() if count} for tally in buckets]))
+        for key, buckets in tallies.items()
+        if key not in tags[MAX_TAGS:] and _device_days(buckets)
+    ]
+    insert_rows(
+        connection,
+        "fatigue_day",
+        "app_no, dimension, key, day, content",
+        rows,
+        "(app_no, dimension, key, day) DO UPDATE SET content = excluded.content",
+    )
+
+
+def close_day(connection: sqlite3.Connection, day: int) -> None:
+    """Note that a day has been summed up for all apps. Writer thread."""
+    connection.execute("UPDATE fatigue_position SET closed_day = ? WHERE no = 1", (day,))
+
+
+REMOVED_ROWS = 200
+"""Rows of up to 64 KiB that one operation removes."""
+
+
+def remove_days(connection: sqlite3.Connection, before: int) -> int:
+    """Remove some rows of days that are needed no more; how many. Writer thread."""
+    return connection.execute(
+        "DELETE FROM alert_day WHERE rowid IN (SELECT rowid FROM alert_day WHERE day < ? LIMIT ?)",
+        (before, REMOVED_ROWS),
+    ).rowcount
+
+
+class FatiguePosition(NamedTuple):
+    """Position of the event log and of days up to which everything has been counted."""
+
+    event_no: int
+    closed_day: int
+
+
+def first_position(connection: sqlite3.Connection, today: int) -> FatiguePosition:
+    """The position that was stored, or a first one: the log from its beginning, and days from its first. Writer
+    thread."""
+    connection.execute(
+        "INSERT OR IGNORE INTO fatigue_position (no, event_no, closed_day)"
+        " VALUES (1, 0, coalesce((SELECT at / ? FROM event ORDER BY no LIMIT 1), ?) - 1)",
+        (DAY_MS, today),
+    )
+    row = connection.execute("SELECT event_no, closed_day FROM fatigue_position WHERE no = 1").fetchone()
+    return FatiguePosition(*row)
+
+
+def read_days(
+    connection: sqlite3.Connection, app_no: int, dimension: str, key: str, first: int, last: int
+) -> list[Counter[str]]:
+    """The sums of days together, by bucket. Reader thread."""
+    total = new_tally()
+    for (content,) in connection.execute(
+        "SELECT content FROM fatigue_day WHERE app_no = ? AND dimension = ? AND key = ? AND day BETWEEN ? AND ?",
+        (app_no, dimension, key, first, last),
+    ):
+        for tally, added in zip(total, json.loads(content), strict=True):
+            tally.update(added)
+    return total
