@@ -223,7 +223,7 @@ def _compared(figures: Sequence[Figures], bucket: int, measure: str) -> dict[str
 
 def described_share(share: Share) -> dict[str, float] | None:
     """A share with its interval, four decimals; None without observations."""
-    interval = wilson_interval(share)
-    if interval is None or share.rate is None:
+    if not share.trials:
         return None
+    interval = wilson_interval(share)
     return {"rate": round(share.rate, 4), "low": round(interval.low, 4), "high": round(interval.high, 4)}

@@ -47,27 +47,28 @@ class Verdict(StrEnum):
 
 
 class Share(NamedTuple):
-    """Observations of a kind among all of them. There are never more than `trials`."""
+    """Observations of a kind, of all of them."""
 
-    found: int
+    successes: int
     trials: int
 
     @property
-    def rate(self) -> float | None:
-        return self.found / self.trials if self.trials else None
+    def rate(self) -> float:
+        return self.successes / self.trials if self.trials else 0.0
 
 
-def wilson_interval(share: Share, confidence: float = CONFIDENCE_SHARE) -> Interval | None:
-    """The interval that has the true share with this confidence; None without observations."""
-    found, trials = share
+def wilson_interval(share: Share, confidence: float = CONFIDENCE_SHARE) -> Interval:
+    """The interval that holds the true share with this confidence; (0, 1) of nothing."""
+    successes, trials = share
     if not trials:
-        return None
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    rate = found / trials
-    middle = rate + z * z / (2 * trials)
-    reach = z * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
-    scale = 1 + z * z / trials
-    return Interval(max((middle - reach) / scale, 0.0), min((middle + reach) / scale, 1.0))
+        return Interval(0.0, 1.0)
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    centre = (successes + z * z / 2) / (trials + z * z)
+    half = z / (trials + z * z) * math.sqrt(successes * (trials - successes) / trials + z * z / 4)
+    # The ends are exact where a rounding error would leave a share outside of its own interval.
+    return Interval(
+        0.0 if not successes else max(0.0, centre - half), 1.0 if successes == trials else min(1.0, centre + half)
+    )
 
 
 def z_score(share: Share, base: Share) -> float:
@@ -75,18 +76,18 @@ def z_score(share: Share, base: Share) -> float:
 
     Both need observations.
     """
-    pooled = (share.found + base.found) / (share.trials + base.trials)
+    pooled = (share.successes + base.successes) / (share.trials + base.trials)
     error = math.sqrt(pooled * (1 - pooled) * (1 / share.trials + 1 / base.trials))
-    return (share.found / share.trials - base.found / base.trials) / error if error else 0.0
+    return (share.rate - base.rate) / error if error else 0.0
 
 
 def exact_probability(share: Share, base: Share) -> float:
     """The probability of as many in the first sample or more, if both shares were the same (Fisher)."""
-    found, whole = share.found + base.found, share.trials + base.trials
+    found, whole = share.successes + base.successes, share.trials + base.trials
     ways = _log_comb(whole, share.trials)
     return math.fsum(
         math.exp(_log_comb(found, count) + _log_comb(whole - found, share.trials - count) - ways)
-        for count in range(share.found, min(found, share.trials) + 1)
+        for count in range(share.successes, min(found, share.trials) + 1)
     )
 
 
@@ -99,7 +100,7 @@ def compare(share: Share, base: Share, level: float = LEVEL_SHARE) -> Verdict:
     trials = min(share.trials, base.trials)
     if trials < MIN_OBSERVATIONS:
         return Verdict.NOT_ENOUGH
-    found, whole = share.found + base.found, share.trials + base.trials
+    found, whole = share.successes + base.successes, share.trials + base.trials
     if min(found, whole - found) * trials < MIN_EXPECTED_OBSERVATIONS * whole:
         is_higher = exact_probability(share, base) < level
     else:

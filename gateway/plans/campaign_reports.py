@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gateway.delivery.reports import cursor_number, reached
+from gateway.delivery.significance import Share, wilson_interval
 from gateway.delivery.submission import AppRef
 from gateway.delivery_states import DeliveryState
 from gateway.pages import ListPage, fill_page
@@ -23,7 +24,7 @@ from gateway.plans.campaign_reach import describe_reach
 from gateway.plans.campaign_rows import Campaign, CampaignState, Phase
 from gateway.plans.campaigns import Campaigns, unknown_campaign
 from gateway.plans.conditions import FAILED
-from gateway.plans.statistics import Share, compare_variants, describe_verdicts, wilson_interval
+from gateway.plans.statistics import compare_variants, describe_verdicts
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339, rfc3339_or_none
 

@@ -7,7 +7,7 @@ without the correction for continuity), two-sided:
     z = (x1/n1 - x2/n2) / sqrt(p (1 - p) (1/n1 + 1/n2)),  p = (x1 + x2) / (n1 + n2)
 
 The normal distribution stands in for the binomial, so nothing is said while one of the four expected counts is less
-than 5 (Cochran's rule). The interval of each share is Wilson's (1927), which stays within 0 and 1.
+than 5 (Cochran's rule). The test, and the interval of each share, are those of `delivery/significance`.
 
 Of k variants each is compared with each other one: k (k - 1) / 2 tests, whose p values are corrected by Holm's method
 (1979), so that the chance of any wrong difference stays below 1 - confidence. A winner is better than every other one.
@@ -21,8 +21,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from statistics import NormalDist
 from typing import Any, Literal, NamedTuple
+
+from gateway.delivery.significance import Share, z_score
 
 LEAST_EXPECTED_DEVICES = 5.0
 """Expected count in each cell from which on the normal distribution is near enough (Cochran, 1954)."""
@@ -30,17 +31,6 @@ DEFAULT_CONFIDENCE_SHARE = 0.95
 """Confidence unless the campaign says another."""
 
 Verdict = Literal["not_enough", "no_difference", "winner"]
-
-
-class Share(NamedTuple):
-    """Devices of a variant that did what the campaign is for, of those that were sent it."""
-
-    successes: int
-    trials: int
-
-    @property
-    def rate(self) -> float:
-        return self.successes / self.trials if self.trials else 0.0
 
 
 class VariantComparison(NamedTuple):
@@ -65,20 +55,6 @@ class Verdicts(NamedTuple):
     comparisons: list[VariantComparison]
 
 
-def wilson_interval(share: Share, confidence: float = DEFAULT_CONFIDENCE_SHARE) -> tuple[float, float]:
-    """The interval that holds the true share with this confidence; (0, 1) of nothing."""
-    successes, trials = share
-    if not trials:
-        return 0.0, 1.0
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    centre = (successes + z * z / 2) / (trials + z * z)
-    half = z / (trials + z * z) * math.sqrt(successes * (trials - successes) / trials + z * z / 4)
-    # The ends are exact where a rounding error would leave a share outside of its own interval.
-    return (0.0 if not successes else max(0.0, centre - half)), (
-        1.0 if successes == trials else min(1.0, centre + half)
-    )
-
-
 def is_enough(first: Share, second: Share) -> bool:
     """Whether every expected count is large enough for the test."""
     if not (first.trials and second.trials):
@@ -89,9 +65,7 @@ def is_enough(first: Share, second: Share) -> bool:
 
 def two_proportion_z(first: Share, second: Share) -> tuple[float, float]:
     """z and the two-sided p of two shares that are enough for it (`is_enough`)."""
-    pooled = (first.successes + second.successes) / (first.trials + second.trials)
-    error = math.sqrt(pooled * (1 - pooled) * (1 / first.trials + 1 / second.trials))
-    z = (first.rate - second.rate) / error
+    z = z_score(first, second)
     return z, math.erfc(abs(z) / math.sqrt(2))
 
 

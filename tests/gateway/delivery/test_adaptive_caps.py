@@ -210,7 +210,8 @@ def test_other_bounds_begin_anew_and_fixed_caps_undo_it(world: World) -> None:
 
 
 def test_what_caps_may_be() -> None:
-    for caps in ({}, {"limits": [], "groups": []}, {"excess": "drop"}, "adapted"):
+    impossible: list[Any] = [{}, {"limits": [], "groups": []}, {"excess": "drop"}, "adapted"]
+    for caps in impossible:
         with pytest.raises(ValidationError):
             ChannelFields.model_validate({"name": "Offers", "caps": caps})
     for bounds in ({"floor_per_day": 4, "ceiling_per_day": 2}, {"start_per_day": 9}, {"ceiling_per_day": 51}):
