@@ -387,12 +387,14 @@ def for_terminals(detail: str) -> str:
 
 
 def refusal(answer: httpx2.Response, key_source: str | None) -> RequestRefused:
-    """A refusal in one line: the problem document's detail and code, or what there is instead. `key_source` as in
-    ServerClient."""
+    """A refusal: the problem document's detail and code, or what there is instead, in one line, below which the place
+    of a mistake in an expression is shown. `key_source` as in ServerClient."""
+    place = ""
     try:
         document = answer.json()
         code = str(document["code"])
-        text = f"{for_terminals(str(document['detail']))} ({code})"
+        detail, line_end, place = str(document["detail"]).partition("\n")
+        text, place = f"{for_terminals(detail)} ({code})", line_end + place
         retryable = document.get("retryable") is True
     except (ValueError, KeyError, TypeError):
         code, retryable = "", False
@@ -401,7 +403,7 @@ def refusal(answer: httpx2.Response, key_source: str | None) -> RequestRefused:
         text += f". Is {key_source or 'the key'} of this server?"
     if code == "forbidden" and key_source == KEY_VARIABLE:
         text += f". The key is the one in {KEY_VARIABLE}, which wins over {KEY_FILE}"
-    return RequestRefused(text, code, retryable=retryable)
+    return RequestRefused(text + place, code, retryable=retryable)
 
 
 def segment(name: str) -> str:

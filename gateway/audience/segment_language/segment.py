@@ -102,25 +102,26 @@ class Segment:
     def devices(self, connection: sqlite3.Connection, app_no: int, now_ms: int, online: Iterable[int] = ()) -> BitMap:
         """The live devices of the app that match. Reader thread."""
         sets = read_sets(connection, app_no, self._steps)
+        connected = list(online)
 
         def devices_of(term: Term) -> BitMap:
             match term:
                 case Membership():
                     return sets[set_key(term)]
                 case IsOnline():
-                    return BitMap(online)
-            return queried_devices(connection, *_bound(compile_search(term), app_no, now_ms, online))
+                    return BitMap(connected)
+            return queried_devices(connection, *_bound(compile_search(term), app_no, now_ms, connected))
 
         found = sets[ALL_TAG]
         left = list(self._steps)
         while left and (len(found) > FEW_DEVICES or is_of_sets(left[0])):
-            found &= evaluate(left.pop(0), sets[ALL_TAG], devices_of)
+            found = evaluate(left.pop(0), found, devices_of)
         rest = (*left, *self._rest)
         if not found or not rest:
             return found
         listed = str(found.to_array().tolist())
         asked = compile_statement(AllOf(rest), of_candidates=True)
-        return queried_devices(connection, *_bound(asked, app_no, now_ms, online, listed))
+        return queried_devices(connection, *_bound(asked, app_no, now_ms, connected, listed))
 
     def check_pushes(self, connection: sqlite3.Connection, app_no: int) -> None:
         """Refuse pushes of which nothing is known, or nothing is kept. Raises InvalidExpression. Reader thread."""

@@ -178,6 +178,16 @@ def test_a_refusal_says_what_to_type_rather_than_what_to_call(script: Script) ->
             assert f"{typed} (c)" in str(refusal.value)
 
 
+def test_the_place_of_a_mistake_is_shown_below(script: Script) -> None:
+    detail = "line 1, column 8: there is no 'tgas'\n  'a' in tgas\n         ^^^^"
+    script.answers = [(422, {"code": "invalid_expression", "detail": detail})]
+    with ServerClient(script.url, "key_x") as client, pytest.raises(Failure) as refusal:
+        client.call("POST", "/v1/pushes")
+    lines = str(refusal.value).splitlines()
+    assert lines[0].endswith("there is no 'tgas' (invalid_expression)")
+    assert lines[1:] == ["  'a' in tgas", "         ^^^^"]
+
+
 def test_pages_are_followed_up_to_the_limit(script: Script) -> None:
     script.answers = [
         (200, {"items": [{"n": 1}, {"n": 2}], "next_cursor": "c"}),

@@ -10,11 +10,13 @@ import pytest
 
 from gateway.audience.device_sets import ALL_TAG, add_to_sets
 from gateway.audience.segment_language import names
+from gateway.audience.segment_language import segment as segment_module
 from gateway.audience.segment_language.grammar import MAX_CHARACTERS
 from gateway.audience.segment_language.segment import compile_expression, resolve
 from gateway.audience.segment_language.topic_conditions import compile_condition, devices_of_condition
 from gateway.delivery.push import MAX_WHERE_CHARACTERS
 from gateway.errors import InvalidExpression
+from gateway.timestamps import WallTime
 from tests.gateway.audience.segment_language.fleet import NOW_MS
 from tests.gateway.delivery.machinery import APP_NO, counted_steps, fresh_database
 from tests.gateway.in_process import InProcessGateway
@@ -94,6 +96,22 @@ async def test_devices_are_found_by_what_was_said_of_them_last(gateway: InProces
     assert await selected("!has(attributes.model) || attributes.floor > 2") == {"a", "b"}
     await gateway.call("DELETE", "/v1/devices/c", 204)
     assert await selected("attributes.model == 'K2'") == {"a"}
+
+
+def test_times_are_those_on_the_wall(connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ledger has server time, which a clock that was set later is an hour ahead of."""
+    hour_ms = 3_600_000
+    clock = WallTime()
+    clock.set_offsets([(0, hour_ms)])
+    monkeypatch.setattr(segment_module, "wall_time", clock)
+    connection.executemany(
+        "INSERT INTO device (no, app_no, id, token_hash, created_at, updated_at, last_seen)"
+        f" VALUES (?1, {APP_NO}, ?1, x'', 0, 0, ?2)",
+        [(1, NOW_MS - hour_ms - 1_000), (2, NOW_MS - 2 * hour_ms - 1_000)],
+    )
+    add_to_sets(connection, APP_NO, {ALL_TAG: [1, 2]})
+    for text in ("last_seen > now - duration('1h')", "last_seen > timestamp('2027-01-15T07:00:00Z')"):
+        assert list(resolve(connection, APP_NO, compile_expression(text), NOW_MS)) == [1]
 
 
 def test_the_length_of_expressions_is_that_of_the_api() -> None:
