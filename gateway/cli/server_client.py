@@ -387,8 +387,10 @@ def for_terminals(detail: str) -> str:
 
 
 def refusal(answer: httpx2.Response, key_source: str | None) -> RequestRefused:
-    """A refusal: the problem document's detail and code, or what there is instead, in one line, below which the place
-    of a mistake in an expression is shown. `key_source` as in ServerClient."""
+    """A refusal in one line: the problem document's detail and code, or what there is instead.
+
+    Below it is the place of a mistake in an expression, if it is one. `key_source` as in ServerClient.
+    """
     place = ""
     try:
         document = answer.json()
