@@ -150,3 +150,27 @@ async def test_fields_that_do_not_fit_are_refused(gateway: InProcessGateway, fie
     await gateway.refused("POST", "/v1/pushes", 422, "invalid_request", json={"target": {"all": True}, **fields})
     body = {"target": {"duty": "night"}, "notification": {"title": "x"}, "render": "liquid"}
     await gateway.refused("POST", "/v1/pushes", 422, "invalid_request", json=body)
+
+
+async def test_texts_may_have_attachments(gateway: InProcessGateway) -> None:
+    uploaded = await gateway.call(
+        "POST", "/v1/attachments", 201, content=b"a picture", headers={"Content-Type": "image/png"}
+    )
+    for number, picture in ((1, uploaded["id"]), (2, None)):
+        device = {"device_id": f"d{number}", "attributes": {"picture": picture}}
+        await gateway.call("POST", "/v1/devices", 201, json=device)
+    source = (
+        "{% if device.attributes.picture %}attachment:{{ device.attributes.picture }}{% else %}https://x/y{% endif %}"
+    )
+    template = {"notification": {"title": "Hi"}, "texts": {"default": {"image": source}}}
+    await gateway.call("PUT", "/v1/templates/picture", json=template)
+    push = {"target": {"all": True}, "template": "picture"}
+    sent = await gateway.call("POST", "/v1/pushes", 202, json=push)
+    texts = (await gateway.call("GET", f"/v1/pushes/{sent['push_id']}/texts"))["items"]
+    assert {text["notification"]["image"] for text in texts} == {uploaded["url"], "https://x/y"}
+    assert ["fetch_from" in text for text in texts] == [
+        text["notification"]["image"] == uploaded["url"] for text in texts
+    ]
+    await gateway.call("PATCH", "/v1/devices/d1", json={"attributes": {"picture": "0" * 64}})
+    problem = await gateway.refused("POST", "/v1/pushes", 404, "attachment_not_found", json=push)
+    assert "rendered for device 'd1'" in problem["detail"]
