@@ -30,6 +30,10 @@ about a tenth of a second."""
 EXAMPLE_DEVICES = 5
 """Devices that a problem names for each variable."""
 _OWN_COLUMNS = {"id": "d.id", "name": "d.name", "locale": "d.locale", "timezone": "d.timezone"}
+_ASKED_TAGS = (
+    "(SELECT json_group_array(t.tag) FROM (SELECT tag FROM device_tag WHERE device_no = d.no"
+    " AND tag IN (SELECT value FROM json_each(?)) ORDER BY tag) AS t)"
+)
 _TAGS = "(SELECT json_group_array(t.tag) FROM (SELECT tag FROM device_tag WHERE device_no = d.no ORDER BY tag) AS t)"
 
 
@@ -47,8 +51,17 @@ class Combination:
 class Combinations:
     """Groups devices by the values of variables (paths below `device`), and by locale if there are texts by it."""
 
-    def __init__(self, variables: Sequence[tuple[Any, ...]], locales: LocaleChoice, *, is_localized: bool) -> None:
+    def __init__(
+        self,
+        variables: Sequence[tuple[Any, ...]],
+        locales: LocaleChoice,
+        *,
+        is_localized: bool,
+        asked_tags: frozenset[str] | None = None,
+    ) -> None:
+        """`asked_tags`: those that make a difference; None: all do."""
         self._variables = variables
+        self._asked_tags = asked_tags
         self._locales = locales
         self._is_localized = is_localized
         self._found: dict[tuple[Any, ...], Combination] = {}
@@ -62,7 +75,7 @@ class Combinations:
         """Add the devices of a segment. Reader thread. Raises Problem 422 when there are too many combinations."""
         if ("id",) in self._variables and len(self._found) + len(segment) > MAX_COMBINATIONS:
             raise self._too_many()
-        columns, parameters = _columns(self._variables)
+        columns, parameters = _columns(self._variables, self._asked_tags)
         columns.append("d.locale" if self._is_localized else "NULL")
         order = ", ".join(str(number + 1) for number in range(len(columns)))
         for *values, locale, numbers in connection.execute(
@@ -102,7 +115,9 @@ class Combinations:
 async def read_combinations(database: Database, app_no: int, devices: BitMap, document: Document) -> list[Combination]:
     """Group devices by what a document reads of them. Loop. Raises Problem 422, 503."""
     variables = document.device_variables()
-    combinations = Combinations(variables, document.locales(), is_localized=bool(document.texts))
+    combinations = Combinations(
+        variables, document.locales(), is_localized=bool(document.texts), asked_tags=document.asked_tags()
+    )
     if not variables and not document.texts:
         combinations.add_alike(devices)
         return combinations.found
@@ -121,13 +136,14 @@ def device_ids(connection: sqlite3.Connection, devices: BitMap, count: int = EXA
     return found
 
 
-def _columns(variables: Sequence[tuple[Any, ...]]) -> tuple[list[str], list[str]]:
+def _columns(variables: Sequence[tuple[Any, ...]], asked_tags: frozenset[str] | None) -> tuple[list[str], list[str]]:
     """The columns that have the values, and their parameters."""
     columns: list[str] = []
     parameters: list[str] = []
     for path in variables:
         if path == ("tags",):
-            columns.append(_TAGS)
+            columns.append(_TAGS if asked_tags is None else _ASKED_TAGS)
+            parameters += [] if asked_tags is None else [json.dumps(sorted(asked_tags))]
         elif path[0] != "attributes":
             columns.append(_OWN_COLUMNS[path[0]])
         elif len(path) == 1:

@@ -102,6 +102,15 @@ class Document:
         found = {_column(path[1:]) for _, text in self.templates() for path in text.variables if path[0] == "device"}
         return tuple(sorted((path for path in found if not _is_below(path, found)), key=str))
 
+    def asked_tags(self) -> frozenset[str] | None:
+        """The tags that its templates ask for one by one; None: they read all tags of a device."""
+        asked: set[str] = set()
+        for _, text in self.templates():
+            if text.asked_tags is None:
+                return None
+            asked |= text.asked_tags
+        return frozenset(asked)
+
     def locales(self) -> LocaleChoice:
         return LocaleChoice(self.texts)
 

@@ -23,6 +23,8 @@ from functools import wraps
 from typing import Any
 
 from liquid import BoundTemplate, Environment, RenderContext
+from liquid.builtin.expressions import Path, StringLiteral
+from liquid.builtin.expressions.logical import ContainsExpression
 from liquid.builtin.expressions.primitive import RangeLiteral
 from liquid.exceptions import LiquidError, ResourceLimitError, UndefinedError
 from liquid.expression import Expression
@@ -244,7 +246,7 @@ FILTER_NAMES = frozenset(_ENVIRONMENT.filters)
 class LiquidText:
     """A parsed template, which yields a text for the variables that it is given."""
 
-    __slots__ = ("_template", "source", "variables")
+    __slots__ = ("_template", "asked_tags", "source", "variables")
 
     def __init__(self, source: str) -> None:
         """Parse a template. Any thread. Raises TemplateFault."""
@@ -262,6 +264,8 @@ class LiquidText:
         )
         """The variables that it reads, each as its path: names, numbers, and None for what is only known when it is
         rendered."""
+        self.asked_tags = self._asked_tags()
+        """The tags that it asks for with `device.tags contains "TAG"`; None: it reads the tags in another way, too."""
 
     def _check(self, found: TemplateAnalysis) -> None:
         for name in found.filters:
@@ -270,6 +274,19 @@ class LiquidText:
         for node in self._template.nodes:
             if any(isinstance(expression, RangeLiteral) for expression in _expressions(node)):
                 raise TemplateFault("ranges such as (1..5) are not available: loop over a list")
+
+    def _asked_tags(self) -> frozenset[str] | None:
+        expressions = [expression for node in self._template.nodes for expression in _expressions(node)]
+        reads = sum(isinstance(found, Path) and found.location()[:2] == _TAGS_PATH for found in expressions)
+        asked = [
+            str(found.right.value)
+            for found in expressions
+            if isinstance(found, ContainsExpression)
+            and isinstance(found.right, StringLiteral)
+            and isinstance(found.left, Path)
+            and found.left.location() == _TAGS_PATH
+        ]
+        return frozenset(asked) if len(asked) == reads else None
 
     def render(self, variables: Mapping[str, Any]) -> str:
         """Render the text. Loop; bounded by WORK_UNITS. Raises MissingVariable, TemplateFault."""
@@ -297,6 +314,7 @@ def _expressions(node: Any) -> Iterator[Expression]:
         yield from _expressions(child)
 
 
+_TAGS_PATH = ("device", "tags")
 _NO_TEMPLATE = _ENVIRONMENT.from_string("")
 
 

@@ -126,3 +126,19 @@ def test_a_rendering_starts_with_all_of_its_work() -> None:
 )
 def test_what_a_template_reads_is_known_before(source: str, variables: tuple[Any, ...]) -> None:
     assert LiquidText(source).variables == variables
+
+
+@pytest.mark.parametrize(
+    ("source", "asked"),
+    [
+        ("{% if device.tags contains 'vip' or device.tags contains 'b' %}x{% endif %}", {"vip", "b"}),
+        ("{% unless device.name %}{% if device['tags'] contains 'vip' %}x{% endif %}{% endunless %}", {"vip"}),
+        ("{{ device.name }}", set()),
+        ("{% if device.tags contains data.tag %}x{% endif %}", None),
+        ("{% if device.tags contains 'vip' %}{{ device.tags | join: ' ' }}{% endif %}", None),
+        ("{% assign t = device.tags %}{% if t contains 'vip' %}x{% endif %}", None),
+        ("{% if device.tags.first contains 'vip' %}x{% endif %}", None),
+    ],
+)
+def test_tags_that_are_asked_for_are_known_one_by_one(source: str, asked: set[str] | None) -> None:
+    assert LiquidText(source).asked_tags == asked

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyroaring import BitMap
 
+from gateway.content.device_values import read_combinations
+from gateway.content.documents import compile_document
 from gateway.content.liquid_language import LiquidText
 from gateway.delivery import text_rendering
 from gateway.delivery.push_template import TemplateFields, saved_content
@@ -212,6 +215,21 @@ def test_too_many_combinations_are_refused(world: World, monkeypatch: pytest.Mon
         with pytest.raises(Problem, match=rf"more than 3 combinations of device\.{variable}") as refusal:
             world.push(ALL, notification={"title": source}, render="liquid", on_missing="leave_out")
         assert refusal.value.code == "too_many_texts"
+
+
+def test_only_the_tags_that_are_asked_for_make_a_difference(world: World) -> None:
+    for device_no in world.identities:
+        for tag in (f"own-{device_no}", *(["vip"] if device_no < 3 else [])):
+            world.connection.execute("INSERT INTO device_tag VALUES (?, ?, ?)", (APP.no, tag, device_no))
+        world.connect(device_no)
+    title = {"title": "{% if device.tags contains 'vip' %}Dear guest{% else %}Hello{% endif %}"}
+    world.push(ALL, notification=title, render="liquid")
+    assert [titles(world, device_no) for device_no in (1, 2, 3)] == [["Dear guest"], ["Dear guest"], ["Hello"]]
+    asked = world.run(compile_document(notification=title, is_liquid=True))
+    devices = BitMap(world.identities)
+    assert len(world.run(read_combinations(cast(Any, world.writer), APP.no, devices, asked))) == 2
+    named = world.run(compile_document(data="{{ device.tags | join: ' ' }}", is_liquid=True))
+    assert len(world.run(read_combinations(cast(Any, world.writer), APP.no, devices, named))) == 8
 
 
 @pytest.mark.parametrize(
