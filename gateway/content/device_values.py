@@ -115,9 +115,8 @@ class Combinations:
 async def read_combinations(database: Database, app_no: int, devices: BitMap, document: Document) -> list[Combination]:
     """Group devices by what a document reads of them. Loop. Raises Problem 422, 503."""
     variables = document.device_variables()
-    combinations = Combinations(
-        variables, document.locales(), is_localized=bool(document.texts), asked_tags=document.asked_tags()
-    )
+    asked_tags = document.asked_tags() if ("tags",) in variables else None
+    combinations = Combinations(variables, document.locales(), is_localized=bool(document.texts), asked_tags=asked_tags)
     if not variables and not document.texts:
         combinations.add_alike(devices)
         return combinations.found

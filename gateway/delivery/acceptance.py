@@ -62,6 +62,9 @@ CONSIDERATE_PUSHES = 20
 they would wait for the batch at every step."""
 CONSIDERATE_PAUSE_SECONDS = 0.003
 """Seconds that the loop and the writer have for the others after each of those."""
+COMPOSED_DELIVERIES = OPERATION_DELIVERIES // 8
+"""Deliveries that a push of a batch counts as whose texts are composed for many devices: they may have 4 MiB, and those
+of a slice are in memory together."""
 ANSWER_BYTES = 80
 """Size of an answer as it is kept with its idempotency key."""
 UNKNOWN_BYTES = 40
@@ -257,7 +260,10 @@ class Acceptance:
                 checked.append(push)
                 if isinstance(push, PendingPush):
                     gathered += 1
-                    deliveries += 1 if push.target is None else self.queue.deliveries(push)
+                    if push.target is not None:
+                        deliveries += self.queue.deliveries(push) if push.composed is None else COMPOSED_DELIVERIES
+                    else:
+                        deliveries += 1
                 if gathered >= (CONSIDERATE_PUSHES if considerate else BATCH_PUSHES) or (
                     deliveries >= OPERATION_DELIVERIES
                 ):

@@ -18,6 +18,7 @@ from gateway.content.liquid_language import LiquidText
 from gateway.delivery import text_rendering
 from gateway.delivery.push_template import TemplateFields, saved_content
 from gateway.delivery.retention import RetentionPeriods, remove_slice
+from gateway.delivery.submission import PendingPush
 from gateway.errors import Problem
 from tests.gateway.delivery.world import APP, START, World, items
 
@@ -343,6 +344,22 @@ def test_a_batch_may_have_templates(world: World) -> None:
     answers = world.run(world.acceptance.accept_many(pushes))
     codes = [answer.code if isinstance(answer, Problem) else answer.targeted for answer in answers]
     assert codes == [1, "template_error", 1]
+
+
+def test_a_batch_holds_the_texts_of_a_few_pushes_at_a_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_floors(world)
+    together: list[int] = []
+    store = world.acceptance._store
+
+    async def noted(pending_pushes: list[PendingPush]) -> None:
+        together.append(len(pending_pushes))
+        await store(pending_pushes)
+
+    monkeypatch.setattr(world.acceptance, "_store", noted)
+    pushes = [world.checked(ALL, notification=FLOOR, render="liquid") for _ in range(20)]
+    answers = world.run(world.acceptance.accept_many(pushes))
+    assert len(answers) == sum(together) == 20
+    assert max(together) == 8
 
 
 def test_the_forecast_says_what_is_missing(world: World) -> None:
