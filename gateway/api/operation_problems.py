@@ -77,7 +77,7 @@ SPECIFIC: Final[Mapping[Operation, tuple[str, ...]]] = {
     ("post", "/v1/campaigns/{campaign_id}/resume"): ("campaign_state",),
     ("post", "/v1/campaigns/{campaign_id}/approve"): ("campaign_state", "other_key_needed"),
     ("post", "/v1/campaigns/{campaign_id}/abort"): ("campaign_state",),
-    ("post", "/v1/pushes/forecast"): _PUSH,
+    ("post", "/v1/pushes/forecast"): (*_PUSH, "approval_needed"),
     ("get", "/v1/pushes/{push_id}/deliveries"): ("device_not_found",),
     ("get", "/v1/pushes/{push_id}/texts"): ("device_not_found",),
     ("put", "/v1/templates/{template_name}"): ("template_error",),

@@ -20,6 +20,7 @@ from gateway.delivery.push_store import NO_TEXT
 from gateway.delivery.submission import (
     AppRef,
     Submission,
+    approval_needed,
     listed_ids,
     nobody_known,
     pending_push,
@@ -106,6 +107,9 @@ class Forecast:
             else:
                 unknown = []
                 devices = selected_devices(connection, app.no, target) if searched is None else searched
+            above = self._policies.of(app.no).policy.approve_above
+            if above is not None and request.kind == "command" and len(devices) > above:
+                raise approval_needed(len(devices), above)
             targeted, reachable = len(devices), devices.intersection_cardinality(online)
             suppressed, left = self._would_suppress(connection, app.no, request, devices)
             if without and (lacking := left.intersection_cardinality(without)):

@@ -107,7 +107,6 @@ def shown_state(campaign: Campaign) -> str:
 
 
 def _summary(campaign: Campaign) -> dict[str, Any]:
-    groups = None if campaign.plan is None else len(json.loads(campaign.plan)["groups"])
     is_running = campaign.state == CampaignState.RUNNING
     return {
         "campaign_id": campaign.id,
@@ -115,8 +114,8 @@ def _summary(campaign: Campaign) -> dict[str, Any]:
         "state": shown_state(campaign),
         "phase": campaign.phase if is_running else None,
         "reason": campaign.reason,
-        "group": campaign.group_no + 1 if groups else None,
-        "groups": groups,
+        "group": campaign.group_no + 1 if campaign.groups else None,
+        "groups": campaign.groups,
         "targeted": campaign.targeted,
         "created_by": campaign.key_id,
         "approved_by": campaign.approved_by,

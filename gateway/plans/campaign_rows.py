@@ -80,6 +80,8 @@ class Campaign(NamedTuple):
     ended_at: int | None
     targeted: int
     plan: str | None
+    groups: int | None
+    """Groups of the plan; None: there is none yet."""
     overruled: str
     cleared: int
 
@@ -87,7 +89,7 @@ class Campaign(NamedTuple):
 _COLUMNS = (
     "c.no, c.app_no, a.id, c.id, c.name, c.state, c.phase, c.group_no, c.reason, c.key_id, c.approved_by, c.start_at,"
     " c.created_at, c.started_at, c.group_at, c.observed_from, c.paused_at, c.ended_at, c.targeted, c.plan,"
-    " c.overruled, c.cleared"
+    " json_array_length(c.plan, '$.groups'), c.overruled, c.cleared"
 )
 _FROM = "FROM campaign AS c JOIN application AS a ON a.no = c.app_no"
 _RUNNING = f"state = '{CampaignState.RUNNING}'"
@@ -272,10 +274,10 @@ def start_campaign(connection: sqlite3.Connection, campaign: Campaign, plan: Pla
 
 
 def ask_approval(connection: sqlite3.Connection, campaign: Campaign, targeted: int, now_ms: int) -> bool:
-    """Have a campaign that is starting wait for another key."""
+    """Have a campaign that runs wait for another key."""
     moved = connection.execute(
-        f"UPDATE campaign SET state = ?, targeted = ? WHERE no = ? AND {_RUNNING} AND phase = ?",
-        (CampaignState.AWAITING_APPROVAL, targeted, campaign.no, Phase.STARTING),
+        f"UPDATE campaign SET state = ?, targeted = ? WHERE no = ? AND {_RUNNING}",
+        (CampaignState.AWAITING_APPROVAL, targeted, campaign.no),
     ).rowcount
     if moved:
         log_campaign(

@@ -81,6 +81,9 @@ class SentPart:
     group_name: str
 
     def choose(self, connection: sqlite3.Connection, pending: PendingPush, now_ms: int) -> Problem | None:
+        if self.owner.is_unapproved(self.campaign, pending.kind):  # a template may have said what kind it is
+            return problem("approval_needed", "another key has to approve the campaign")
+        pending.is_approved = True  # the campaign as a whole is, or is small
         if rows.is_next_part(connection, self.campaign.no, self.campaign.group_no, self.variant_no):
             return None
         return problem("campaign_state", "the campaign does not send this part now")
@@ -212,8 +215,21 @@ class Campaigns:
 
     def needs_approval(self, app_no: int, fields: CampaignRequest, targeted: int) -> bool:
         """Whether another key has to approve a campaign to so many devices."""
+        return self._is_above(app_no, fields.push.kind, targeted)
+
+    def is_unapproved(self, campaign: Campaign, kind: str) -> bool:
+        """Whether nothing of this kind may be sent of a campaign until another key approves it. Any thread."""
+        return campaign.approved_by is None and self._is_above(campaign.app_no, kind, campaign.targeted)
+
+    def _is_above(self, app_no: int, kind: str | None, targeted: int) -> bool:
         above = self._policies.of(app_no).policy.approve_above
-        return above is not None and fields.push.kind == "command" and targeted > above
+        return above is not None and kind == "command" and targeted > above
+
+    async def _ask_approval(self, campaign: Campaign, targeted: int) -> None:
+        now_ms = self._clock_ms()
+        await self._database.write(
+            lambda connection: rows.ask_approval(connection, campaign, targeted, now_ms), campaign.app_no
+        )
 
     async def measure(self, app: AppRef, fields: CampaignRequest) -> Reach:
         """The size of a campaign if it were started now. Raises Problem 404, 422, 503."""
@@ -411,9 +427,7 @@ class Campaigns:
                 await self._pause(campaign, f"its target cannot be resolved: {refusal.detail}")
                 return None
             if campaign.approved_by is None and self.needs_approval(app.no, fields, len(target)):
-                await self._database.write(
-                    lambda connection: rows.ask_approval(connection, campaign, len(target), now_ms), app.no
-                )
+                await self._ask_approval(campaign, len(target))
                 return None
             if cohort is not None and not cohort:
                 await self._pause(campaign, "canary: the push is for none of these devices")
@@ -460,11 +474,13 @@ class Campaigns:
             pending = self._acceptance.pending(app, Submission(fields.push_of(variant_no)))
             pending.selection, pending.is_prepared = devices, pending.composed is None
             pending.target_text = f'{{"campaign":"{campaign.id}"}}'
-            pending.is_approved = True
             pending.along = SentPart(self, campaign, variant_no, name)
             await self._acceptance.accept_pending(pending)
         except Problem as refusal:
             if refusal.code == "campaign_state":  # somebody was quicker
+                return None
+            if refusal.code == "approval_needed":
+                await self._ask_approval(campaign, campaign.targeted)
                 return None
             if refusal.retryable or refusal.code == "storage_full":
                 raise
