@@ -177,8 +177,8 @@ def roll_out(session: Session, tmp_path: Path) -> None:
     made = session.json("campaigns", "create", str(file), "--idempotency-key", "update-1")["campaign_id"]
     again = session.run("campaigns", "create", str(file), "--idempotency-key", "update-1")
     assert again.stdout.split() == [made]
-    assert [item["campaign_id"] for item in session.listed("campaigns", "list")] == [made]
     session.run("campaigns", "pause", made, "--reason", "lunch")
+    assert [item["campaign_id"] for item in session.listed("campaigns", "list")] == [made]
     assert "lunch" in session.run("campaigns", "watch", made, expect=1).stdout
     session.run("campaigns", "resume", made)
     session.run("campaigns", "approve", made, expect=1)
