@@ -31,7 +31,8 @@ from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.submission import AppRef, PendingPush, Submission, key_reused
 from gateway.errors import Problem, problem
 from gateway.plans import campaign_rows as rows
-from gateway.plans.campaign_counts import CountedPart, count_failed, count_parts, parts_of, sample_of
+from gateway.plans.campaign_clearing import clear_one
+from gateway.plans.campaign_counts import CountedPart, count_parts, sample_of
 from gateway.plans.campaign_fields import (
     DAY_MS,
     CampaignRequest,
@@ -366,7 +367,7 @@ class Campaigns:
         if campaign is None:
             return None
         if campaign.ended_at is not None:
-            return None if campaign.cleared else await self._clear(campaign)
+            return None if campaign.cleared or await clear_one(self._database, self._recall, campaign) else 0
         if campaign.state != CampaignState.RUNNING:
             self._rules.pop(campaign_no, None)
             return None
@@ -561,31 +562,6 @@ class Campaigns:
         return None
 
     # -- what has ended --------------------------------------------------------------------------------------------
-
-    async def _clear(self, campaign: Campaign) -> int | None:
-        """Recall what was aborted, remove sets that nobody will be sent, and count failures for good."""
-        app = AppRef(campaign.app_no, campaign.app_id)
-        if campaign.state == CampaignState.ABORTED:
-            found = await self._database.read(partial(rows.part_to_recall, campaign_no=campaign.no), campaign.app_no)
-            if found is not None:
-                push_no, push_id = found
-                await self._recall(app, push_id)
-                await self._database.write(lambda connection: rows.note_recalled(connection, push_no), app.no)
-                return 0
-        if await self._database.write(
-            lambda connection: rows.remove_sets(connection, campaign.no, keep_holdout=True), app.no
-        ):
-            return 0
-        if (await self._fields_of(campaign)).counts_failures:
-            parts = await self._database.read(partial(parts_of, campaign_no=campaign.no), app.no)
-            failed = {
-                part.push_no: await count_failed(self._database, app.no, part.push_no)
-                for part in parts
-                if not part.is_final
-            }
-            await self._database.write(lambda connection: rows.note_failed(connection, failed), app.no)
-        await self._database.write(lambda connection: rows.note_cleared(connection, campaign.no), app.no)
-        return None
 
     async def remove_old(self, before: int) -> None:
         """Remove the campaigns that had ended by this time."""

@@ -190,6 +190,26 @@ def test_variants_and_holdout_share_the_groups(world: CampaignWorld) -> None:
     assert [(variant["id"], variant["size"]) for variant in found["variants"]] == [("a", 12), ("b", 4)]
 
 
+def test_variants_may_be_texts_by_locale_and_templates(world: CampaignWorld) -> None:
+    world.run(world.templates.put(APP.no, "soup", '{"notification": {"title": "Soup for {{ device.name }}"}}'))
+    world.connection.execute("UPDATE device SET name = 'Till ' || no, locale = iif(no % 2, 'de', 'en')")
+    variants = [
+        {"id": "plain", "texts": {"de": {"title": "Essen"}, "default": {"title": "Lunch"}}},
+        {"id": "soup", "template": "soup"},
+    ]
+    made = world.create(push={"notification": {"title": "Lunch"}}, canary=4, variants=variants)
+    world.go()
+    found = world.show(made)
+    assert (found["state"], found["reason"]) == ("running", None)
+    assert [(variant, size) for _, variant, size in world.parts(made)] == [("plain", 2), ("soup", 2)]
+
+
+def test_a_canary_may_be_any_target(world: CampaignWorld) -> None:
+    made = world.create(canary={"where": "id in ['d2', 'd5', 'd99']"})
+    world.go()
+    assert world.sent_to(made) == [2, 5]
+
+
 def test_a_rate_sends_at_its_pace(world: CampaignWorld) -> None:
     made = world.create(rollout={"rate": "2/m"}, stop=["failed >= 1"])
     world.go()
