@@ -29,6 +29,7 @@ from tests.benchmarks import (
     latency,
     memory,
     restart,
+    segments,
     soak,
 )
 from tests.benchmarks.comparison import Comparison, Result, compared, comparison_table
@@ -47,6 +48,7 @@ BENCHMARKS: dict[str, ModuleType] = {
     "growth": growth,
     "restart": restart,
     "broadcast": broadcast,
+    "segments": segments,
     "deaf": deaf,
     "soak": soak,
 }

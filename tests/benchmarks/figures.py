@@ -26,6 +26,8 @@ class Figure:
     """The goal for ours / other; both None: only to be seen."""
     incomplete: str | None = None
     """Why the yardstick's number is not to be relied on, and no goal is met or missed by it."""
+    detail: str | None = None
+    """What else is known of it, for who reads the JSON: how it came about."""
 
     @classmethod
     def read(cls, document: dict[str, Any]) -> Figure:
@@ -40,6 +42,7 @@ class Figure:
             at_least=float(goal) if sign == "≥" else None,
             at_most=float(goal) if sign == "≤" else None,
             incomplete=document.get("incomplete"),  # results of before November 2026 have none
+            detail=document.get("detail"),  # nor this
         )
 
     @property
@@ -76,6 +79,7 @@ class Figure:
             "goal": self.goal,
             "met": self.is_met,
             "incomplete": self.incomplete,
+            "detail": self.detail,
         }
 
 
