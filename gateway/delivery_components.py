@@ -193,7 +193,7 @@ class DeliveryComponents:
             address=http_url,
             storage_left=storage_left,
         )
-        self.targets = TargetResolver(database=database, online=connections.online_devices, clock_ms=clock_ms)
+        self.targets = TargetResolver(database=database, online=connections.online_set, clock_ms=clock_ms)
         self.templates = TemplateStore(database=database, clock_ms=clock_ms)
         self.texts = TextRenderer(
             database=database,

@@ -14,7 +14,6 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, StringConstraints
 from pyroaring import BitMap
 
-from gateway.audience.segment_language.segment import compile_expression
 from gateway.audience.target_resolution import TargetResolver, unknown_segment
 from gateway.described_model import DescribedModel
 from gateway.errors import problem
@@ -110,7 +109,7 @@ class SegmentStore:
 
         Raises Problem 422, 503.
         """
-        found = await self._targets.matching(app_no, compile_expression(expression))
+        found = await self._targets.matching(app_no, expression)
         some = found[:EXAMPLE_DEVICES]
         examples = await self._database.read(lambda connection: _ids(connection, some), app_no)
         return {"devices": len(found), "examples": examples}

@@ -5,13 +5,15 @@ few rows, whatever it addresses. What has to be searched for takes longer than o
 resolved before, and the operation that stores leaves out who was removed meanwhile. What a device has become in
 between, some milliseconds, is not looked at again.
 
-A resolution is a read of its app (`store/read_queue`): it has its turn, and is interrupted when it takes too long.
+A resolution is a read of its app (`store/read_queue`): it has its turn, and is interrupted when it takes too long. An
+expression is compiled there, too, which takes up to 5 ms; those that were compiled lately are kept, since an app sends
+to the same few again and again.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from pyroaring import BitMap
@@ -23,6 +25,9 @@ from gateway.audience.targeting import Selection, device_rows
 from gateway.errors import Problem, problem
 from gateway.store.database import Database
 from gateway.timestamps import wall_time
+
+KEPT_SEGMENTS = 64
+"""Compiled expressions that are kept, of all apps: 25 KiB each at most."""
 
 
 class ResolvableTarget(Selection, Protocol):
@@ -47,27 +52,19 @@ class ResolvableTarget(Selection, Protocol):
 class TargetResolver:
     """Resolves targets to sets of devices. Loop.
 
-    `online` gives the numbers of the connected devices of an app. `clock_ms` gives server time in milliseconds.
+    `online` gives the numbers of all connected devices. `clock_ms` gives server time in milliseconds.
     """
 
-    def __init__(
-        self, *, database: Database, online: Callable[[int], Iterable[int]], clock_ms: Callable[[], int]
-    ) -> None:
+    def __init__(self, *, database: Database, online: Callable[[], BitMap], clock_ms: Callable[[], int]) -> None:
         self._database = database
         self._online = online
         self._clock_ms = clock_ms
+        self._kept = KeptSegments()
 
     @staticmethod
     def is_searched_for(target: ResolvableTarget) -> bool:
-        """Whether a target has to be resolved before the push is stored; its expression is checked. Raises Problem
-        422."""
-        if target.condition is not None:
-            compile_condition(target.condition)
-            return True
-        if target.where is not None:
-            compile_expression(target.where)
-            return True
-        return target.segment is not None
+        """Whether a target has to be resolved before the push is stored."""
+        return target.condition is not None or target.where is not None or target.segment is not None
 
     async def resolve(self, app_no: int, target: ResolvableTarget) -> BitMap:
         """The devices that a target addresses now; unknown ids are left out. Raises Problem 404, 422, 503."""
@@ -78,16 +75,48 @@ class TargetResolver:
                 lambda connection: saved_expression(connection, app_no, name), app_no
             )
         if expression is not None:
-            return await self.matching(app_no, compile_expression(expression))
+            return await self.matching(app_no, expression)
         return await self._database.read(lambda connection: _devices_of(connection, app_no, target), app_no)
 
-    async def matching(self, app_no: int, segment: Segment) -> BitMap:
+    async def matching(self, app_no: int, expression: str) -> BitMap:
         """The devices that an expression selects now. Raises Problem 422, 503."""
-        online = self._online(app_no) if segment.needs_online else ()
+        segment = self._kept.get(app_no, expression)
+        if segment is None:
+            segment = await self._database.read(lambda _: compile_expression(expression), app_no)
+            self._kept.put(app_no, segment)
+        online = self._online() if segment.needs_online else ()
         now_ms = wall_time.of(self._clock_ms())
         return await self._database.read(
             lambda connection: resolve(connection, app_no, segment, now_ms, online), app_no
         )
+
+
+class KeptSegments:
+    """Keeps the expressions that were compiled lately, of all apps. Loop.
+
+    When there are too many, the app that has most loses the one that it has not used for longest: no app costs another
+    its own.
+    """
+
+    def __init__(self) -> None:
+        self._by_app: dict[int, dict[str, Segment]] = {}
+        """By text, those used last at the end."""
+
+    def get(self, app_no: int, text: str) -> Segment | None:
+        segments = self._by_app.get(app_no, {})
+        found = segments.pop(text, None)
+        if found is not None:
+            segments[text] = found
+        return found
+
+    def put(self, app_no: int, segment: Segment) -> None:
+        self._by_app.setdefault(app_no, {})[segment.text] = segment
+        if sum(map(len, self._by_app.values())) > KEPT_SEGMENTS:
+            largest = max(self._by_app, key=lambda each: len(self._by_app[each]))
+            segments = self._by_app[largest]
+            del segments[next(iter(segments))]
+            if not segments:
+                del self._by_app[largest]
 
 
 def _devices_of(connection: sqlite3.Connection, app_no: int, target: ResolvableTarget) -> BitMap:

@@ -14,6 +14,8 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from pyroaring import BitMap
+
 from gateway.auth import DeviceIdentity
 from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery.engine import ACKNOWLEDGED, COMPLETED, LOST, UNHANDLED, Engine, Message, ReasonCode
@@ -268,6 +270,10 @@ class DeviceConnections:
 
     def online_devices(self, app_no: int) -> list[int]:
         return [device.device_no for device in self._by_client.values() if device.app_no == app_no]
+
+    def online_set(self) -> BitMap:
+        """The numbers of the connected devices of all apps, in microseconds."""
+        return self._hand_over.connected.copy()
 
     @property
     def online(self) -> int:

@@ -85,7 +85,7 @@ class Forecast:
         self, app: AppRef, request: PushRequest, searched: BitMap | None = None, without: BitMap | None = None
     ) -> dict[str, Any]:
         """Count the reach, of a target that was `searched` for, and `without` devices that get no text."""
-        online = BitMap(self._connections.online_devices(app.no))
+        online = self._connections.online_set()
         target = request.target
         if searched is None and self._targets.is_searched_for(target):
             searched = await self._targets.resolve(app.no, target)

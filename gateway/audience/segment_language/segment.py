@@ -1,7 +1,8 @@
 """A segment: an expression that was compiled, and the devices that it selects.
 
-`compile_expression` takes 5 ms at most, and what was compiled lately is kept. `resolve` is for a reader thread, whose
-reads are bounded in time (`store/read_queue`).
+`compile_expression` and `resolve` are for a reader thread, whose reads are bounded in time (`store/read_queue`) and
+belong to an app: compiling takes 5 ms at most, which is too much for the loop when a batch has thousands of expressions.
+What was compiled lately is kept there (`target_resolution`).
 
 `now_ms` is the time on the wall, as the API shows it. Times of devices are server time in the ledger, so moments are
 translated (`timestamps.wall_time`). A device that is connected is seen now.
@@ -19,12 +20,11 @@ import operator
 import sqlite3
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, Final
 
 from pyroaring import BitMap
 
-from gateway.audience.device_sets import ALL_TAG, queried_devices
+from gateway.audience.device_sets import ALL_TAG, numbers_json, queried_devices
 from gateway.audience.segment_language.grammar import parse
 from gateway.audience.segment_language.messages import invalid, quoted
 from gateway.audience.segment_language.set_algebra import evaluate, is_of_sets, read_sets, set_key
@@ -53,8 +53,6 @@ from gateway.audience.segment_language.terms import (
 from gateway.audience.segment_language.type_checker import check
 from gateway.timestamps import wall_time
 
-KEPT_SEGMENTS = 64
-"""Compiled expressions that are kept: an app sends to the same few again and again. A few KiB each."""
 FEW_DEVICES = 20_000
 """Devices that are asked what remains, although it could be found by itself: 10 ms for each condition."""
 _COMPARED: Final[dict[str, Callable[[int, int], bool]]] = {
@@ -102,14 +100,14 @@ class Segment:
     def devices(self, connection: sqlite3.Connection, app_no: int, now_ms: int, online: Iterable[int] = ()) -> BitMap:
         """The live devices of the app that match. Reader thread."""
         sets = read_sets(connection, app_no, self._steps)
-        connected = list(online)
+        connected = BitMap(online)
 
         def devices_of(term: Term) -> BitMap:
             match term:
                 case Membership():
                     return sets[set_key(term)]
                 case IsOnline():
-                    return BitMap(connected)
+                    return connected
             return queried_devices(connection, *_bound(compile_search(term), app_no, now_ms, connected))
 
         found = sets[ALL_TAG]
@@ -119,9 +117,8 @@ class Segment:
         rest = (*left, *self._rest)
         if not found or not rest:
             return found
-        listed = str(found.to_array().tolist())
         asked = compile_statement(AllOf(rest), of_candidates=True)
-        return queried_devices(connection, *_bound(asked, app_no, now_ms, connected, listed))
+        return queried_devices(connection, *_bound(asked, app_no, now_ms, connected, numbers_json(found)))
 
     def check_pushes(self, connection: sqlite3.Connection, app_no: int) -> None:
         """Refuse pushes of which nothing is known, or nothing is kept. Raises InvalidExpression. Reader thread."""
@@ -158,14 +155,13 @@ def _bound(
                 return int(_COMPARED[compared](now_ms, wall_ms(moment)))
         raise AssertionError("these depend on the time")
 
-    connected = json.dumps(list(online)) if Given.ONLINE in statement.parameters else "[]"
+    connected = numbers_json(BitMap(online)) if Given.ONLINE in statement.parameters else "[]"
     given: dict[Given, int | str] = {Given.APP: app_no, Given.ONLINE: connected, Given.CANDIDATES: candidates}
     return statement.sql, bind(statement.parameters, given, value)
 
 
-@lru_cache(maxsize=KEPT_SEGMENTS)
 def compile_expression(text: str) -> Segment:
-    """Compile an expression. Raises InvalidExpression. Any thread; 5 ms at most."""
+    """Compile an expression. Raises InvalidExpression. Reader thread; 5 ms at most."""
     term = check(text, parse(text))
     terms = term.terms if isinstance(term, AllOf) else (term,)
     ranked = [(rank, not is_of_sets(one), one) for one in terms if (rank := rank_of(one)) is not None]

@@ -39,7 +39,7 @@ class TopicCondition:
 
 @lru_cache(maxsize=KEPT_CONDITIONS)
 def compile_condition(text: str) -> TopicCondition:
-    """Compile a condition. Raises InvalidExpression. Any thread; 5 ms at most."""
+    """Compile a condition. Raises InvalidExpression. Reader thread; 5 ms at most, and nothing if it is kept."""
     term = check(text, parse(text))
     whole = Place(0, len(text))
     topics: dict[str, None] = {}

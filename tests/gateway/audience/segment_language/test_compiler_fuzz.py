@@ -61,7 +61,7 @@ def test_nothing_but_a_problem_comes_out(connection: sqlite3.Connection, full: i
     for number in range(INPUTS if full == 1 else 100_000):
         text = (soup, tokens, mutated)[number % 3](chance)
         try:
-            segment = compile_expression.__wrapped__(text)
+            segment = compile_expression(text)
         except InvalidExpression as error:
             refusals.append(error)
         else:
@@ -98,7 +98,7 @@ def test_the_worst_expressions_take_few_steps(text: str, connection: sqlite3.Con
 
     sys.setprofile(count)
     try:
-        segment = compile_expression.__wrapped__(text)
+        segment = compile_expression(text)
     except InvalidExpression:
         segment = None
     finally:

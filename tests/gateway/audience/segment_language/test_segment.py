@@ -5,11 +5,12 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from gateway.audience.device_sets import ALL_TAG, add_to_sets
-from gateway.audience.segment_language import names
+from gateway.audience.segment_language import grammar, names
 from gateway.audience.segment_language import segment as segment_module
 from gateway.audience.segment_language.grammar import MAX_CHARACTERS
 from gateway.audience.segment_language.segment import compile_expression, resolve
@@ -116,6 +117,15 @@ def test_times_are_those_on_the_wall(connection: sqlite3.Connection, monkeypatch
 
 def test_the_length_of_expressions_is_that_of_the_api() -> None:
     assert MAX_CHARACTERS == MAX_WHERE_CHARACTERS
+
+
+def test_a_long_expression_is_parsed_in_parts_between_which_others_have_their_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(grammar, "time", SimpleNamespace(sleep=pauses.append))
+    compile_expression("id in [" + ",".join(["'x'"] * 240) + "]")
+    assert pauses == [0] * 4
 
 
 def test_the_page_has_all_names() -> None:
