@@ -17,6 +17,7 @@ from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, StringConstraints, field_validator
+from pyroaring import BitMap
 
 from gateway.audience.device_filter import DeviceFilter
 from gateway.audience.device_sets import ALL_TAG, add_to_sets, remove_from_sets
@@ -254,10 +255,10 @@ class DeviceRegistry:
         self, app_no: int, limit: int, cursor: str | None, wanted: DeviceFilter = ALL_DEVICES
     ) -> dict[str, Any]:
         """List a page of devices, by id."""
-        online = self._connections.online_devices(app_no)
+        online = self._connections.online_set()
 
         def read(connection: sqlite3.Connection) -> tuple[list[dict[str, Any]], bool]:
-            in_sets = devices_with_waiting(connection, app_no) if wanted.waiting is not None else ()
+            in_sets = devices_with_waiting(connection, app_no) if wanted.waiting is not None else BitMap()
             also, values = wanted.conditions(online, in_sets)
             found: list[dict[str, Any]] = []
             after, room = cursor or "", PAGE_BYTES

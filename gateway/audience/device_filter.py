@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from pyroaring import BitMap
+
+from gateway.audience.device_sets import numbers_json
 from gateway.delivery_states import IS_WAITING
 
 
@@ -26,8 +27,8 @@ class DeviceFilter:
     token_expires_before: int | None = None
     """Devices whose token ends before that, or has ended."""
 
-    def conditions(self, online: Iterable[int], waiting_in_sets: Iterable[int] = ()) -> tuple[str, list[Any]]:
-        """SQL that follows `WHERE ..`, with a leading ` AND` if there is any, and its parameters.
+    def conditions(self, online: BitMap, waiting_in_sets: BitMap) -> tuple[str, list[Any]]:
+        """SQL that follows `WHERE ..`, with a leading ` AND` if there is any, and its parameters. Reader thread.
 
         `online`: the numbers of the devices that are connected; `waiting_in_sets`: of those for which a push waits that
         was stored as a set, if `waiting` asks for them.
@@ -39,7 +40,7 @@ class DeviceFilter:
             parts.append(f" AND {condition}")
             parameters.extend(values)
 
-        connected = json.dumps(list(online)) if self.online is not None or self.last_seen_before is not None else "[]"
+        connected = numbers_json(online) if self.online is not None or self.last_seen_before is not None else "[]"
         if self.online is not None:
             add(f"no {'' if self.online else 'NOT '}IN (SELECT value FROM json_each(?))", connected)
         if self.last_seen_before is not None:
@@ -60,5 +61,5 @@ class DeviceFilter:
                 "(no IN (SELECT value FROM json_each(?)) OR"
                 f" EXISTS (SELECT 1 FROM delivery WHERE device_no = device.no AND state {IS_WAITING}))"
             )
-            add(exists if self.waiting else f"NOT {exists}", json.dumps(list(waiting_in_sets)))
+            add(exists if self.waiting else f"NOT {exists}", numbers_json(waiting_in_sets))
         return "".join(parts), parameters

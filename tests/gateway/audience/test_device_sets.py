@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from pyroaring import BitMap
 
+from gateway.audience import device_sets
 from gateway.audience.device_sets import (
     ALL_TAG,
     SEGMENT_BITS,
@@ -99,6 +101,18 @@ def test_the_tags_of_an_app_are_read_segment_by_segment(connection: sqlite3.Conn
     assert tags_of_app(connection, APP_NO, 0) == {"hall": BitMap([1]), "lobby": BitMap([2])}
     assert tags_of_app(connection, APP_NO, 1) == {"hall": BitMap([SEGMENT])}
     assert tags_of_app(connection, APP_NO, 2) == {}
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 5, 12, 13])
+def test_a_set_is_written_in_parts_between_which_others_have_their_turn(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_sets, "LOCK_NUMBERS", 4)
+    pauses: list[float] = []
+    monkeypatch.setattr(device_sets, "time", SimpleNamespace(sleep=pauses.append))
+    devices = BitMap(range(7, 7 + 3 * count, 3))
+    assert json.loads(device_sets.numbers_json(devices)) == list(devices)
+    assert pauses == [0] * (max(count - 1, 0) // 4)
 
 
 def test_queried_devices_are_those_of_the_query(connection: sqlite3.Connection) -> None:
