@@ -64,41 +64,54 @@ def change_own_topics(
     room = max(TOPICS_OF_DEVICE - len(present) + len(left), 0)
     if len(joined) > room:
         joined, complaint = joined[:room], f"a device is in at most {TOPICS_OF_DEVICE} topics: leave some first"
-    for topic in joined:
-        if _is_one_too_many(connection, app_no, topic):
-            return f"the app has {TOPICS_OF_APP} topics: {topic!r} cannot be another"
-        _add_members(connection, app_no, topic, [device_no], now_ms)
-    for topic in left:
-        _remove_members(connection, app_no, topic, [device_no])
+    too_many = _too_many(connection, app_no, joined)
+    if too_many:
+        complaint = f"the app has {TOPICS_OF_APP} topics: {too_many[0]!r} cannot be another"
+        joined = [topic for topic in joined if topic not in too_many]
+    _add_members(connection, app_no, joined, [device_no], now_ms)
+    _remove_members(connection, app_no, left, [device_no])
     return complaint
 
 
 def _add_members(
-    connection: sqlite3.Connection, app_no: int, topic: str, device_nos: Sequence[int], now_ms: int
+    connection: sqlite3.Connection, app_no: int, topics: Sequence[str], device_nos: Sequence[int], now_ms: int
 ) -> None:
-    insert_rows(connection, "device_topic", COLUMNS, [(app_no, topic, no, now_ms) for no in device_nos])
-    add_to_sets(connection, app_no, {topic_set(topic): device_nos})
+    rows = [(app_no, topic, device_no, now_ms) for topic in topics for device_no in device_nos]
+    insert_rows(connection, "device_topic", COLUMNS, rows)
+    add_to_sets(connection, app_no, {topic_set(topic): device_nos for topic in topics})
 
 
-def _remove_members(connection: sqlite3.Connection, app_no: int, topic: str, device_nos: Sequence[int]) -> None:
-    connection.execute(
-        "DELETE FROM device_topic WHERE app_no = ? AND topic = ? AND device_no IN (SELECT value FROM json_each(?))",
-        (app_no, topic, json.dumps(list(device_nos))),
-    )
-    remove_from_sets(connection, app_no, {topic_set(topic): device_nos})
+def _remove_members(
+    connection: sqlite3.Connection, app_no: int, topics: Sequence[str], device_nos: Sequence[int]
+) -> None:
+    if topics:
+        connection.execute(
+            "DELETE FROM device_topic WHERE app_no = ? AND topic IN (SELECT value FROM json_each(?))"
+            " AND device_no IN (SELECT value FROM json_each(?))",
+            (app_no, json.dumps(list(topics)), json.dumps(list(device_nos))),
+        )
+        remove_from_sets(connection, app_no, {topic_set(topic): device_nos for topic in topics})
 
 
-def _is_one_too_many(connection: sqlite3.Connection, app_no: int, topic: str) -> bool:
-    """Whether a topic is new, and the app has as many as it may."""
-    if connection.execute(
-        "SELECT 1 FROM device_set WHERE app_no = ? AND tag = ? LIMIT 1", (app_no, topic_set(topic))
-    ).fetchone():
-        return False
+def _too_many(connection: sqlite3.Connection, app_no: int, topics: Sequence[str]) -> list[str]:
+    """Those of these topics that are new, and for which the app has no room. All of its topics are counted once."""
+    present = {
+        name
+        for (name,) in connection.execute(
+            # CROSS: in this order. Left alone, SQLite may walk all sets of the app.
+            "SELECT wanted.value FROM json_each(?) AS wanted CROSS JOIN device_set AS s"
+            " ON s.app_no = ? AND s.tag = ? || wanted.value",
+            (json.dumps(list(topics)), app_no, _PREFIX),
+        )
+    }
+    new = [topic for topic in topics if topic not in present]
+    if not new:
+        return []
     (count,) = connection.execute(
         "SELECT count(*) FROM (SELECT DISTINCT tag FROM device_set WHERE app_no = ? AND tag >= ? AND tag < ? LIMIT ?)",
         (app_no, _PREFIX, _BEHIND_PREFIX, TOPICS_OF_APP),
     ).fetchone()
-    return bool(count >= TOPICS_OF_APP)
+    return new[TOPICS_OF_APP - count :]
 
 
 def change_members(
@@ -113,7 +126,7 @@ def change_members(
     changing = [no for no in numbers.values() if (no in members) is not join]
     full: set[int] = set()
     if join and changing:
-        if _is_one_too_many(connection, app_no, topic):
+        if _too_many(connection, app_no, [topic]):
             return [too_many_topics()] * len(device_ids)
         full = {
             device_no
@@ -123,9 +136,9 @@ def change_members(
                 (json.dumps(changing), TOPICS_OF_DEVICE),
             )
         }
-        _add_members(connection, app_no, topic, [no for no in changing if no not in full], now_ms)
+        _add_members(connection, app_no, [topic], [no for no in changing if no not in full], now_ms)
     elif changing:
-        _remove_members(connection, app_no, topic, changing)
+        _remove_members(connection, app_no, [topic], changing)
     changed = set(changing)
     return [_result(device_id, numbers.get(device_id), changed, full, join) for device_id in device_ids]
 
@@ -184,7 +197,7 @@ class TopicStore:
         def operation(connection: sqlite3.Connection) -> int:
             some = devices_of_set(connection, app_no, topic_set(topic))[:SLICE_DEVICES]
             if some:
-                _remove_members(connection, app_no, topic, list(some))
+                _remove_members(connection, app_no, [topic], list(some))
             return len(some)
 
         removed = 0

@@ -434,11 +434,12 @@ class PreferenceStore:
     ) -> str | None:
         """Have a device join and leave topics; the part that could not be done, in words. Writer thread."""
         policy = self._policies.of(app_no).policy
-        refused = [] if source == "operator" else [topic for topic in topics if not policy.may_join(topic)]
-        complaint = change_own_topics(
-            connection, app_no, device_no, {name: topics[name] for name in topics if name not in refused}, now_ms
-        )
-        return f"a device may not join or leave the topic {refused[0]!r} by itself" if refused else complaint
+        allowed = topics
+        if source != "operator":
+            allowed = {topic: wanted for topic, wanted in topics.items() if policy.may_join(topic)}
+        complaint = change_own_topics(connection, app_no, device_no, allowed, now_ms)
+        refused = next((topic for topic in topics if topic not in allowed), None)
+        return complaint if refused is None else f"a device may not join or leave the topic {refused!r} by itself"
 
     def after_commit(self, ended: list[int], in_flight: set[int]) -> None:
         """Note the deliveries that `store` has ended, when that is on disk."""

@@ -74,6 +74,22 @@ def test_an_app_and_a_device_have_so_many_topics(
     assert topics_of(connection, [1, 2, 3]) == {1: ["a", "b"], 2: ["a", "c"], 3: ["b"]}
 
 
+def test_a_device_that_joins_many_new_ones_has_those_of_the_app_counted_once(
+    connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(topics, "TOPICS_OF_APP", 6)
+    change_members(connection, APP, "old", ["d1", "d2"], True, 5)
+    statements: list[str] = []
+    connection.set_trace_callback(statements.append)
+    wanted = {f"new-{number}": True for number in range(8)} | {"old": False}
+    complaint = change_own_topics(connection, APP, 1, wanted, 6)
+    connection.set_trace_callback(None)
+    assert complaint == "the app has 6 topics: 'new-5' cannot be another"
+    assert topics_of(connection, [1])[1] == [f"new-{number}" for number in range(5)]
+    assert len([statement for statement in statements if "DISTINCT tag" in statement]) == 1
+    assert len(statements) < 12
+
+
 def test_a_device_changes_its_own(connection: sqlite3.Connection) -> None:
     assert change_own_topics(connection, APP, 1, {"news": True, "sport": True}, 5) is None
     assert change_own_topics(connection, APP, 1, {"news": True, "sport": False, "never": False}, 6) is None
