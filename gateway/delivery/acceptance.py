@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -62,9 +62,9 @@ CONSIDERATE_PUSHES = 20
 they would wait for the batch at every step."""
 CONSIDERATE_PAUSE_SECONDS = 0.003
 """Seconds that the loop and the writer have for the others after each of those."""
-COMPOSED_DELIVERIES = OPERATION_DELIVERIES // 8
-"""Deliveries that a push of a batch counts as whose texts are composed for many devices: they may have 4 MiB, and those
-of a slice are in memory together."""
+PREPARED_PUSHES_OF_APP = 8
+"""Pushes to more than one device by name that an app may have in preparation, or prepared and not yet stored: each has
+a set of up to 128 KiB in memory, and 4 MiB of texts if it is composed."""
 ANSWER_BYTES = 80
 """Size of an answer as it is kept with its idempotency key."""
 UNKNOWN_BYTES = 40
@@ -162,6 +162,9 @@ class Acceptance:
         """An operation has been submitted that has not begun: it takes whatever comes until then."""
         self._single_at = 0
         """Server time of the last push that was not of a batch."""
+        self._preparing: defaultdict[int, asyncio.Semaphore] = defaultdict(
+            lambda: asyncio.Semaphore(PREPARED_PUSHES_OF_APP)
+        )
         self._on_remembered = on_remembered
         self.accepted = 0
         """Pushes answered 202, for metrics."""
@@ -204,13 +207,23 @@ class Acceptance:
     async def accept_pending(self, pending: PendingPush) -> AcceptedPush:  # Hot path.
         """Store a push that has been checked; as `accept`."""
         self._single_at = self._clock_ms()
-        if not pending.is_prepared:
-            await self.prepare(pending)
-        await self._store([pending])
+        if pending.is_prepared:
+            await self._store([pending])
+        else:
+            await self._prepare_and_store(pending)
         answer = answer_of(pending)
         if isinstance(answer, Problem):
             raise answer
         return answer
+
+    async def _prepare_and_store(self, pending: PendingPush) -> None:
+        if pending.target is None:  # a single device, whose text is no larger than any other content
+            await self.prepare(pending)
+            await self._store([pending])
+            return
+        async with self._preparing[pending.app.no]:
+            await self.prepare(pending)
+            await self._store([pending])
 
     async def prepare(self, pending: PendingPush) -> None:
         """Look up what the storing of a push needs and the writer has no time for. Raises Problem; with a key the
@@ -260,10 +273,7 @@ class Acceptance:
                 checked.append(push)
                 if isinstance(push, PendingPush):
                     gathered += 1
-                    if push.target is not None:
-                        deliveries += self.queue.deliveries(push) if push.composed is None else COMPOSED_DELIVERIES
-                    else:
-                        deliveries += 1
+                    deliveries += 1 if push.target is None else self.queue.deliveries(push)
                 if gathered >= (CONSIDERATE_PUSHES if considerate else BATCH_PUSHES) or (
                     deliveries >= OPERATION_DELIVERIES
                 ):

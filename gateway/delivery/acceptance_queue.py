@@ -31,6 +31,9 @@ FEW_DELIVERIES = 100
 """Deliveries of a push that may still be stored with the pushes to one device each."""
 SET_DELIVERIES = 250
 """Deliveries that take as long to store as a push of which they are a set, however many it has."""
+PREPARED_DELIVERIES = OPERATION_DELIVERIES // 8
+"""Deliveries that a push which is not prepared counts as: of a batch so many are prepared for one operation. Each may
+hold a set of 128 KiB, and 4 MiB of texts, until it is stored."""
 MAX_SELECTIONS = 10_000
 """Tags and topics whose number of devices is remembered, about 2 MB; over it all are forgotten."""
 
@@ -80,10 +83,12 @@ class AcceptanceQueue:
         """Count the deliveries that a push will have, as far as that is known; those of a set count as a few."""
         if pending.selection is not None:
             return min(len(pending.selection), OPERATION_DELIVERIES)
+        target = pending.target
+        if target is not None and not pending.is_prepared:
+            return PREPARED_DELIVERIES
         if pending.listed is not None:
             return len(pending.listed)
-        assert pending.target is not None, "it selects"
-        target = pending.target
+        assert target is not None, "it selects"
         return self._selected.get((pending.app.no, target.tag, target.topic), OPERATION_DELIVERIES)
 
     def put(self, pending_pushes: list[PendingPush], stored: asyncio.Future[None]) -> None:

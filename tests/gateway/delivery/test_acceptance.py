@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pyroaring import BitMap
 
-from gateway.delivery.acceptance import CONSIDERATE_MS, CONSIDERATE_PUSHES
+from gateway.delivery.acceptance import CONSIDERATE_MS, CONSIDERATE_PUSHES, PREPARED_PUSHES_OF_APP
 from gateway.delivery.acceptance_queue import BATCH_PUSHES
 from gateway.delivery.ledger_statements import supersede_rows
 from gateway.delivery.submission import AcceptedPush, PendingPush
@@ -480,3 +480,27 @@ def test_a_line_that_cannot_be_prepared_keeps_no_other_from_being_accepted(
     monkeypatch.setattr(world.acceptance._targets, "resolve", resolve)
     answers = world.run(world.acceptance.accept_many([world.checked(), wrong, world.checked()]))
     assert [a.targeted if isinstance(a, AcceptedPush) else a.code for a in answers] == [1, "invalid_request", 1]
+
+
+def test_an_app_has_a_few_pushes_in_preparation_at_a_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until they are stored, since each has a set in memory; pushes that need none do not wait for them."""
+    begun = 0
+
+    async def resolve(app_no: int, target: object) -> BitMap:
+        nonlocal begun
+        begun += 1
+        return BitMap([1, 2])
+
+    monkeypatch.setattr(world.acceptance._targets, "resolve", resolve)
+    request = world.request({"where": "'hall' in tags"})
+    tasks = [world.loop.create_task(world.acceptance.accept(APP, request)) for _ in range(PREPARED_PUSHES_OF_APP + 3)]
+    plain = start(world)
+    for _ in range(10):
+        world.loop.run_until_complete(asyncio.sleep(0))
+    assert begun == PREPARED_PUSHES_OF_APP
+    world.settle()
+    world.loop.run_until_complete(asyncio.wait([plain]))
+    while not all(task.done() for task in tasks):
+        world.settle()
+        world.loop.run_until_complete(asyncio.sleep(0))
+    assert [task.result().targeted for task in tasks] == [2] * len(tasks)

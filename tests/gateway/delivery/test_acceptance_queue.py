@@ -9,6 +9,7 @@ from itertools import groupby
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyroaring import BitMap
 
 from gateway.delivery.acceptance_queue import BATCH_PUSHES, FEW_DELIVERIES, OPERATION_DELIVERIES, AcceptanceQueue
 from gateway.delivery.push import PushRequest
@@ -173,3 +174,15 @@ def test_every_push_is_taken_once_and_in_order(moves: list[tuple[str, int | set[
         return {key: list(group) for key, group in groupby(sorted(pushes, key=kind), kind)}
 
     assert by_kind(order) == by_kind(put)
+
+
+def test_few_pushes_of_a_batch_are_prepared_for_one_operation() -> None:
+    """Whatever a push to all has counted as lately."""
+    queue = AcceptanceQueue()
+    one = pending(None)
+    queue._selected[1, None, None] = 1
+    assert queue.deliveries(one) == 1
+    one.is_prepared = False
+    assert queue.deliveries(one) * 8 >= OPERATION_DELIVERIES
+    one.selection = BitMap([1, 2])
+    assert queue.deliveries(one) == 2
