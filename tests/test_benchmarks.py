@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks import segments
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.tools import has_openssl
 from tests.third_party import require
@@ -43,3 +44,15 @@ def test_handshakes(tmp_path: Path) -> None:
     found = figures(tmp_path / "figures.json", "handshakes")
     assert found["TLS handshakes and connects", "Mosquitto, password file"] > 0
     assert found["TLS handshakes and connects", "the same without TLS"] > 0
+
+
+def test_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the end: every connected device has acknowledged every push. The file says how devices were found."""
+    monkeypatch.setattr(segments, "SINGLE_PUSHES", 10)
+    file = tmp_path / "figures.json"
+    found = figures(file, "segments")
+    assert {what.partition(":")[0] for what, _ in found} == {"segment of 5", "push to 5 of 5 by an expression"}
+    details = [figure["detail"] for figure in json.loads(file.read_text())["figures"] if figure["detail"]]
+    assert len(details) == len(segments.SEGMENTS)
+    assert details[3].startswith("online && attributes.model == 'K3': 5 devices; SEARCH ")
+    assert not any("SCAN" in detail for detail in details)

@@ -30,7 +30,7 @@ MODEL = "K3"
 
 def _mixed(multiplier: int, most: int) -> str:
     """SQL of a number below `most` that depends on the device's number and on nothing else (Knuth's multiplication)."""
-    return f"((no * {multiplier} & 4294967295) >> 9) % {most}"
+    return f"(((no * {multiplier} & 4294967295) >> 9) % {most})"
 
 
 _ATTRIBUTES = f"""json_object(

@@ -92,3 +92,12 @@ def test_a_figure_is_put_into_its_sentence() -> None:
     )
     with pytest.raises(AssertionError, match="does not say any more: It takes"):
         sentence.written("It took 3.5 s for 999 devices.", {"time": 1.0, "devices": 1.0})
+
+
+def test_a_sentence_has_no_figures_until_there_is_a_result() -> None:
+    sentence = Sentence(BENCHMARKS_PAGE, "It takes {} s.", (rounded("time", 2),), unmeasured="It is quick.")
+    assert sentence.written("So: It is\nquick. And", {}) == "So: It is\nquick. And"
+    assert sentence.written("So: It is\nquick. And", {"time": 12.34}) == "So: It takes 12 s. And"
+    assert sentence.written("So: It takes 12 s. And", {"time": 9.0}) == "So: It takes 9.0 s. And"
+    with pytest.raises(AssertionError, match="has figures that no result has"):
+        sentence.written("It takes 12 s.", {})
