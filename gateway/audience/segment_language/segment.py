@@ -1,8 +1,8 @@
 """A segment: an expression that was compiled, and the devices that it selects.
 
 `compile_expression` and `resolve` are for a reader thread, whose reads are bounded in time (`store/read_queue`) and
-belong to an app: compiling takes 5 ms at most, which is too much for the loop when a batch has thousands of expressions.
-What was compiled lately is kept there (`target_resolution`).
+belong to an app. Compiling takes 5 ms at most: too much for the loop, when a batch has thousands of expressions. What
+was compiled lately is kept by `target_resolution`.
 
 `now_ms` is the time on the wall, as the API shows it. Times of devices are server time in the ledger, so moments are
 translated (`timestamps.wall_time`). A device that is connected is seen now.
