@@ -26,7 +26,7 @@ from gateway.plans.campaigns import Campaigns, unknown_campaign
 from gateway.plans.conditions import FAILED
 from gateway.plans.statistics import compare_variants, describe_verdicts
 from gateway.store.database import Database
-from gateway.timestamps import rfc3339, rfc3339_or_none
+from gateway.timestamps import rfc3339, rfc3339_or_none, wall_time
 
 _STATES = [state.label for state in DeliveryState]
 
@@ -102,7 +102,7 @@ class CampaignReports:
 def shown_state(campaign: Campaign) -> str:
     """The state as people see it: what waits for its time is `scheduled`."""
     if campaign.state == CampaignState.RUNNING and campaign.phase == Phase.STARTING and campaign.started_at is None:
-        return "scheduled" if campaign.start_at > campaign.created_at else "running"
+        return "scheduled" if campaign.start_at > wall_time.of(campaign.created_at) else "running"
     return campaign.state
 
 
@@ -120,7 +120,7 @@ def _summary(campaign: Campaign) -> dict[str, Any]:
         "created_by": campaign.key_id,
         "approved_by": campaign.approved_by,
         "created_at": rfc3339(campaign.created_at),
-        "start_at": rfc3339(campaign.start_at),
+        "start_at": rfc3339(wall_time.to_server(campaign.start_at)),
         "started_at": rfc3339_or_none(campaign.started_at),
         "paused_at": rfc3339_or_none(campaign.paused_at if campaign.state == CampaignState.PAUSED else None),
         "ended_at": rfc3339_or_none(campaign.ended_at),

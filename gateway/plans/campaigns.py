@@ -63,6 +63,8 @@ LOOK_MS = 1_000
 """Time between two looks at the counts of a campaign."""
 REST_FACTOR = 10
 """Pause after a look, as a multiple of the time that it took: a tenth of a reader for each campaign at most."""
+WALL_CLOCK_MS = 60_000
+"""Time between two looks whether a campaign may start: the clock on the wall, which it goes by, may be set."""
 RETRY_MS = 2_000
 """Time until something that failed is tried again."""
 ID_BYTES = 9
@@ -159,10 +161,10 @@ class Campaigns:
         self.check(app, fields)
         reach = await self.measure(app, fields)
         now_ms = self._clock_ms()
-        start_at = now_ms
+        start_at = wall_time.of(now_ms)
         if fields.send_at is not None:
-            start_at = max(now_ms, wall_time.to_server(int(fields.send_at.timestamp() * 1000)))
-            if start_at > now_ms + MAX_AHEAD_MS:
+            start_at = max(start_at, int(fields.send_at.timestamp() * 1000))
+            if start_at > wall_time.of(now_ms) + MAX_AHEAD_MS:
                 raise problem("invalid_request", "send_at: at most a year ahead")
         campaign_id = f"c{secrets.token_urlsafe(ID_BYTES)}"
         state = CampaignState.RUNNING
@@ -205,7 +207,7 @@ class Campaigns:
             return _same(number, remembered[0])
         self.under_way += 1
         if state is CampaignState.RUNNING:
-            self._due[number] = start_at
+            self._due[number] = now_ms
         return campaign_id
 
     def check(self, app: AppRef, fields: CampaignRequest) -> None:
@@ -271,7 +273,7 @@ class Campaigns:
                 is_observed=next_group and rules.plan is not None and campaign.group_no + 1 < len(rules.plan.groups),
             ),
         )
-        self._due[campaign.no] = max(self._clock_ms(), campaign.start_at)
+        self._due[campaign.no] = self._clock_ms()
 
     async def approve(self, app_no: int, campaign_id: str, key_id: str) -> None:
         """Have a campaign start that waits for another key. Raises Problem 403, 404, 409."""
@@ -279,7 +281,7 @@ class Campaigns:
         if campaign.key_id == key_id:
             raise problem("other_key_needed", "the key that made the campaign cannot approve it: use another one")
         await self._move(campaign, "approve", lambda c, now_ms: rows.approve(c, campaign, key_id, now_ms))
-        self._due[campaign.no] = max(self._clock_ms(), campaign.start_at)
+        self._due[campaign.no] = self._clock_ms()
 
     async def abort(self, app_no: int, campaign_id: str, key_id: str, reason: str | None) -> None:
         """End a campaign, and recall what waits of it. Raises Problem 404, 409."""
@@ -411,9 +413,9 @@ class Campaigns:
     # -- starting --------------------------------------------------------------------------------------------------
 
     async def _start(self, campaign: Campaign) -> int | None:
-        now_ms = self._clock_ms()
-        if campaign.start_at > now_ms:
-            return campaign.start_at - now_ms
+        early_ms = campaign.start_at - wall_time.of(self._clock_ms())
+        if early_ms > 0:
+            return min(early_ms, WALL_CLOCK_MS)
         if self._freezing.locked():
             return LOOK_MS
         async with self._freezing:

@@ -45,7 +45,7 @@ class CampaignRow(SQLModel, table=True):
     approved_by: str | None = None
     """Id of the key that approved it."""
     start_at: int
-    """Time from which on it may start."""
+    """Time on the wall's clock from which on it may start."""
     created_at: int
     started_at: int | None = None
     """Time at which its target was frozen."""

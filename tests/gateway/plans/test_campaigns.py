@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import Problem
 from gateway.plans import campaigns as campaigns_module
-from gateway.timestamps import rfc3339
+from gateway.timestamps import WallTime, rfc3339
 from tests.gateway.delivery.world import APP, items
 from tests.gateway.plans.campaign_world import CampaignWorld
 
@@ -287,6 +288,20 @@ def test_it_starts_at_its_time(world: CampaignWorld) -> None:
     assert world.parts(made) == [(1, None, 20)]
 
 
+def test_a_start_goes_by_the_clock_on_the_wall(world: CampaignWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was an hour slow when the campaign was made, and is set right; then it is set back, which changes nothing."""
+    clock = WallTime()
+    monkeypatch.setattr("gateway.plans.campaign_reports.wall_time", clock)
+    monkeypatch.setattr("gateway.plans.campaigns.wall_time", clock)
+    made = world.create(send_at=rfc3339(world.now + 3_660_000), rollout=["50%", "rest"], observe="1m")
+    clock.set_offsets([(0, 3_600_000)])
+    world.passes(60)
+    assert world.parts(made) == [(1, None, 10)]
+    clock.set_offsets([(0, -3_600_000)])
+    world.passes(60)
+    assert world.parts(made) == [(1, None, 10), (2, None, 10)], "what has begun goes by distances"
+
+
 def test_commands_to_many_wait_for_another_key(world: CampaignWorld) -> None:
     world.set_policy(approve_above=5)
     made = world.create(push=COMMAND, canary=2)
@@ -425,28 +440,43 @@ def end_tasks(world: CampaignWorld) -> None:
     world.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(kills=st.lists(st.integers(1, 12), max_size=12), aborts=st.booleans())
-def test_no_device_has_two_parts_and_none_is_lost_whatever_is_killed(kills: list[int], aborts: bool) -> None:
+COMMANDS = st.sampled_from(["", "", "pause", "resume", "next_group", "abort"])
+
+
+def command(world: CampaignWorld, campaign_id: str, name: str) -> None:
+    """Give a campaign a command, whether or not it is in a state for it."""
+    campaigns = world.campaigns
+    with suppress(Problem):
+        if name == "pause":
+            world.run(campaigns.pause(APP.no, campaign_id, "k", None))
+        elif name in ("resume", "next_group"):
+            world.run(campaigns.resume(APP.no, campaign_id, "k", next_group=name == "next_group"))
+        elif name == "abort":
+            world.run(campaigns.abort(APP.no, campaign_id, "k", None))
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(kills=st.lists(st.tuples(st.integers(1, 12), COMMANDS), max_size=12))
+def test_no_device_has_two_parts_and_none_is_lost_whatever_is_killed(kills: list[tuple[int, str]]) -> None:
     world = CampaignWorld(devices=12)
     variants = [{"id": "a", "data": 1}, {"id": "b", "data": 2}]
     made = world.create(
         rollout=["20%", "30%", "rest"], canary={"devices": ["d5"]}, variants=variants, holdout="10%", observe="1m"
     )
     try:
-        for operations in kills:
+        for operations, name in kills:
             kill_after(world, operations)
             try:
-                for _ in range(4):
+                world.passes(30)
+                command(world, made, name)
+                for _ in range(3):
                     world.passes(30)
-                if aborts and operations == 7 and world.show(made)["ended_at"] is None:
-                    world.run(world.campaigns.abort(APP.no, made, "k", None))
-                    world.go()
             except Killed:
                 end_tasks(world)
             world.crash()
             sent = world.sent_to(made)
             assert len(set(sent)) == len(sent), "no device twice"
+        command(world, made, "resume")
         for _ in range(20):
             world.passes(60)
         found = world.show(made)
