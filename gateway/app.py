@@ -197,6 +197,7 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
             components.remove_old(),
             components.watch_disk(),
             components.enforce_quotas(),
+            components.run_schedules(),
             components.delivery.analytics.count_large(),
             components.campaigns.run(),
             components.delivery.fatigue.run(),

@@ -59,6 +59,7 @@ from gateway.metrics_key import MetricsKey
 from gateway.periodic import ServerTimers, repeat
 from gateway.plans.campaign_reports import CampaignReports
 from gateway.plans.campaigns import Campaigns
+from gateway.plans.components import PlanComponents
 from gateway.settings import Settings
 from gateway.startup import OpenStores
 from gateway.timestamps import wall_time
@@ -140,6 +141,11 @@ class Components:
             ),
             make_engine=self._make_engine,
         )
+        self.plans = PlanComponents(
+            database=database, delivery=delivery, clock_ms=clock_ms, storage_left=self._storage_left,
+            idempotency_ms=DeliveryLimits.of(settings).pushes.idempotency_ms,
+            answer_remembered=self._idempotency_quota.added,
+        )  # fmt: skip
         self._notices = Notices(database=database, preferences=delivery.preferences, publish=delivery.engine.publish)
         self._missed_pushes = MissedPushes(
             database=database,
@@ -242,6 +248,7 @@ class Components:
             campaigns=self.campaigns,
             heartbeats=delivery.heartbeats,
             watches=delivery.watches,
+            plans=self.plans,
             certificates=lambda: self.certificate_ends,
             log_lines=lambda: {
                 "queue_full": log_writer.dropped,
@@ -263,6 +270,7 @@ class Components:
         await self.campaigns.load()
         await self.delivery.heartbeats.load()
         await self.delivery.watches.load(self._stopped_at)
+        await self.plans.schedule_runner.load()
         await self.delivery.analytics.load()
         await self._webhooks.load()
         await self.delivery.attachments.load()
@@ -294,6 +302,7 @@ class Components:
             campaign_reports=CampaignReports(database=self._database, campaigns=self.campaigns),
             heartbeats=self.delivery.heartbeats,
             watches=self.delivery.watches,
+            schedules=self.plans.schedules,
             ledger=self.delivery.ledger,
             reports=self.delivery.reports,
             analytics=self.delivery.analytics,
@@ -362,6 +371,15 @@ class Components:
         )
         await repeat(SWEEP_SECONDS, *works)
 
+    async def run_schedules(self) -> None:
+        """Send what is due of schedules, until cancelled."""
+        while True:
+            try:
+                await self.plans.schedule_runner.run_due()
+            except Exception as error:  # above all a full disk: it is tried again
+                log.warning("what is due of schedules cannot be sent: %s", error)
+            await asyncio.sleep(SWEEP_SECONDS)
+
     def _follow_wall_clock(self) -> None:
         if self._wall_clock is not None and self._wall_clock.follow():
             self.delivery.rule_changes.wall_clock_set()
@@ -372,6 +390,7 @@ class Components:
             try:
                 await self.enrolment.token_expiry.run()
                 await self._retention.run(self._clock_ms())
+                await self.plans.schedule_runner.remove_ended(int(self._settings.retention_days * DAY_MS))
                 wall_seconds = wall_time.of(self._clock_ms()) / 1000
                 await asyncio.to_thread(kept_ledger.remove_expired, self._settings.data_dir, wall_seconds)
                 await self.campaigns.remove_old(self._clock_ms() - self._kept_counts_ms)

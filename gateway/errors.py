@@ -71,6 +71,9 @@ CATALOGUE: dict[str, ProblemKind] = {
     "campaign_not_found": ProblemKind(
         404, "No such campaign", "No campaign of the key's app has this id, or it is no longer kept."
     ),
+    "schedule_not_found": ProblemKind(
+        404, "No such schedule", "No schedule of the key's app has this id, or it is no longer kept."
+    ),
     "heartbeat_not_found": ProblemKind(404, "No such heartbeat", "No heartbeat of the key's app has this name."),
     "watch_not_found": ProblemKind(404, "No such watch", "No watch of the key's app has this name."),
     "template_not_found": ProblemKind(
@@ -104,6 +107,9 @@ CATALOGUE: dict[str, ProblemKind] = {
         "The body came too slowly",
         "The body came too slowly: under 1 KiB a second, looked at every 30 s, or for more than 10 minutes.",
         retryable=True,
+    ),
+    "schedule_ended": ProblemKind(
+        409, "The schedule cannot do that now", "The schedule has ended or was cancelled; or it is paused."
     ),
     "device_exists": ProblemKind(409, "The device exists", "A device of this id is enrolled."),
     "code_used": ProblemKind(
@@ -199,6 +205,11 @@ CATALOGUE: dict[str, ProblemKind] = {
         "Too many campaigns are under way",
         "100 campaigns of this app, or 1,000 of all, have not ended.",
         retryable=True,
+    ),
+    "too_many_schedules": ProblemKind(
+        429,
+        "The app has too many schedules",
+        "The app has 1,000 schedules that are active or paused, or their pushes have 64 MiB.",
     ),
     "too_many_streams": ProblemKind(
         429,

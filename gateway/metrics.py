@@ -68,6 +68,7 @@ from gateway.latency import LatencyHistogram
 from gateway.measurements import Measurements
 from gateway.metrics_key import MetricsKey
 from gateway.plans.campaigns import Campaigns
+from gateway.plans.components import PlanComponents
 from gateway.program import installed_version
 from gateway.store.database import Database
 
@@ -114,6 +115,7 @@ class MetricsSources:
     campaigns: Campaigns
     heartbeats: Heartbeats
     watches: Watches
+    plans: PlanComponents
     broker: object
     certificates: Callable[[], Mapping[str, float]]
     """A function that gives, of each certificate in use (`server`, `ca`), the end in Unix time; nothing without TLS."""
@@ -137,6 +139,7 @@ class MetricsSources:
             "downloads": self.attachments.downloads_sent_away,
             "escalations": self.escalations.refused,
             "event_streams": self.feed.streams_refused,
+            "schedules": self.plans.schedules.refused,
             "slow_downloads": self.attachments.downloads_ended,
             "unread_event_streams": self.feed.streams_stalled,
             "wrong_codes": self.enrolment.guesses.sent_away,
@@ -355,6 +358,12 @@ class _Collector(Collector):
         silent = {watch.label: float(watch.silent_at is not None) for watch in sources.watches.all()}
         text = "1: a sender that is watched (`APP/NAME`) has sent nothing for as long as it says; 200 watches at most."
         yield _by_label(GaugeMetricFamily, "sender_silent", text, "watch", silent)
+        runner = sources.plans.schedule_runner
+        text = "Runs of schedules that have ended, by how: `done`, `skipped` or `failed`."
+        yield _by_label(CounterMetricFamily, "schedule_runs", text, "state", runner.runs)
+        yield _counter("schedule_pushes", "Pushes that schedules were sent in.", runner.parts)
+        text = "Time from when a push of a schedule was due until it was on disk, but for what was missed."
+        yield _histogram("schedule_delay_seconds", text, runner.lateness)
         text = "Further steps of pushes to duties that were sent."
         yield _counter("escalation_steps", text, sources.escalations.steps)
         text = "Pushes to duties that have ended, by how. One that was acted on after its end counts twice."

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from gateway.api import campaign_examples
+from gateway.api import campaign_examples, schedule_examples
 
 _PUSH: Final = {
     "target": {"tag": "lobby"},
@@ -34,6 +34,7 @@ BODIES: Final[dict[tuple[str, str], Any]] = {
     ("post", "/v1/pushes/batch"): f"{json.dumps(_PUSH)}\n{json.dumps({**_PUSH, 'idempotency_key': 'lunch-1'})}\n",
     ("post", "/v1/pushes/forecast"): _PUSH,
     **campaign_examples.BODIES,
+    **schedule_examples.BODIES,
     ("post", "/v1/devices"): _DEVICE,
     ("post", "/v1/devices/bulk"): {"devices": [{"device_id": "kiosk-2", "tags": ["lobby"]}, {"name": "Any id"}]},
     ("post", "/v1/invitations"): {"count": 2, "tags": ["lobby"], "expires_in": 86_400},
@@ -399,6 +400,7 @@ def _page(item: Any) -> dict[str, Any]:
 
 ANSWERS: Final[dict[str, Any]] = {
     **campaign_examples.ANSWERS,
+    **schedule_examples.ANSWERS,
     "AcceptedPush": _ACCEPTED,
     "Application": {"id": "canteen", "created_at": _AT},
     "Applications": _page({"id": "default", "created_at": _AT}),

@@ -36,6 +36,7 @@ IN_PATH: Final = {
     "segment_name": ("segment_not_found",),
     "topic_name": ("topic_not_found",),
     "duty_name": ("duty_not_found",),
+    "schedule_id": ("schedule_not_found",),
     "heartbeat_name": ("heartbeat_not_found",),
     "watch_name": ("watch_not_found",),
     "template_name": ("template_not_found",),
@@ -68,6 +69,7 @@ SPECIFIC: Final[Mapping[Operation, tuple[str, ...]]] = {
         *_PUSH,
         "too_many_escalations",
         "too_many_calls",
+        "too_many_schedules",
         "idempotency_key_reused",
         "approval_needed",
     ),
@@ -77,6 +79,12 @@ SPECIFIC: Final[Mapping[Operation, tuple[str, ...]]] = {
     ("post", "/v1/campaigns/{campaign_id}/resume"): ("campaign_state",),
     ("post", "/v1/campaigns/{campaign_id}/approve"): ("campaign_state", "other_key_needed"),
     ("post", "/v1/campaigns/{campaign_id}/abort"): ("campaign_state",),
+    ("post", "/v1/schedules"): (*_PUSH, "too_many_schedules", "idempotency_key_reused", "approval_needed"),
+    ("post", "/v1/schedules/preview"): (*_PUSH, "approval_needed"),
+    ("patch", "/v1/schedules/{schedule_id}"): (*_PUSH, "schedule_ended", "approval_needed"),
+    ("post", "/v1/schedules/{schedule_id}/pause"): ("schedule_ended",),
+    ("post", "/v1/schedules/{schedule_id}/resume"): ("schedule_ended",),
+    ("post", "/v1/schedules/{schedule_id}/run"): ("schedule_ended",),
     ("post", "/v1/pushes/forecast"): (*_PUSH, "approval_needed"),
     ("get", "/v1/pushes/{push_id}/deliveries"): ("device_not_found",),
     ("get", "/v1/pushes/{push_id}/texts"): ("device_not_found",),
@@ -137,6 +145,7 @@ READS: Final = (
     ("post", "/v1/campaigns/forecast"),
     ("post", "/v1/segments/preview"),
     ("post", "/v1/templates/{template_name}/preview"),
+    ("post", "/v1/schedules/preview"),
 )
 """Operations that store nothing, whatever their method."""
 READS_ON_WRITER: Final = (("get", "/v1/devices/{device_id}/mailbox"),)

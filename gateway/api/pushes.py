@@ -24,12 +24,12 @@ from gateway.api.bodies import (
     read_model,
 )
 from gateway.api.openapi import idempotent, request_body
-from gateway.api.request_headers import header_of
+from gateway.api.request_headers import check_idempotency_key, header_of
 from gateway.api.services import Cursor, Limit, PushId, ReaderOf, Sender, Services, app_of, services
 from gateway.delivery.awaited_pushes import MAX_WAIT_SECONDS
 from gateway.delivery.push import PushRequest
+from gateway.delivery.push_timing import SCHEDULE_FIELD_SET, scheduled_by
 from gateway.delivery.submission import (
-    MAX_KEY_CHARACTERS,
     AcceptedPush,
     AppRef,
     IdempotencyKey,
@@ -39,6 +39,7 @@ from gateway.delivery.submission import (
 from gateway.delivery_states import DeliveryState
 from gateway.errors import Problem, problem
 from gateway.pages import to_json
+from gateway.plans.schedules import ScheduleFields, schedule_hash
 
 Answer = TypeVar("Answer")
 PATH = "/v1/pushes"
@@ -97,8 +98,9 @@ async def send(
 ) -> Response:
     """Accept a push to one or many devices; answered when it is on disk (fsync).
 
-    With the header `Idempotency-Key` the same key and body is one push: the first answer is given again, and
-    nothing is sent twice.
+    With `send_at`, `send_at_local`, `repeat`, `window` or `spread` it is a schedule, and the answer is that of
+    `POST /v1/schedules`. With the header `Idempotency-Key` the same key and body is one push: the first answer is given
+    again, and nothing is sent twice.
 
     With `wait` the answer to a push to one device comes when it is delivered, or has ended undelivered: 200, with the
     delivery; or 202, as always, when that takes longer than `wait` seconds. The push goes on, and a repetition with the
@@ -159,12 +161,12 @@ async def accept(  # Hot path.
     key = header_of(request, b"idempotency-key")
     digest = None
     if key is not None:
-        if not (0 < len(key) <= MAX_KEY_CHARACTERS and key.isascii() and key.isprintable()):
-            raise problem(
-                "invalid_request", f"Idempotency-Key: must be 1 to {MAX_KEY_CHARACTERS} printable ASCII characters"
-            )
+        check_idempotency_key(key)
         digest = hashlib.sha256(body).digest()
     if push is not None:
+        if SCHEDULE_FIELD_SET & push.__pydantic_fields_set__ and scheduled_by(push) is not None:
+            fields = ScheduleFields.model_construct(name=None, missed="catch_up", push=push)
+            return to_json(await found.schedules.create(app, fields, key, None if key is None else schedule_hash(body)))
         pending = acceptance.pending(app, Submission(push, key, digest))
     assert pending is not None, "it is plain or not"
     pending.idempotency_key, pending.body_hash, pending.key_id = key, digest, principal.key_id

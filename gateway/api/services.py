@@ -48,6 +48,7 @@ from gateway.keys import Keys
 from gateway.metrics_key import MetricsKey
 from gateway.plans.campaign_reports import CampaignReports
 from gateway.plans.campaigns import Campaigns
+from gateway.plans.schedules import ScheduleStore
 from gateway.store.database import Database
 from gateway.timestamps import wall_time
 
@@ -87,6 +88,7 @@ class Services:
     campaign_reports: CampaignReports
     heartbeats: Heartbeats
     watches: Watches
+    schedules: ScheduleStore
     ledger: Ledger
     reports: Reports
     analytics: Analytics
@@ -216,6 +218,10 @@ ChannelId = Annotated[
 ]
 DutyName = Annotated[str, Path(description="The duty's name. No duty of the key's app has it: 404 `duty_not_found`.")]
 NewDutyName = Annotated[str, Path(pattern=NAME_PATTERN, description=f"The duty's name: {NAME_LETTERS}.")]
+ScheduleId = Annotated[
+    str,
+    Path(description="The schedule's id, as answered when it was made. None has it: 404 `schedule_not_found`."),
+]
 HeartbeatName = Annotated[
     str, Path(description="The heartbeat's name. No heartbeat of the key's app has it: 404 `heartbeat_not_found`.")
 ]

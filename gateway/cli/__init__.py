@@ -40,6 +40,7 @@ COMMANDS = {
     "campaigns": "gateway.cli.campaigns:campaigns",
     "duties": "gateway.cli.duties:duties",
     "templates": "gateway.cli.templates:templates",
+    "schedules": "gateway.cli.schedules:schedules",
     "consent": "gateway.cli.consent:consent",
     "preferences": "gateway.cli.consent:preferences",
     "heartbeats": "gateway.cli.heartbeats:heartbeats",

@@ -11,6 +11,21 @@ import typer
 
 from gateway.cli.attachments import upload
 from gateway.cli.options import AsJson, DataDir, ServerUrl, Values, client_of, json_of, name_and_value, seconds_of
+from gateway.cli.push_times import (
+    At,
+    AtLocal,
+    Count,
+    Missed,
+    RepeatOption,
+    ScheduleName,
+    Spread,
+    Until,
+    WindowOption,
+    Yes,
+    ZoneOption,
+    send_scheduled,
+    time_fields,
+)
 from gateway.cli.server_client import RequestRefused, ServerClient, segment
 from gateway.cli.signing import AppOption, DeviceKeys, Encrypt, SignWith, read_signed, signed_body
 from gateway.cli.terminal import ENDED_UNDELIVERED, PROGRAM, Failure, fail, note, print_facts, print_json
@@ -73,6 +88,17 @@ def push(
     signed: Annotated[
         Path | None, typer.Option(metavar="FILE", help="What `signing` has signed before, here or elsewhere")
     ] = None,
+    at: At = None,
+    at_local: AtLocal = None,
+    repeat: RepeatOption = None,
+    zone: ZoneOption = None,
+    until: Until = None,
+    count: Count = None,
+    window: WindowOption = None,
+    spread: Spread = None,
+    name: ScheduleName = None,
+    missed: Missed = None,
+    yes: Yes = False,
     idempotency_key: Annotated[str | None, typer.Option(help="Repeating the command sends nothing new")] = None,
     forecast: Annotated[bool, typer.Option("--forecast", help="Who would get it; send nothing")] = False,
     follow: Annotated[bool, typer.Option("--watch", help="Stay until it has ended everywhere")] = False,
@@ -115,7 +141,13 @@ def push(
         "on_missing": missing,
         "deadline": None if deadline is None else seconds_of(deadline, "--deadline"),
     }
-    body = {name: value for name, value in body.items() if value is not None}
+    body = {field: value for field, value in body.items() if value is not None}
+    times = time_fields(at, at_local, repeat, zone, until, count, window, spread)
+    body |= times
+    if not times and (name is not None or missed is not None):
+        fail("--name and --missed are of a schedule: give --at, --repeat or another time", 2)
+    if times and (follow or wait is not None):
+        fail("--watch and --wait are for what is sent now: see `schedules runs` when it is due", 2)
     if data is not None:
         body["data"] = json_of(data, "--data")
     if (sign, encrypt) == (None, True) or None not in (sign, signed):
@@ -146,6 +178,9 @@ def push(
                 notification["attachment"]["name"] = Path(attach).name[:128]
         if forecast:
             print_forecast(client.call("POST", "/v1/pushes/forecast", json=body), as_json)
+            return
+        if times:
+            send_scheduled(client, body, name, missed, idempotency_key, yes=yes, as_json=as_json)
             return
         accepted = client.post_push(body, idempotency_key, wait_seconds)
         if as_json:

@@ -262,13 +262,19 @@ class ServerClient:
         address = (server.hostname or "", server.port or 443)
         return ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate(address, timeout=TIMEOUT_SECONDS))
 
-    def post_push(self, push: dict[str, Any], idempotency_key: str | None, wait: int | None = None) -> dict[str, Any]:
+    def post_push(
+        self,
+        push: dict[str, Any],
+        idempotency_key: str | None,
+        wait: int | None = None,
+        path: str = "/v1/pushes",
+    ) -> dict[str, Any]:
         """Send a push once, however often the connection breaks; `wait` seconds until it is delivered."""
         waiting: dict[str, Any] = {"params": {"wait": str(wait)}, "timeout": TIMEOUT_SECONDS + wait} if wait else {}
         headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
         for attempt in range(1, MAX_RETRIES + 1):
             try:
-                accepted: dict[str, Any] = self.call("POST", "/v1/pushes", json=push, headers=headers, **waiting)
+                accepted: dict[str, Any] = self.call("POST", path, json=push, headers=headers, **waiting)
                 return accepted
             except Failure as failure:
                 lost = isinstance(failure.__cause__, httpx2.ReadError | httpx2.RemoteProtocolError)

@@ -130,7 +130,9 @@ def describe_counts(counts: Mapping[str, int]) -> str:
 
 
 def describe_devices(target: Mapping[str, Any]) -> str:
-    """Format a target that is a tag or a list of devices: `tag:guards`, `kiosk-1,kiosk-2`."""
+    """Format a target: `tag:guards`, `kiosk-1,kiosk-2`, `all`, or its name and value."""
+    if not target.keys() & {"device", "devices", "tag"}:
+        return ", ".join(name if value is True else f"{name}:{value}" for name, value in target.items())
     return f"tag:{target['tag']}" if "tag" in target else ",".join(target.get("devices") or [target["device"]])
 
 

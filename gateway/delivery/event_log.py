@@ -45,12 +45,14 @@ CAMPAIGN_TYPES = tuple(
         *("paused", "resumed", "completed", "aborted"),
     )
 )
+PLAN_TYPES = ("schedule.run",)
 TYPES = (
     *DELIVERY_TYPES,
     *DEVICE_TYPES,
     *DUTY_TYPES,
     *HEARTBEAT_TYPES,
     *CAMPAIGN_TYPES,
+    *PLAN_TYPES,
     "policy.critical",
     "channel.caps_adapted",
     "webhook.disabled",

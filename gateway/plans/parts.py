@@ -149,7 +149,7 @@ def stored_request(text: str) -> PushRequest:
 
 def request_text(request: PushRequest) -> str:
     """Encode a push request for its row."""
-    given = request.model_dump(mode="json", exclude_none=True, exclude={"data"})
+    given = request.model_dump(mode="json", exclude_none=True, exclude_unset=True, exclude={"data"})
     if "data" in request.model_fields_set:
         given["data"] = request.data  # null is a value, too
     return json.dumps(given, ensure_ascii=False, separators=(",", ":"))

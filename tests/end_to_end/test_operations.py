@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from client_sim.push import Push
 from client_sim.signatures import EncryptionKey
 from gateway.cli.server_client import ServerClient
 from tests.end_to_end.conftest import Name
-from tests.end_to_end.harness import Api, Server
+from tests.end_to_end.harness import Api, Server, wait_for
 from tests.gateway.cli.fake_server import Outcome, run_command
 
 WITHOUT_A_COMMAND = {
@@ -32,11 +33,6 @@ WITHOUT_A_COMMAND = {
 }
 FIELDS_WITHOUT_AN_OPTION = {
     "GET /v1/events since": "`--since` says it as Last-Event-ID, as it does when the stream has broken off",
-    **{
-        f"POST /v1/pushes{path} {name}": "a schedule's, which has commands of its own"
-        for path in ("", "/forecast")
-        for name in ("send_at", "send_at_local", "repeat", "window", "spread")
-    },
     "POST /v1/pushes/forecast deadline": "changes nothing of who would get it",
     "PATCH /v1/devices/{device_id}/preferences seq": "a device's own count",
 }
@@ -141,6 +137,7 @@ def test_every_operation_of_the_api_has_a_command(
     enrol_and_change(session, server, app, tmp_path)
     send_and_follow(session, tmp_path)
     roll_out(session, tmp_path)
+    schedule(session)
     sign(session, app, tmp_path)
     order(session, server, app)
     configure_webhooks(session, tmp_path)
@@ -347,6 +344,36 @@ def send_and_follow(session: Session, tmp_path: Path) -> None:
     assert {event["type"] for event in ends} == {"delivery.cancelled"}
     last = ends[-2]["id"]
     assert json.loads(session.run("events", "--since", last, "--limit", "1", "--json").stdout) == ends[-1]
+
+
+def schedule(session: Session) -> None:
+    everybody = ["push", "--all", "Tea"]
+    times = [
+        ["--at", "2026-01-01T09:00", "--window", "08:00-20:00", "--zone", "device", "--spread", "10m"],
+        ["--at-local", "09:00"],
+        ["--repeat", "0 9 * * *", "--zone", "UTC", "--until", "2100-01-01", "--count", "9"],
+    ]
+    for options in times:
+        assert session.json(*everybody, *options, "--forecast")["targeted"] == 3
+    times[0][1] = (datetime.now(UTC) + timedelta(days=9)).isoformat()
+    first, _, daily = [session.json(*everybody, *options, "--yes")["schedule_id"] for options in times]
+    named = session.run(*everybody, *times[2], "--name", "Tea", "--missed", "skip", "--yes").stdout.strip()
+    assert len(session.listed("schedules", "list", "--state", "active")) == 4
+    changed = session.json(
+        "schedules", "change", named, "--at-local", "08:00", "--name", "Early", "--missed", "catch_up"
+    )
+    assert (changed["name"], "repeat" in changed["push"]) == ("Early", False)
+    session.run("schedules", "change", named, "--push", '{"ttl": 60}')
+    session.run("schedules", "pause", daily)
+    session.run("schedules", "resume", daily)
+    session.run("schedules", "run", daily)
+    wait_for(lambda: session.json("schedules", "show", daily)["last_run"], what="the run")
+    session.run("schedules", "show", daily)
+    (run,) = session.listed("schedules", "runs", daily)
+    assert run["asked"]
+    assert session.json("schedules", "cancel", daily, "--recall")["recalled"]["cancelled"] == 3
+    for one in (first, named):
+        session.run("schedules", "cancel", one)
 
 
 def sign(session: Session, app: str, tmp_path: Path) -> None:

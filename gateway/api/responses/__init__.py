@@ -108,6 +108,15 @@ from gateway.api.responses.rules import (
     QuietHoursResponse,
     WhenDeniedResponse,
 )
+from gateway.api.responses.schedules import (
+    AcceptedScheduleResponse,
+    CancelledScheduleResponse,
+    RecalledPartsResponse,
+    SchedulePreviewResponse,
+    ScheduleResponse,
+    ScheduleRunsResponse,
+    SchedulesResponse,
+)
 from gateway.api.responses.segments import (
     SavedSegmentResponse,
     SegmentResponse,
@@ -143,6 +152,7 @@ from gateway.api.responses.webhooks import (
 
 __all__ = [
     "AcceptedPushResponse",
+    "AcceptedScheduleResponse",
     "ActResponse",
     "ApplicationResponse",
     "ApplicationsResponse",
@@ -152,6 +162,7 @@ __all__ = [
     "CampaignForecastResponse",
     "CampaignResponse",
     "CampaignsResponse",
+    "CancelledScheduleResponse",
     "CapResponse",
     "CapsResponse",
     "ChannelChoiceResponse",
@@ -218,12 +229,17 @@ __all__ = [
     "RatesResponse",
     "ReachedResponse",
     "RecallResponse",
+    "RecalledPartsResponse",
     "RefusedDeviceResponse",
     "RefusedInvitationResponse",
     "RemovedTopicResponse",
     "ReplayedResponse",
     "RevokedInvitationsResponse",
     "SavedSegmentResponse",
+    "SchedulePreviewResponse",
+    "ScheduleResponse",
+    "ScheduleRunsResponse",
+    "SchedulesResponse",
     "SegmentResponse",
     "SegmentsResponse",
     "SelectedResponse",

@@ -10,7 +10,7 @@ from gateway.api.responses.duties import EscalationResponse
 
 
 class AcceptedPushResponse(Response):
-    """A push that is on disk."""
+    """A push that is on disk. One with dates is answered as by `POST /v1/schedules`."""
 
     push_id: str
     """The push's id, to look up its deliveries with and to recall it."""
@@ -142,6 +142,8 @@ class PushResponse(Response):
     """Of a part of a campaign: the number of its group, from 1 on. Left out: it is none."""
     variant: str | None = None
     """Of a part of a campaign: its variant's id. null: the campaign has none. Left out: it is no part."""
+    schedule_id: str | None = None
+    """Of a part of a schedule: its id. Left out: it is none."""
     escalation_of: str | None = None
     """Of a further step of a push to a duty: that push. Left out: it is none."""
 

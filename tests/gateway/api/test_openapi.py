@@ -110,6 +110,7 @@ async def test_the_examples_are_accepted_as_they_stand(gateway: InProcessGateway
     ids = {name: value for name, value in examples.PARAMETERS.items() if name.endswith(("_id", "_name", "version"))}
     made = {"push_id": ("push_id", "/v1/pushes"), "webhook_id": ("id", "/v1/webhooks"), "key_id": ("id", "/v1/keys")}
     made["attachment_id"] = ("id", "/v1/attachments")
+    made["schedule_id"] = ("schedule_id", "/v1/schedules")
 
     gateway.components.enrolment.fleet_ca = FleetCa(
         examples.TEXTS["get", "/v1/enrol/ca", "application/x-pem-file"], "f" * 43

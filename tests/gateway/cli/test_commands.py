@@ -105,7 +105,7 @@ def test_a_push_loads_what_a_push_needs() -> None:
     )
     loaded = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     ours = {name for name in loaded.stderr.split() if name.partition(".")[0] in ("gateway", "broker", "client_sim")}
-    expected = {"attachments", "options", "push", "server_client", "signing", "terminal", "watch"}
+    expected = {"attachments", "options", "push", "push_times", "server_client", "signing", "terminal", "watch"}
     assert {name for name in ours if name.startswith("gateway.cli.")} == {f"gateway.cli.{name}" for name in expected}
     assert not [name for name in ours if name.startswith(("broker", "client_sim", "gateway.api", "gateway.delivery"))]
     assert not {"fastapi", "sqlmodel", "uvloop", "cryptography"} & set(loaded.stderr.split())

@@ -112,6 +112,7 @@ class World:
             ),
             make_engine=self._make_engine,
         )
+        self.wired = wired
         self.ledger, self.connections, self.hand_over = wired.ledger, wired.connections, wired.hand_over
         self.policies, self.preferences = wired.policies, wired.preferences
         self.alert_limiter, self.rule_changes = wired.alert_limiter, wired.rule_changes

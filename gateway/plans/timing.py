@@ -1,0 +1,272 @@
+"""The dates of a schedule: which is next, from when on it is due for a device, and what lies behind it.
+
+Pure. A *date* is a number that grows from date to date: for a schedule by one clock its instant, for one by the
+devices' own clocks what those show (`naive_ms`). When a date is due depends on a device's zone then: a run goes around
+the earth within 26 hours.
+
+Laws
+1. Dates only grow. What is behind the last one that was begun is never due again, whatever becomes of the clocks.
+2. A date outside the window is due when the window opens. Of several dates that are due by then the last one is begun,
+   and the others are skipped.
+3. Nothing is due for a device that was due for it before the schedule was made, changed or resumed (`since`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim
+
+from gateway.delivery.push import PushRequest
+from gateway.delivery.push_timing import DEVICE_ZONE, MAX_DATES, Repeat, Window
+from gateway.plans.due_times import (
+    EAST_MS,
+    WEST_MS,
+    cron_dates,
+    instant_of,
+    last_inside,
+    latest_cron_date,
+    latest_local,
+    local_of,
+    naive,
+    naive_ms,
+    opening,
+)
+
+GRACE_MS = 60_000
+"""What is late by less is on time: a restart takes seconds, and a cron expression counts minutes."""
+LOOK_MS = 900_000
+"""Time between two looks at the zones of an app while a date may come due in one of them: they are apart by a quarter
+of an hour at least, and a device may have come in another one."""
+WALKED_DATES = MAX_DATES
+"""Dates that one look walks through; a server that was away for longer goes on with the last one."""
+SHOWN_DATES = 5
+WALKED_DATES_LISTED = 100
+WALKED_DATES_SHOWN = 8_000
+"""Dates that are walked through for those: five days of minutes, of which a window leaves one. Of each schedule in a
+list one date is shown, which is nearly always the next."""
+
+
+@dataclass(slots=True, frozen=True)
+class Timing:
+    """The times at which a push is to be sent. Instants are milliseconds of the wall clock.
+
+    `default_zone`: of devices that have none. `since`: the instant at which the schedule was made, changed or resumed.
+    """
+
+    at: int
+    """The instant, if there is neither `local` nor `repeat`."""
+    local: str | None
+    repeat: Repeat | None
+    window: Window | None
+    ttl_ms: int
+    default_zone: str
+    since: int
+
+    @classmethod
+    def of(cls, request: PushRequest, default_zone: str, since: int) -> Timing:
+        """The timing that a request asks for; of one that names no time: now."""
+        return cls(
+            since if request.send_at is None else int(request.send_at.timestamp() * 1000),
+            request.send_at_local,
+            request.repeat,
+            request.window,
+            request.ttl * 1000,
+            default_zone,
+            since,
+        )
+
+    @property
+    def is_by_device(self) -> bool:
+        """Whether a date is due at different times for devices of different zones."""
+        return self.is_local or (self.window is not None and self.window.zone == DEVICE_ZONE)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether its dates are what the devices' own clocks show."""
+        return self.local is not None or (self.repeat is not None and self.repeat.zone == DEVICE_ZONE)
+
+    def due(self, date: int, zone_name: str) -> int | None:
+        """The instant from which on a date is due for devices of a zone; None: it was over at `since`."""
+        zone = ZoneInfo(zone_name)
+        instant = self._instant(date, zone)
+        return None if instant is None else self._opened(instant, zone)
+
+    def is_stale(self, date: int, zone_name: str) -> bool:
+        """Whether the lifetime of a push is over before the window opens."""
+        zone = ZoneInfo(zone_name)
+        instant = self._instant(date, zone)
+        if instant is None:
+            return False
+        waits = self._opened(instant, zone) - instant
+        return waits > 0 and waits >= self.ttl_ms
+
+    def _instant(self, date: int, zone: ZoneInfo) -> int | None:
+        """The instant of a date in a zone, without regard to the window; None: it was over at `since`."""
+        if not self.is_local:
+            return date
+        instant = instant_of(zone, naive(date)) if self.local is None else self._due_local(self.local, zone)
+        return instant if instant > self.since else None
+
+    def _due_local(self, local: str, zone: ZoneInfo) -> int:
+        if "T" in local:
+            return instant_of(zone, datetime.fromisoformat(local))
+        today = datetime.combine(local_of(zone, self.since).date(), time.fromisoformat(local))
+        instant = instant_of(zone, today)
+        return instant if instant > self.since else instant_of(zone, today + timedelta(days=1))
+
+    def _opened(self, instant: int, zone: ZoneInfo) -> int:
+        if self.window is None:
+            return instant
+        return opening(self.window, zone if self.window.zone == DEVICE_ZONE else ZoneInfo(self.window.zone), instant)
+
+    def first_due(self, date: int, zones: Sequence[str]) -> int | None:
+        """The first instant at which a date is due for devices of these zones."""
+        found = [due for zone in zones if (due := self.due(date, zone)) is not None]
+        return min(found, default=None)
+
+    # -- dates
+
+    def dates(self, after: int | None) -> Iterator[int]:
+        """The dates behind this one; all of them for None. Without regard to how many there may be."""
+        if self.repeat is None:
+            only = self._only_date()
+            if after is None or only > after:
+                yield only
+            return
+        for date in self._repeated(self.repeat, after):
+            if self._is_over(date):
+                return
+            yield date
+
+    def _only_date(self) -> int:
+        if self.local is None:
+            return self.at
+        return naive_ms(datetime.fromisoformat(self.local)) if "T" in self.local else self.since
+
+    def _repeated(self, repeat: Repeat, after: int | None) -> Iterator[int]:
+        if repeat.zone != DEVICE_ZONE:
+            yield from cron_dates(
+                repeat.cron, ZoneInfo(repeat.zone), self.since if after is None else max(after, self.since)
+            )
+            return
+        # In the west, a date may be due that is over in the east.
+        first = self.since - WEST_MS
+        for local in CronSim(repeat.cron, naive(first if after is None else max(after, first))):
+            yield naive_ms(local)
+
+    def _is_over(self, date: int) -> bool:
+        assert self.repeat is not None, "it repeats"
+        if self.repeat.until is None:
+            return False
+        # By the devices' clocks: as those show it that have no zone of their own.
+        instant = instant_of(ZoneInfo(self.default_zone), naive(date)) if self.is_local else date
+        return instant > int(self.repeat.until.timestamp() * 1000)
+
+    def _latest(self, wall_ms: int) -> int | None:
+        """The last date that is due everywhere by wall_ms, of those that repeat."""
+        repeat = self.repeat
+        assert repeat is not None, "it repeats"
+        if repeat.until is not None:
+            wall_ms = min(wall_ms, int(repeat.until.timestamp() * 1000))
+        if self.is_local:
+            at = wall_ms - WEST_MS - (86_400_000 if self.window is not None else 0)
+            local = latest_local(repeat.cron, naive(at))
+            return None if local is None else naive_ms(local)
+        if self.window is not None and self.window.zone != DEVICE_ZONE:
+            wall_ms = last_inside(self.window, ZoneInfo(self.window.zone), wall_ms)
+        elif self.window is not None:
+            wall_ms -= 2 * 86_400_000
+        return latest_cron_date(repeat.cron, ZoneInfo(repeat.zone), wall_ms)
+
+    # -- what is next
+
+    def find_next(self, last: int | None, used: int, zones: Sequence[str], wall_ms: int) -> NextDate:
+        """Find what is to be begun, and what is skipped before it, at a time.
+
+        `last`: the date that was begun or skipped last. `used`: how many dates there were. `zones`: those of the
+        devices that there are; the default one is always among them.
+        """
+        if not self.is_by_device:
+            zones = zones[:1]
+        left = self._left(used)
+        begin: int | None = None
+        skipped = 0
+        over: int | None = None
+        """A date that is over for all of these zones: a device may come in one for which it is not."""
+        for date in self.dates(last):
+            if skipped + (begin is not None) >= left:
+                break
+            due = self.first_due(date, zones)
+            if begin is not None:
+                if due is None or not self._is_due_everywhere(date, zones, wall_ms):
+                    break
+                skipped += 1
+            elif due is None:
+                if wall_ms < date + WEST_MS:
+                    over = date
+                continue
+            elif due > wall_ms:
+                wake = self._wake(date, due, wall_ms)
+                return NextDate(0, None, None, wake if over is None else min(wake, wall_ms + LOOK_MS))
+            begin = date
+            if skipped >= WALKED_DATES:
+                latest = self._latest(wall_ms)
+                begin = date if latest is None else max(date, latest)
+                break
+        if begin is None:
+            return NextDate(0, None, None, None if over is None else wall_ms + LOOK_MS)
+        return NextDate(skipped, begin, self.first_due(begin, zones), wall_ms)
+
+    def _left(self, used: int) -> int:
+        """Dates that there may still be."""
+        if self.repeat is None:
+            return 1 - min(used, 1)
+        return self.repeat.count - used if self.repeat.count is not None else 2**62
+
+    def _is_due_everywhere(self, date: int, zones: Sequence[str], wall_ms: int) -> bool:
+        return all(due is None or due <= wall_ms for due in (self.due(date, zone) for zone in zones))
+
+    def _wake(self, date: int, due: int, wall_ms: int) -> int:
+        """The instant of the next look, before a date is due for any of the devices that there are."""
+        if not self.is_local:
+            return min(due, wall_ms + LOOK_MS) if self.is_by_device else due
+        # A device may come in a zone in which it is due earlier.
+        begins = date if self.local is not None and "T" not in self.local else date - EAST_MS
+        return min(due, max(begins, wall_ms + LOOK_MS))
+
+    def next_date(self, date: int) -> int | None:
+        """The date behind this one, if there is one."""
+        return next(self.dates(date), None)
+
+    def upcoming(self, last: int | None, used: int, zones: Sequence[str], count: int = SHOWN_DATES) -> list[int]:
+        """The first instants of the next dates, without those that are too late for the window."""
+        if not self.is_by_device:
+            zones = zones[:1]
+        found: list[int] = []
+        walked = WALKED_DATES_SHOWN if count > 1 else WALKED_DATES_LISTED
+        for _, date in zip(range(min(self._left(used), walked)), self.dates(last), strict=False):
+            fresh = [zone for zone in zones if not self.is_stale(date, zone)]
+            due = self.first_due(date, fresh)
+            if due is not None and (not found or due > found[-1]):
+                found.append(due)
+            if len(found) == count:
+                break
+        return found
+
+
+@dataclass(slots=True, frozen=True)
+class NextDate:
+    """Result of a look at the dates of a schedule."""
+
+    skipped: int
+    """Dates before the one to begin, which it takes the place of."""
+    begin: int | None
+    """The date to begin now."""
+    due: int | None
+    """The instant at which that was due first."""
+    wake: int | None
+    """The instant of the next look; None: there are no more dates."""
