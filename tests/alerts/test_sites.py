@@ -1,4 +1,4 @@
-"""A site that is cut off or slow, a sender that has stopped, an alarm that nobody answers: who is told."""
+"""A site that is cut off or slow, a sender that has stopped, an alarm that nobody answers, a campaign: who is told."""
 
 from __future__ import annotations
 
@@ -71,3 +71,16 @@ def test_an_alarm_that_nobody_answers(start_server: StartServer, wire: Wire, tmp
         return value_of(found, "fleetpush_escalations_ended_total", state="exhausted") == 1
 
     assert firing(tmp_path, before, scrape_when(server, ended)) == {"FleetpushNobodyActed"}
+
+
+def test_a_campaign_that_a_condition_has_stopped(start_server: StartServer, tmp_path: Path) -> None:
+    server = start_server("--clock-speed", SPEED)
+    server.api.enrol("kiosk")
+    before = scrape(server)
+    plan = {"name": "Update", "push": {"target": {"all": True}, "data": 1}, "stop": ["waiting >= 1"]}
+    server.api.call("POST", "/v1/campaigns", 201, json=plan)
+
+    def stopped(found: Scrape) -> bool:
+        return value_of(found, "fleetpush_campaigns_stopped_total", by="pause") == 1
+
+    assert firing(tmp_path, before, scrape_when(server, stopped)) == {"FleetpushCampaignStopped"}
