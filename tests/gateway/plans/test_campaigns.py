@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import Problem
+from gateway.plans import campaign_rows as rows
 from gateway.plans import campaigns as campaigns_module
 from gateway.timestamps import WallTime, rfc3339
 from tests.gateway.delivery.world import APP, items
@@ -400,6 +401,33 @@ def test_a_full_disk_makes_it_wait(world: CampaignWorld) -> None:
     world.storage_left = True
     world.passes(2)
     assert len(world.parts(made)) == 1
+
+
+def test_a_campaign_that_takes_long_holds_up_no_other(world: CampaignWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(campaigns_module, "TICK_SECONDS", 0)
+    slow, quick = world.create(), world.create()
+    read_campaign = rows.read_campaign
+    advance = world.campaigns._advance
+
+    async def stall(campaign_no: int) -> int | None:
+        found = read_campaign(world.connection, campaign_no)
+        if found is not None and found.id == slow:
+            await asyncio.Event().wait()
+        return await advance(campaign_no)
+
+    monkeypatch.setattr(world.campaigns, "_advance", stall)
+
+    async def until_sent() -> None:
+        running = asyncio.ensure_future(world.campaigns.run())
+        while not world.row("SELECT count(*) FROM campaign_part")[0]:  # noqa: ASYNC110  the world is moved by hand
+            await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    world.run(until_sent())
+    assert world.parts(quick) == [(1, None, 20)]
+    assert world.parts(slow) == []
+    assert world.campaigns.next_due(), "what was interrupted is still to do"
 
 
 class Killed(BaseException):
