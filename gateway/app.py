@@ -198,6 +198,7 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
             components.watch_disk(),
             components.enforce_quotas(),
             components.run_schedules(),
+            components.record_presence(),
             components.delivery.analytics.count_large(),
             components.campaigns.run(),
             components.delivery.fatigue.run(),

@@ -71,6 +71,8 @@ SWEEP_SECONDS = 0.25
 """Time by which `expired` may be recorded late; nothing is handed over late, whatever this is."""
 DISK_SECONDS = 2.0
 """Time between two checks of the disk, and so for which pushes are refused that there is room for again."""
+PRESENCE_SECONDS = 10.0
+"""Time by which an hour of presence may begin late: short beside an hour, and seldom beside what else is looked at."""
 DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
 SIDE_CONNECTIONS = 8
@@ -242,6 +244,7 @@ class Components:
             enrolment=self.enrolment,
             calls=delivery.calls,
             callers=delivery.callers,
+            forecast=delivery.forecast,
             awaited_pushes=delivery.awaited_pushes,
             escalations=delivery.escalations,
             texts=delivery.texts,
@@ -272,6 +275,7 @@ class Components:
         await self.delivery.watches.load(self._stopped_at)
         await self.plans.schedule_runner.load()
         await self.delivery.analytics.load()
+        await self.delivery.presence_hours.load()
         await self._webhooks.load()
         await self.delivery.attachments.load()
         await self.measurements.ended.load()
@@ -415,6 +419,11 @@ class Components:
                 log.warning("the disk cannot be looked after: %s", error)
             await asyncio.sleep(DISK_SECONDS)
 
+    async def record_presence(self) -> None:
+        """Record in which hours devices are connected, until cancelled."""
+        seconds = PRESENCE_SECONDS / self._settings.clock_speed
+        await repeat(max(seconds, SWEEP_SECONDS), self.delivery.presence_hours.tick)
+
     async def enforce_quotas(self) -> None:
         """Keep the event log, and what devices say, within their bounds, until cancelled."""
         while True:
@@ -431,6 +440,7 @@ class Components:
         for _ in range(2):  # what the first round calls back may have left something for the second
             self.connection_events.flush()
             self.activity.flush()
+            self.delivery.presence_hours.flush()
             self.delivery.ledger.flush()
             try:
                 await self._database.write(lambda connection: None)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from pyroaring import BitMap
+
 from gateway.audience.policy import PolicyStore
 from gateway.audience.target_resolution import TargetResolver
 from gateway.auth import DeviceIdentity
@@ -34,6 +36,7 @@ from gateway.delivery.forecast import Forecast
 from gateway.delivery.hand_over import HandOver
 from gateway.delivery.heartbeats import Heartbeats
 from gateway.delivery.ledger import MAX_ATTEMPTS, Ledger
+from gateway.delivery.presence_hours import PresenceHours
 from gateway.delivery.receipts import Receipts
 from gateway.delivery.reports import Reports
 from gateway.delivery.rule_changes import RuleChanges
@@ -254,6 +257,12 @@ class DeliveryComponents:
             callers=self.callers,
             timers=timers,
         )
+        self.presence_hours = PresenceHours(
+            database=database,
+            activity=activity,
+            connected=lambda: BitMap(hand_over.connected),
+            clock_ms=clock_ms,
+        )
         self.forecast = Forecast(
             database=database,
             texts=self.texts,
@@ -262,4 +271,5 @@ class DeliveryComponents:
             attachments=self.attachments,
             targets=self.targets,
             max_payload=limits.pushes.max_payload,
+            clock_ms=clock_ms,
         )

@@ -50,6 +50,7 @@ from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery.device_connections import DeviceConnections
 from gateway.delivery.escalations import Escalations
 from gateway.delivery.event_log_quota import EventLogQuota
+from gateway.delivery.forecast import Forecast
 from gateway.delivery.hand_over import HandOver
 from gateway.delivery.heartbeats import Heartbeats
 from gateway.delivery.idempotency_quota import IdempotencyQuota
@@ -109,6 +110,7 @@ class MetricsSources:
     uplink_quota: UplinkQuota
     calls: Calls
     callers: WaitingCallers
+    forecast: Forecast
     awaited_pushes: AwaitedPushes
     escalations: Escalations
     texts: TextRenderer
@@ -327,6 +329,7 @@ class _Collector(Collector):
         )
         yield _gauge("attachment_uploads", "Uploads of attachments under way.", sources.attachments.uploads)
         yield _gauge("attachment_downloads", "Downloads of attachments under way.", sources.attachments.downloads)
+        yield _counter("forecasts", "Forecasts of pushes that were made.", sources.forecast.made)
         yield _gauge("calls_waiting", "Calls that wait for their devices.", sources.calls.waiting)
         yield _gauge(
             "pushes_awaited", "Senders that wait until their push is delivered.", sources.awaited_pushes.waiting

@@ -89,6 +89,8 @@ _UPLOADED: Final = "text/plain"
 """The only one of the content types of an upload that can be written here."""
 _PUSH_ID: Final = "Zk3vQm9xT2yLs8RbW4nA"
 _ACCEPTED: Final = {"push_id": _PUSH_ID, "targeted": 2, "suppressed": 0, "unknown": []}
+_EXPECTED: Final = {"likely": 2, "will_expire": 0, "unknown_presence": 0, "sampled": False}
+_HELD: Final = {rule: {"dropped": 0, "deferred": 0} for rule in ("capped", "quiet_hours")}
 _AT: Final = "2026-12-01T11:00:00.000Z"
 _SOON: Final = "2026-12-01T11:00:00.412Z"
 _LATER: Final = "2026-12-01T12:00:00.000Z"
@@ -461,7 +463,7 @@ ANSWERS: Final[dict[str, Any]] = {
             "acted": None,
         }
     ),
-    "Forecast": {"targeted": 2, "online": 1, "suppressed": {}, "unknown": []},
+    "Forecast": {"targeted": 2, "online": 1, "suppressed": {}, "unknown": [], **_EXPECTED, **_HELD},
     "Funnels": {"items": [_FUNNEL], "limited": False, "counted_from": None, "uncounted": 0},
     "Health": {"status": "ok"},
     "Heartbeat": _HEARTBEAT,

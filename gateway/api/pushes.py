@@ -42,6 +42,7 @@ from gateway.pages import to_json
 from gateway.plans.schedules import ScheduleFields, schedule_hash
 
 Answer = TypeVar("Answer")
+Stored = Awaitable[AcceptedPush]
 PATH = "/v1/pushes"
 router = APIRouter(prefix=PATH, tags=["pushes"])
 
@@ -95,6 +96,9 @@ async def send(
             description="Seconds to wait until a push to one device is delivered, 1 to 60. Left out: none.",
         ),
     ] = None,
+    forecast: Annotated[
+        bool, Query(description="Forecast the push as well, and keep that beside it. Default false.")
+    ] = False,
 ) -> Response:
     """Accept a push to one or many devices; answered when it is on disk (fsync).
 
@@ -105,20 +109,28 @@ async def send(
     With `wait` the answer to a push to one device comes when it is delivered, or has ended undelivered: 200, with the
     delivery; or 202, as always, when that takes longer than `wait` seconds. The push goes on, and a repetition with the
     same `Idempotency-Key` waits again. At most 250 callers of an app wait at a time, 1,000 of all, calls included: 429
-    `too_many_calls`. Needs a key with the scope `send`.
+    `too_many_calls`.
+
+    With `forecast` the push is forecast before it is accepted, and `GET /v1/pushes/{push_id}` shows the forecast beside
+    what has happened. Needs a key with the scope `send`.
     """
     found = services(request)
-    if wait is None:
+    if wait is None and not forecast:
         return Response(await accept(request, found), 202, media_type="application/json")
     delivery: dict[str, Any] | None = None
 
-    async def accept_and_wait(pending: PendingPush) -> AcceptedPush:
+    async def store(pending: PendingPush) -> AcceptedPush:
         nonlocal delivery
+        if wait is None:
+            return await found.acceptance.accept_pending(pending)
         accepted, delivery = await _while_connected(request, found.awaited_pushes.accept(pending, wait))
         return accepted
 
+    async def forecast_and_store(pending: PendingPush, push: PushRequest) -> AcceptedPush:
+        return await (found.forecast.accept(pending, push, store) if forecast else store(pending))
+
     try:
-        content = await accept(request, found, accept_and_wait)
+        content = await accept(request, found, forecast_and_store)
     except ClientDisconnect:
         return Response(status_code=202)  # nobody hears it
     if delivery is None:
@@ -146,17 +158,20 @@ async def _client_left(request: Request) -> None:
 
 
 async def accept(  # Hot path.
-    request: Request, found: Services, store: Callable[[PendingPush], Awaitable[AcceptedPush]] | None = None
+    request: Request,
+    found: Services,
+    store: Callable[[PendingPush, PushRequest], Stored] | None = None,
 ) -> bytes:
     """Accept a push from the request that has it: the content of the answer, 202. Raises Problem.
 
-    `store`: instead of `Acceptance.accept_pending`."""
+    `store`: instead of `Acceptance.accept_pending`, with the request.
+    """
     # Admitted here, not by a dependency: FastAPI's solving of one costs as much as the rest of this function.
     principal = await found.admission.admit(request, "send")
     app = app_of(principal)
     body = await read_body(request, limit=PUSH_BYTES)
     acceptance = found.acceptance
-    pending = acceptance.plain(app, body)
+    pending = acceptance.plain(app, body) if store is None else None
     push = parse(PushRequest, body, found.push_values) if pending is None else None
     key = header_of(request, b"idempotency-key")
     digest = None
@@ -165,12 +180,18 @@ async def accept(  # Hot path.
         digest = hashlib.sha256(body).digest()
     if push is not None:
         if SCHEDULE_FIELD_SET & push.__pydantic_fields_set__ and scheduled_by(push) is not None:
+            if store is not None:
+                raise problem("invalid_request", "wait, forecast: what is sent later takes neither: leave it out")
             fields = ScheduleFields.model_construct(name=None, missed="catch_up", push=push)
             return to_json(await found.schedules.create(app, fields, key, None if key is None else schedule_hash(body)))
         pending = acceptance.pending(app, Submission(push, key, digest))
     assert pending is not None, "it is plain or not"
     pending.idempotency_key, pending.body_hash, pending.key_id = key, digest, principal.key_id
-    accepted = await (acceptance.accept_pending if store is None else store)(pending)
+    if store is None:
+        accepted = await acceptance.accept_pending(pending)
+    else:
+        assert push is not None, "it was not plain"
+        accepted = await store(pending, push)
     return f"{{{accepted.members()}}}".encode()
 
 
@@ -239,8 +260,10 @@ def _line(answer: AcceptedPush | Problem) -> bytes:
 async def forecast(request: Request, principal: Sender) -> Response:
     """Count the devices that a push would reach if it were sent now; nothing is stored or sent.
 
-    Refused for the same reasons as the push would be. Consent and muted channels are checked; caps and quiet
-    hours, which are checked when a push is sent to the device, are not. Needs a key with the scope `send`.
+    Refused for the same reasons as the push would be. Each device of the target is counted once: suppressed, dropped by
+    caps or in quiet hours, likely to come within the ttl, not likely to (`will_expire`), or of unknown presence. Who
+    comes is learned from the hours in which the devices were connected in the last four weeks; caps and quiet hours are
+    asked as if the push were handed over to all of them now. Needs a key with the scope `send`.
     """
     found = services(request)
     push = await read_model(request, PushRequest, PUSH_BYTES, found.push_values)

@@ -101,6 +101,9 @@ def push(
     yes: Yes = False,
     idempotency_key: Annotated[str | None, typer.Option(help="Repeating the command sends nothing new")] = None,
     forecast: Annotated[bool, typer.Option("--forecast", help="Who would get it; send nothing")] = False,
+    keep_forecast: Annotated[
+        bool, typer.Option("--keep-forecast", help="Send it, and keep who was expected to get it beside who does")
+    ] = False,
     follow: Annotated[bool, typer.Option("--watch", help="Stay until it has ended everywhere")] = False,
     wait: Annotated[
         str | None,
@@ -146,8 +149,8 @@ def push(
     body |= times
     if not times and (name is not None or missed is not None):
         fail("--name and --missed are of a schedule: give --at, --repeat or another time", 2)
-    if times and (follow or wait is not None):
-        fail("--watch and --wait are for what is sent now: see `schedules runs` when it is due", 2)
+    if times and (follow or wait is not None or keep_forecast):
+        fail("--watch, --wait and --keep-forecast are for what is sent now: see `schedules runs` when it is due", 2)
     if data is not None:
         body["data"] = json_of(data, "--data")
     if (sign, encrypt) == (None, True) or None not in (sign, signed):
@@ -182,7 +185,7 @@ def push(
         if times:
             send_scheduled(client, body, name, missed, idempotency_key, yes=yes, as_json=as_json)
             return
-        accepted = client.post_push(body, idempotency_key, wait_seconds)
+        accepted = client.post_push(body, idempotency_key, wait_seconds, forecast=keep_forecast)
         if as_json:
             print_json(accepted)
         else:

@@ -268,13 +268,20 @@ class ServerClient:
         idempotency_key: str | None,
         wait: int | None = None,
         path: str = "/v1/pushes",
+        *,
+        forecast: bool = False,
     ) -> dict[str, Any]:
-        """Send a push once, however often the connection breaks; `wait` seconds until it is delivered."""
-        waiting: dict[str, Any] = {"params": {"wait": str(wait)}, "timeout": TIMEOUT_SECONDS + wait} if wait else {}
+        """Send a push once, however often the connection breaks.
+
+        `wait`: seconds to wait until it is delivered. `forecast`: keep one beside it.
+        """
+        parameters = {} if wait is None else {"wait": str(wait)}
+        parameters |= {"forecast": "true"} if forecast else {}
+        options: dict[str, Any] = {"params": parameters, "timeout": TIMEOUT_SECONDS + (wait or 0)}
         headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
         for attempt in range(1, MAX_RETRIES + 1):
             try:
-                accepted: dict[str, Any] = self.call("POST", path, json=push, headers=headers, **waiting)
+                accepted: dict[str, Any] = self.call("POST", path, json=push, headers=headers, **options)
                 return accepted
             except Failure as failure:
                 lost = isinstance(failure.__cause__, httpx2.ReadError | httpx2.RemoteProtocolError)

@@ -359,7 +359,9 @@ def check_rows(
         " ORDER BY wanted.key, d.priority, d.push_no",
         (json.dumps(chosen), CRITICAL if in_place else len(PRIORITIES)),
     ).fetchall()
-    persons = _persons(connection, {row[0] for row in rows}, policies, now_ms)
+    persons = read_persons(connection, {row[0] for row in rows}, policies, now_ms)
+    if any(person.rules.counts for person in persons.values()):
+        _forget_uses(connection, persons, now_ms - LONGEST_MS)
     suppressed: dict[str, list[int]] = defaultdict(list)
     deferred: list[tuple[int, int]] = []
     counted: list[tuple[int, int, str | None, int]] = []
@@ -455,9 +457,18 @@ def _keep_earliest(later: dict[int, int], device_no: int, at: int) -> None:
     later[device_no] = min(at, later.get(device_no, at))
 
 
-def _persons(
+def _forget_uses(connection: sqlite3.Connection, devices: Iterable[int], before: int) -> None:
+    """Remove the alerts that devices were let through so long ago that no cap counts them."""
+    connection.execute(
+        "DELETE FROM alert_use WHERE device_no IN (SELECT value FROM json_each(?)) AND at <= ?",
+        (json.dumps(list(devices)), before),
+    )
+
+
+def read_persons(
     connection: sqlite3.Connection, devices: Iterable[int], policies: PolicyStore, now_ms: int
 ) -> dict[int, Person]:
+    """The people of devices, with what counts for a check at this time. Any thread."""
     wanted = json.dumps(list(devices))
     persons: dict[int, Person] = {}
     for device_no, app_no, zone, hours, choices in connection.execute(
@@ -479,14 +490,10 @@ def _persons(
                 if persons[device_no].app_no == app_no:
                     persons[device_no].groups.add(selector)
     if any(person.rules.counts for person in persons.values()):
-        connection.execute(
-            "DELETE FROM alert_use WHERE device_no IN (SELECT value FROM json_each(?)) AND at <= ?",
-            (wanted, now_ms - LONGEST_MS),
-        )
         for device_no, push_no, channel, at in connection.execute(
             "SELECT device_no, push_no, channel, at FROM alert_use"
-            " WHERE device_no IN (SELECT value FROM json_each(?)) ORDER BY at",
-            (wanted,),
+            " WHERE device_no IN (SELECT value FROM json_each(?)) AND at > ? ORDER BY at",
+            (wanted, now_ms - LONGEST_MS),
         ):
             persons[device_no].uses.append(SentAlert(push_no, channel, at))
     for device_no, push_no in connection.execute(

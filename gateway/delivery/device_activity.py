@@ -11,6 +11,8 @@ import logging
 import sqlite3
 from collections.abc import Callable
 
+from pyroaring import BitMap
+
 from gateway.auth import DeviceIdentity
 from gateway.store.protocols import Timers, Writer
 
@@ -36,6 +38,8 @@ class DeviceActivity:
         self._seen: dict[int, int] = {}
         self._errors: dict[int, tuple[str, int]] = {}
         self._scheduled = False
+        self.came = BitMap()
+        """Devices that have connected since it was last taken away (`presence_hours`)."""
         self.denied = 0
         """Topics refused to devices, for metrics."""
         self.dropped = 0
@@ -79,6 +83,8 @@ class DeviceActivity:
         errors = self._errors
         if not (connected or seen or errors):
             return
+        if connected:
+            self.came.update(connected)
 
         def operation(connection: sqlite3.Connection) -> None:
             for column, facts in (("connected_at", connected), ("last_seen", seen)):

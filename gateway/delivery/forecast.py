@@ -1,9 +1,18 @@
-"""Forecast of a push: its reach if it were sent now. Nothing is stored or sent."""
+"""Forecast of a push: its reach if it were sent now. Nothing is stored or sent.
+
+Each device of the target is counted once. It is suppressed at once (consent, muted channels), or dropped by a cap or in
+quiet hours when it would be handed over (`limit_forecast`); else it is likely to come within the push's ttl, or not,
+or nothing is known of its hours. Who is connected now comes. Who is not is expected as often as it came in the same
+hours of the last four weeks (`presence_hours`); a device of the last days, as often as on the days before.
+"""
 
 from __future__ import annotations
 
+import logging
 import sqlite3
-from typing import Any
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 from pyroaring import BitMap
 
@@ -11,14 +20,29 @@ from gateway.audience import targeting
 from gateway.audience.device_sets import queried_devices, selected_devices
 from gateway.audience.policy import PolicyStore
 from gateway.audience.target_resolution import TargetResolver
+from gateway.delivery.alert_rules import Alert
 from gateway.delivery.attachments import Attachments
 from gateway.delivery.consent import unwanted_selects
 from gateway.delivery.device_connections import DeviceConnections
 from gateway.delivery.duties import devices_of_step, read_duty, unknown_duty
+from gateway.delivery.kept_forecasts import KeptForecast, keep_forecast
+from gateway.delivery.limit_forecast import forecast_limits
+from gateway.delivery.presence_hours import (
+    DAY_HOURS,
+    KEPT_WEEKS,
+    WEEK_HOURS,
+    ExpectedReach,
+    PresenceSample,
+    expected_reach,
+    read_sample,
+    sampled_windows,
+)
 from gateway.delivery.push import PushRequest
 from gateway.delivery.push_store import NO_TEXT
 from gateway.delivery.submission import (
+    AcceptedPush,
     AppRef,
+    PendingPush,
     Submission,
     approval_needed,
     listed_ids,
@@ -27,13 +51,29 @@ from gateway.delivery.submission import (
 )
 from gateway.delivery.text_rendering import TextRenderer
 from gateway.delivery_states import PRIORITIES
+from gateway.errors import Problem
 from gateway.store.database import Database
+from gateway.store.errors import StorageError
+
+log = logging.getLogger(__name__)
+
+
+class _Target(NamedTuple):
+    """The devices of a push."""
+
+    devices: BitMap
+    unknown: list[str]
+    """Ids of which there is no device."""
+    suppressed: dict[str, int]
+    """Deliveries by the reason for which they would end at once."""
+    wanted: BitMap
+    """The devices of the others."""
 
 
 class Forecast:
     """Counts the reach of a push without sending it. Loop.
 
-    `max_payload`: bytes of a wire payload.
+    `max_payload`: bytes of a wire payload. `clock_ms` gives server time in milliseconds.
     """
 
     def __init__(
@@ -46,8 +86,8 @@ class Forecast:
         attachments: Attachments,
         targets: TargetResolver,
         max_payload: int,
+        clock_ms: Callable[[], int],
     ) -> None:
-        self._targets = targets
         self._database = database
         self._texts = texts
         self._connections = connections
@@ -55,18 +95,42 @@ class Forecast:
         self._attachments = attachments
         self._targets = targets
         self._max_payload = max_payload
+        self._clock_ms = clock_ms
+        self.made = 0
+        """Forecasts of pushes, for metrics."""
 
     async def of(self, app: AppRef, request: PushRequest) -> dict[str, Any]:
-        """Count the reach: `{"targeted", "online", "suppressed": {reason: n}, "unknown": [id]}`.
+        """Count the reach, as the API shows it.
 
         Of a push with templates or texts by locale also `texts`, and what is `missing`. Raises as `Acceptance.accept`.
         """
         is_composed = request.render is not None or request.texts is not None or request.template is not None
         fetch_from = None if is_composed else self._attachments.refer(app.no, request, keep=False)
         pending_push(app, Submission(request), self._max_payload, fetch_from)
+        self.made += 1
         if is_composed:
             return await self._of_composed(app, request)
         return await self._count(app, request)
+
+    async def accept(
+        self, pending: PendingPush, request: PushRequest, accept: Callable[[PendingPush], Awaitable[AcceptedPush]]
+    ) -> AcceptedPush:
+        """Have a push accepted, and keep what was forecast of it right before. Raises as `accept`: what cannot be
+        forecast is refused, or accepted without."""
+        kept: KeptForecast | None = None
+        made_at = self._clock_ms()
+        try:
+            found = await self.of(pending.app, request)
+            kept = KeptForecast(made_at, found["likely"], found["will_expire"], found["unknown_presence"])
+        except Problem:
+            pass
+        accepted = await accept(pending)
+        if kept is not None:
+            try:
+                await self._database.write(partial(_keep, pending.app.no, accepted.push_id, kept), pending.app.no)
+            except (StorageError, Problem) as error:
+                log.warning("the forecast of push %s is not kept: %s", accepted.push_id, error)
+        return accepted
 
     async def _of_composed(self, app: AppRef, request: PushRequest) -> dict[str, Any]:
         devices = await self._targets.resolve(app.no, request.target)
@@ -90,8 +154,9 @@ class Forecast:
         if searched is None and self._targets.is_searched_for(target):
             searched = await self._targets.resolve(app.no, target)
 
-        def count(connection: sqlite3.Connection) -> dict[str, Any]:
+        def count(connection: sqlite3.Connection) -> _Target:
             ids = listed_ids(target)
+            unknown: list[str] = []
             if target.duty is not None:
                 duty = read_duty(connection, app.no, target.duty)
                 if duty is None:
@@ -105,18 +170,69 @@ class Forecast:
                     raise nobody_known(unknown)
                 devices = BitMap(known.values())
             else:
-                unknown = []
                 devices = selected_devices(connection, app.no, target) if searched is None else searched
             above = self._policies.of(app.no).policy.approve_above
             if above is not None and request.kind == "command" and len(devices) > above:
                 raise approval_needed(len(devices), above)
-            targeted, reachable = len(devices), devices.intersection_cardinality(online)
             suppressed, left = self._would_suppress(connection, app.no, request, devices)
             if without and (lacking := left.intersection_cardinality(without)):
                 suppressed[NO_TEXT] = lacking
-            return {"targeted": targeted, "online": reachable, "suppressed": suppressed, "unknown": unknown}
+                left = left - without
+            return _Target(devices, unknown, suppressed, left)
 
-        return await self._database.read(count, app.no)
+        found = await self._database.read(count, app.no)
+        return {
+            "targeted": len(found.devices),
+            "online": found.devices.intersection_cardinality(online),
+            "suppressed": found.suppressed,
+            "unknown": found.unknown,
+            **await self._reach(app.no, request, found.wanted, online),
+        }
+
+    async def _reach(self, app_no: int, request: PushRequest, devices: BitMap, online: BitMap) -> dict[str, Any]:
+        """Divide devices that want a push by what becomes of it."""
+        now_ms = self._clock_ms()
+        assert request.kind is not None, "filled in by validation"
+        alert = Alert(0, request.kind, request.channel, PRIORITIES.index(request.priority), request.ttl)
+        limits = await forecast_limits(self._database, self._policies, app_no, alert, devices, now_ms)
+        limited = limits.described()
+        left = len(devices) - sum(counts["dropped"] for counts in limited.values())
+        get = 1.0
+        """Part of the devices looked at that get it if they come."""
+        if limits.is_sampled:
+            get = 1 - limits.share_kept_from(len(devices))
+        else:
+            devices = devices - limits.kept_from
+        come = devices & online
+        reach = await self._expected(app_no, devices - come, now_ms, request.ttl * 1000)
+        likely = min(round((len(come) + reach.expected) * get), left)
+        unknown = min(round(len(reach.unknown) * get), left - likely)
+        return {
+            "likely": likely,
+            "will_expire": left - likely - unknown,
+            "unknown_presence": unknown,
+            **limited,
+            "sampled": limits.is_sampled,
+        }
+
+    async def _expected(self, app_no: int, away: BitMap, now_ms: int, ttl_ms: int) -> ExpectedReach:
+        """How many of the devices that are away come within the ttl. With a ttl of 0 it is too late for them."""
+        if not ttl_ms or not away:
+            return ExpectedReach(0.0, BitMap())
+        expected = 0.0
+        for step_hours, count in ((WEEK_HOURS, KEPT_WEEKS), (DAY_HOURS, WEEK_HOURS // DAY_HOURS - 1)):
+            samples: list[PresenceSample] = []
+            for window in sampled_windows(now_ms, ttl_ms, step_hours, count):
+                # One read for each: a week's hours of a million devices are 20 MB at worst.
+                sample = await self._database.read(partial(read_sample, window=window, devices=away), app_no)
+                if sample is not None:
+                    samples.append(sample)
+            reach = expected_reach(away, samples)
+            expected += reach.expected
+            away = reach.unknown
+            if not away:
+                break
+        return ExpectedReach(expected, away)
 
     def _would_suppress(
         self, connection: sqlite3.Connection, app_no: int, request: PushRequest, devices: BitMap
@@ -135,3 +251,7 @@ class Forecast:
                 counts[reason] = len(unwilling)
                 devices = devices - unwilling
         return counts, devices
+
+
+def _keep(app_no: int, push_id: str, forecast: KeptForecast, connection: sqlite3.Connection) -> None:
+    keep_forecast(connection, app_no, push_id, forecast)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -27,6 +27,7 @@ from gateway.delivery.escalation_rows import (
     sent_steps,
     step_numbers,
 )
+from gateway.delivery.kept_forecasts import KeptForecast, described_forecast, read_forecasts
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.plan_parts import plan_members
 from gateway.delivery.push import push_number
@@ -91,6 +92,7 @@ class Reports:
                 described |= escalation_members(connection, [push_no]).get(push_no, {})
                 described |= plan_members(connection, [push_no]).get(push_no, {})
                 described |= campaign_members(connection, [push_no]).get(push_no, {})
+                described |= _forecast_members(described, read_forecasts(connection, [push_no]).get(push_no))
                 if "escalation" in described:
                     described["escalation"]["steps"] = [
                         step | {"counts": read_counts(connection, number, sent.get(number, ()))}
@@ -140,9 +142,17 @@ class Reports:
             members = escalation_members(connection, numbers)
             plans = plan_members(connection, numbers)
             campaigns = campaign_members(connection, numbers)
+            forecasts = read_forecasts(connection, numbers)
             found = ((no, read_push(connection, no, in_flight[no])) for no in numbers)
             kept = (
-                (no, push | members.get(no, {}) | plans.get(no, {}) | campaigns.get(no, {}))
+                (
+                    no,
+                    push
+                    | members.get(no, {})
+                    | plans.get(no, {})
+                    | campaigns.get(no, {})
+                    | _forecast_members(push, forecasts.get(no)),
+                )
                 for no, push in found
                 if push is not None
             )
@@ -369,6 +379,10 @@ def read_push(connection: sqlite3.Connection, push_no: int, sent: Sequence[int])
         "counts": {"targeted": row[13], **counts},
         "reached": reached(counts),
     }
+
+
+def _forecast_members(push: Mapping[str, Any], forecast: KeptForecast | None) -> dict[str, Any]:
+    return {} if forecast is None else {"forecast": described_forecast(forecast, push)}
 
 
 def _describe_delivery(row: Sequence[Any], in_flight: bool) -> dict[str, Any]:

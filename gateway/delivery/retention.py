@@ -20,7 +20,9 @@ from gateway.delivery.delivery_sets import remove_sets
 from gateway.delivery.escalation_rows import remove_escalations
 from gateway.delivery.event_log import remove_events
 from gateway.delivery.funnels import DAY_MS, HOUR_MS, finish_row
+from gateway.delivery.kept_forecasts import remove_forecasts
 from gateway.delivery.plan_parts import remove_parts
+from gateway.delivery.presence_hours import remove_hours
 from gateway.delivery.push_texts import MARK, forget_templates, remove_texts
 from gateway.delivery.reports import count_states
 from gateway.delivery_states import IS_WAITING
@@ -163,6 +165,7 @@ def remove_slice(connection: sqlite3.Connection, keep: RetentionPeriods, now_ms:
             "DELETE FROM invitation WHERE no IN (SELECT no FROM invitation WHERE expires_at <= ? LIMIT ?)",
             (now_ms - keep.deliveries, SLICE_ROWS),
         ).rowcount
+        + remove_hours(connection, now_ms, SLICE_SETS)
         + _remove_devices(connection)
     )
 
@@ -237,6 +240,7 @@ def _bury_pushes(connection: sqlite3.Connection, now_ms: int, kept: int) -> int:
         remove_escalations(connection, numbers)
         forget_templates(connection, numbers)
         remove_parts(connection, numbers)
+        remove_forecasts(connection, numbers)
     return len(buried)
 
 

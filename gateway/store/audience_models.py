@@ -43,3 +43,33 @@ class DeviceTopic(SQLModel, table=True):
     topic: str = Field(primary_key=True)
     device_no: int = Field(primary_key=True)
     joined_at: int
+
+
+class AlertUse(SQLModel, table=True):
+    """An alert that was let through to a device whose app counts them, for a week."""
+
+    __tablename__ = "alert_use"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+    device_no: int = Field(primary_key=True)
+    push_no: int = Field(primary_key=True)
+    channel: str | None = None
+    at: int
+
+
+class CriticalUse(SQLModel, table=True):
+    """A critical push that passed a rule which would have held another one."""
+
+    __tablename__ = "critical_use"
+    __table_args__ = (
+        Index("critical_use_of_device", "device_no", "at"),
+        Index("critical_use_of_app", "app_no", "no"),
+        Index("critical_use_age", "at"),
+    )
+    no: int | None = Field(default=None, primary_key=True)
+    app_no: int
+    device_no: int
+    push_no: int
+    passed: str
+    """The reason another push would have been suppressed or deferred for."""
+    at: int
+    """Time when it was let through, the last time."""

@@ -28,13 +28,14 @@ from gateway.store import (
     duty_models,
     enrolment_models,
     fatigue_models,
+    forecast_models,
     plan_models,
     watch_models,
 )  # fmt: skip
 
 _DEFINED_BY_IMPORT = (
     attribute_models, audience_models, campaign_models, content_models, duty_models, enrolment_models,
-    fatigue_models, plan_models, watch_models,
+    fatigue_models, forecast_models, plan_models, watch_models,
 )  # fmt: skip
 
 
@@ -380,36 +381,6 @@ class DeepMailbox(SQLModel, table=True):
 @event.listens_for(SQLModel.metadata.tables["delivery"], "after_create")
 def _create_trigger(_: Table, connection: Connection, **__: Any) -> None:
     connection.exec_driver_sql(COUNTED_TRIGGER)
-
-
-class AlertUse(SQLModel, table=True):
-    """An alert that was let through to a device whose app counts them, for a week."""
-
-    __tablename__ = "alert_use"
-    __table_args__ = ({"sqlite_with_rowid": False},)
-    device_no: int = Field(primary_key=True)
-    push_no: int = Field(primary_key=True)
-    channel: str | None = None
-    at: int
-
-
-class CriticalUse(SQLModel, table=True):
-    """A critical push that passed a rule which would have held another one."""
-
-    __tablename__ = "critical_use"
-    __table_args__ = (
-        Index("critical_use_of_device", "device_no", "at"),
-        Index("critical_use_of_app", "app_no", "no"),
-        Index("critical_use_age", "at"),
-    )
-    no: int | None = Field(default=None, primary_key=True)
-    app_no: int
-    device_no: int
-    push_no: int
-    passed: str
-    """The reason another push would have been suppressed or deferred for."""
-    at: int
-    """Time when it was let through, the last time."""
 
 
 class PushFunnel(SQLModel, table=True):

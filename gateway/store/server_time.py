@@ -208,6 +208,8 @@ def mend(ledger: Path, sessions: Path, now_ms: int) -> int:
                     _shift(connection, of_ledger.name, name, offsets, 1)
         _shift_hours(connection, offsets)
         _forget_days(connection, offsets)
+        # In which hours devices were connected is not known any more: it is a habit, and is learned again.
+        connection.execute("DELETE FROM presence_hour WHERE hour >= ?", (offsets[0][0] // HOUR_MS,))
         connection.execute("UPDATE clock SET boot_id = NULL, boot_origin = NULL, boot_since = NULL")
         connection.execute("DELETE FROM clock_offset")
         (mended,) = connection.execute("SELECT at FROM clock WHERE no = 1").fetchone()

@@ -23,6 +23,15 @@ class AcceptedPushResponse(Response):
     """Ids in the target's `devices` of which the app has no device. The push goes to the others."""
 
 
+class HeldAlertsResponse(Response):
+    """Alerts that a rule would hold back."""
+
+    dropped: int
+    """Alerts that would end `suppressed`."""
+    deferred: int
+    """Alerts that would wait for their time."""
+
+
 class ForecastResponse(Response):
     """The devices that a push would reach if it were sent now."""
 
@@ -31,10 +40,24 @@ class ForecastResponse(Response):
     online: int
     """Devices of these that are connected now."""
     suppressed: dict[str, int]
-    """Deliveries that would end `suppressed` at once, by reason: `no_consent`, `channel_muted`, `no_text`. Caps and
-    quiet hours are checked when a push is sent to the device and are not counted here."""
+    """Deliveries that would end `suppressed` at once, by reason: `no_consent`, `channel_muted`, `no_text`. What
+    caps and quiet hours would drop is in `capped` and `quiet_hours`."""
     unknown: list[str]
     """Ids in the target's `devices` of which the app has no device."""
+    likely: int
+    """Devices that are connected, or expected to come within the ttl: the sum of how often each came in the same hours
+    of the last four weeks, rounded."""
+    will_expire: int
+    """Devices that are not, and those for which a cap or quiet hours would defer the push for longer than it lives."""
+    unknown_presence: int
+    """Devices that are away and were enrolled too lately to tell. With `likely`, `will_expire`, `suppressed` and the
+    dropped ones of `capped` and `quiet_hours` they are `targeted`."""
+    capped: HeldAlertsResponse
+    """Alerts that a cap would hold back if all were handed over now."""
+    quiet_hours: HeldAlertsResponse
+    """Alerts that quiet hours would hold back if all were handed over now."""
+    sampled: bool
+    """Whether caps or quiet hours concern more than 5,000 devices, so that 5,000 were asked and stand for all."""
     texts: int | None = None
     """Different texts that its devices would get. Left out: it has no templates, nor texts by locale."""
     missing: list[MissingVariableResponse] | None = None
@@ -53,6 +76,24 @@ class MissingVariableResponse(Response):
     """Devices that lack it."""
     examples: list[str]
     """Ids of up to 5 of them."""
+
+
+class KeptForecastResponse(Response):
+    """The forecast that a push was sent with, beside what has happened."""
+
+    likely: int
+    """Devices that were expected to get it within the ttl."""
+    will_expire: int
+    """Devices that were not."""
+    unknown_presence: int
+    """Devices of which too little was known."""
+    made_at: str
+    """When it was made. RFC 3339, UTC, milliseconds."""
+    reached: int
+    """Devices that have got it, as `reached.delivered`."""
+    error: int | None
+    """`likely` minus `reached`: positive when too many were expected. Devices of unknown presence are in `reached`
+    only. null: the push is still open."""
 
 
 class ReachedResponse(Response):
@@ -133,6 +174,8 @@ class PushResponse(Response):
     """Its deliveries by present state."""
     reached: ReachedResponse
     """Its deliveries by how far they came, cumulative."""
+    forecast: KeptForecastResponse | None = None
+    """The forecast that it was sent with. Left out: none."""
     escalation: EscalationResponse | None = None
     """Of a push to a duty: how far it has come. The deliveries of the push are those of the first step. Left out: its
     target is no duty."""

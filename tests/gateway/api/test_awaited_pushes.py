@@ -23,6 +23,14 @@ async def test_many_devices_cannot_be_waited_for(gateway: InProcessGateway, targ
     assert (await gateway.call("GET", "/v1/pushes"))["items"] == []
 
 
+async def test_what_is_sent_later_cannot_be_waited_for(gateway: InProcessGateway) -> None:
+    await gateway.enrol("kiosk-1")
+    later = KIOSK | {"send_at": "2030-01-01T00:00:00Z"}
+    for query in ("wait=9", "forecast=1"):
+        refusal = await gateway.refused("POST", f"/v1/pushes?{query}", 422, "invalid_request", json=later)
+        assert "leave it out" in refusal["detail"]
+
+
 @pytest.mark.parametrize("wait", ["0", "61", "soon", "1.5"])
 async def test_a_wait_has_its_range(gateway: InProcessGateway, wait: str) -> None:
     await gateway.enrol("kiosk-1")

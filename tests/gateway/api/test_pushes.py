@@ -140,11 +140,48 @@ async def test_a_forecast_sends_nothing(gateway: InProcessGateway) -> None:
     for target in ({"all": True}, {"tag": "hall"}, {"device": "kiosk-1"}):
         forecast = await gateway.call("POST", "/v1/pushes/forecast", json={"target": target})
         responses.ForecastResponse.model_validate(forecast)
-        assert forecast == {"targeted": 1, "online": 0, "suppressed": {}, "unknown": []}
+        assert forecast == {
+            "targeted": 1,
+            "online": 0,
+            "suppressed": {},
+            "unknown": [],
+            "likely": 0,
+            "will_expire": 0,
+            "unknown_presence": 1,
+            "capped": {"dropped": 0, "deferred": 0},
+            "quiet_hours": {"dropped": 0, "deferred": 0},
+            "sampled": False,
+        }
     some = await gateway.call("POST", "/v1/pushes/forecast", json={"target": {"devices": ["kiosk-1", "x"]}})
     assert some["unknown"] == ["x"]
     await gateway.refused("POST", "/v1/pushes/forecast", 404, "device_not_found", json={"target": {"device": "x"}})
     assert (await gateway.call("GET", "/v1/pushes"))["items"] == []
+
+
+async def test_a_push_keeps_the_forecast_that_it_is_sent_with(gateway: InProcessGateway) -> None:
+    await gateway.enrol("kiosk-1", "kiosk-2")
+    body = {"target": {"all": True}, "ttl": 0}
+    headers = {"Idempotency-Key": "k"}
+    push_id = (await gateway.call("POST", "/v1/pushes?forecast=1", 202, json=body, headers=headers))["push_id"]
+    while (shown := await gateway.call("GET", f"/v1/pushes/{push_id}"))["counts"]["waiting"]:  # noqa: ASYNC110  # it is looked at
+        await asyncio.sleep(0.001)
+    responses.PushResponse.model_validate(shown)
+    assert (shown["forecast"]["will_expire"], shown["forecast"]["reached"], shown["forecast"]["error"]) == (2, 0, 0)
+    assert (await gateway.call("GET", "/v1/pushes"))["items"][0]["forecast"] == shown["forecast"]
+    plain = await gateway.push({"device": "kiosk-1"})
+    gateway.clock.milliseconds += 1_000
+    again = await gateway.call("POST", "/v1/pushes?forecast=1", 202, json=body, headers=headers)
+    assert again["push_id"] == push_id
+    assert "forecast" not in await gateway.call("GET", f"/v1/pushes/{plain}")
+    later = await gateway.call("GET", f"/v1/pushes/{push_id}")
+    assert later["forecast"]["made_at"] == shown["forecast"]["made_at"]
+    await gateway.refused(
+        "POST", "/v1/pushes?forecast=1", 404, "device_not_found", json={"target": {"device": "nobody"}}
+    )
+    both = {"target": {"device": "kiosk-1"}, "ttl": 0}
+    answer = await gateway.call("POST", "/v1/pushes?forecast=1&wait=9", 200, json=both)
+    assert answer["delivery"]["state"] == "expired"
+    assert (await gateway.call("GET", f"/v1/pushes/{answer['push_id']}"))["forecast"]["error"] == 0
 
 
 async def test_a_batch_answers_line_by_line_after_one_commit(gateway: InProcessGateway) -> None:

@@ -231,12 +231,9 @@ def test_one_group_is_handed_over_by_priority(world: World) -> None:
 
 def test_a_forecast_counts_and_sends_nothing(world: World) -> None:
     world.connect(2)
-    assert world.run(world.forecast.of(APP, world.request({"all": True}))) == {
-        "targeted": 3,
-        "online": 1,
-        "suppressed": {},
-        "unknown": [],
-    }
+    forecast = world.run(world.forecast.of(APP, world.request({"all": True})))
+    assert (forecast["targeted"], forecast["online"]) == (3, 1)
+    assert (forecast["suppressed"], forecast["unknown"]) == ({}, [])
     forecast = world.run(world.forecast.of(APP, world.request({"devices": ["d2", "nobody"]})))
     assert (forecast["targeted"], forecast["online"], forecast["unknown"]) == (1, 1, ["nobody"])
     assert world.row("SELECT count(*) FROM push") == (0,)

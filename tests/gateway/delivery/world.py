@@ -123,6 +123,7 @@ class World:
         self.targets, self.templates, self.texts = wired.targets, wired.templates, wired.texts
         self.duties, self.escalations = wired.duties, wired.escalations
         self.heartbeats, self.watches = wired.heartbeats, wired.watches
+        self.presence_hours = wired.presence_hours
         self.run(self.policies.load())
         self.run(self.alert_limiter.load())
         self.run(self.rule_changes.recover())
@@ -130,6 +131,7 @@ class World:
         self.run(self.heartbeats.load())
         self.run(self.watches.load(self.stopped_at))
         self.run(self.analytics.load())
+        self.run(self.presence_hours.load())
 
     crash = boot
 
