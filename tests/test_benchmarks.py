@@ -51,7 +51,12 @@ def test_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segments, "SINGLE_PUSHES", 10)
     file = tmp_path / "figures.json"
     found = figures(file, "segments")
-    assert {what.partition(":")[0] for what, _ in found} == {"segment of 5", "push to 5 of 5 by an expression"}
+    assert {what.partition(":")[0] for what, _ in found} == {
+        "segment of 5",
+        "push to 5 of 5 by an expression",
+        "push to 5 of 5 in five languages",
+        "campaign to 5 of 5 in three groups",
+    }
     details = [figure["detail"] for figure in json.loads(file.read_text())["figures"] if figure["detail"]]
     assert len(details) == len(segments.SEGMENTS)
     assert details[3].startswith("online && attributes.model == 'K3': 5 devices; SEARCH ")
