@@ -2,7 +2,7 @@
 
 Their values are arithmetic over their numbers, so that each run has the same devices: a thousand stores, eight models,
 36 versions, six floors, five languages, four time zones, last seen within a month. The first ones are enrolled over
-HTTP before, because they connect: they are all of the model that the benchmark's pushes are for.
+HTTP before, because they connect: they are all of the model that the benchmark's pushes are for, and want them.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ _VALUES = {
     "timezone": f"CASE {_mixed(2246822507, 10)} WHEN 0 THEN 'UTC' WHEN 1 THEN 'Europe/Madrid' WHEN 2 THEN 'Europe/Rome'"
     " ELSE 'Europe/Berlin' END",
     "last_seen": f":now_ms - {_mixed(2654435769, MONTH_MS // 1000)} * 1000",
-    "consent": f"CASE WHEN {_mixed(2028178513, 100)} < 2 THEN 'denied'"
-    f" WHEN {_mixed(2028178513, 100)} < 10 THEN 'unknown' ELSE 'granted' END",
+    "consent": f"CASE WHEN no <= :online OR {_mixed(2028178513, 100)} >= 10 THEN 'granted'"
+    f" WHEN {_mixed(2028178513, 100)} < 2 THEN 'denied' ELSE 'unknown' END",
 }
 _TAGS = (f"'store-' || {_mixed(2870177450, 1000)}", f"CASE WHEN {_mixed(3432918353, 3)} THEN 'kiosk' ELSE 'till' END")
 _TOPICS = {"news": f"{_mixed(461845907, 2)} = 0", "offers": f"{_mixed(1597334677, 10)} = 0"}
