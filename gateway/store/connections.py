@@ -21,6 +21,9 @@ CACHE_KIBIBYTES = 65_536
 """Page cache of the writer: the hot end of the delivery table and its mailbox index stay in memory."""
 CACHED_STATEMENTS = 256
 """Compiled statements of a connection: those of `store/rows`, 32 for each of four tables, and all others."""
+APP_READER_STATEMENTS = 16
+"""Compiled statements of a connection that reads for apps: what a person looks at takes some ten. That of an expression
+over devices may have 90,000 characters, takes 1.3 MiB, and is another one for each expression."""
 
 
 class _Connection(sqlite3.Connection):
@@ -31,10 +34,11 @@ class _Connection(sqlite3.Connection):
     def rollback(self) -> None: ...
 
 
-def make_engine(path: Path, busy_ms: int) -> Engine:
+def make_engine(path: Path, busy_ms: int, cached_statements: int = CACHED_STATEMENTS) -> Engine:
     """A SQLAlchemy engine whose connections have our pragmas and leave transactions to us.
 
-    `busy_ms`: milliseconds that a connection waits for another process's lock.
+    `busy_ms`: milliseconds that a connection waits for another process's lock. `cached_statements`: compiled statements
+    that a connection keeps.
     """
 
     def open_file() -> sqlite3.Connection:
@@ -43,7 +47,7 @@ def make_engine(path: Path, busy_ms: int) -> Engine:
             timeout=busy_ms / 1000,
             check_same_thread=False,
             factory=_Connection,
-            cached_statements=CACHED_STATEMENTS,
+            cached_statements=cached_statements,
         )
 
     engine = create_engine("sqlite://", creator=open_file, poolclass=NullPool)

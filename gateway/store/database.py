@@ -40,7 +40,7 @@ from sqlmodel import Session
 
 from broker.sqlite_file import PAGE_BYTES, Fault, fault_of, log_pages
 from gateway.latency import LatencyHistogram
-from gateway.store.connections import make_engine, raw_connection
+from gateway.store.connections import APP_READER_STATEMENTS, make_engine, raw_connection
 from gateway.store.errors import StorageDamaged, StorageError, StorageFailed, explained
 from gateway.store.migrations import migrate
 from gateway.store.read_queue import READ_SECONDS, ReadQueue
@@ -116,6 +116,7 @@ class Database:
         self.lost: asyncio.Future[str] = loop.create_future()
         """Reason why nothing is written any more, if a sync has failed (law 5)."""
         self._engine = engine
+        self._engine_for_apps = make_engine(path, BUSY_MS, APP_READER_STATEMENTS)
         self._writer_connection = writer_connection
         self._clock_ms = clock_ms
         self._loop = loop
@@ -432,17 +433,17 @@ class Database:
 
     def _read_in_time(self, operation: Callable[[sqlite3.Connection], T]) -> T:
         deadline = time.monotonic() + READ_SECONDS
-        raw = self._reader()
+        raw = self._reader(self._engine_for_apps)
         raw.set_progress_handler(lambda: time.monotonic() > deadline, PROGRESS_STEPS)
         try:
             return self._read(operation)
         finally:
             raw.set_progress_handler(None, 0)
 
-    def _reader(self) -> sqlite3.Connection:
-        """The reader connection of this thread."""
+    def _reader(self, engine: Engine | None = None) -> sqlite3.Connection:
+        """The reader connection of this thread, made by this engine if it is the first time."""
         if getattr(self._local, "connection", None) is None:
-            self._local.connection = self._engine.connect()
+            self._local.connection = (engine or self._engine).connect()
             raw_connection(self._local.connection).execute(f"PRAGMA cache_size = -{READER_CACHE_KIBIBYTES}")
             self._reader_connections.append(self._local.connection)
         return raw_connection(self._local.connection)

@@ -14,6 +14,7 @@ import pytest
 from sqlmodel import select
 
 from gateway.errors import RetryableProblem
+from gateway.store.connections import APP_READER_STATEMENTS
 from gateway.store.database import Database
 from gateway.store.errors import StorageBusy, StorageDamaged, StorageFull
 from gateway.store.models import Application, UplinkMessage
@@ -295,6 +296,31 @@ async def test_a_read_for_an_app_that_takes_too_long_is_interrupted(
     assert refusal.value.code == "busy"
     assert database.reads.refused["too_long"] == 1
     assert await database.read(lambda connection: connection.execute("SELECT 1").fetchone(), 1) == (1,)
+
+
+async def test_a_reader_for_apps_keeps_few_statements(database: Database) -> None:
+    """Those of long expressions are large, and no two are alike."""
+
+    def compiled(connection: sqlite3.Connection) -> list[int]:
+        counts = []
+        for most in (APP_READER_STATEMENTS, APP_READER_STATEMENTS + 1):
+            seen = 0
+
+            def count(*_: object) -> int:
+                nonlocal seen
+                seen += 1
+                return sqlite3.SQLITE_OK
+
+            connection.set_authorizer(count)
+            for number in (*range(most), 0):
+                before = seen
+                connection.execute(f"SELECT {number} + {most}").fetchall()
+            counts.append(seen - before)
+        connection.set_authorizer(None)
+        return counts
+
+    kept, compiled_again = await database.read(compiled, 1)
+    assert kept < compiled_again
 
 
 async def test_credentials_are_looked_up_whatever_is_read(database: Database) -> None:
