@@ -46,7 +46,7 @@ def check(fleet: Fleet, expression: Expression) -> None:
     assert sorted(no for (no,) in fleet.connection.execute(*statement)) == wanted, "each device once"
     assert list(queried_devices(fleet.connection, *statement)) == wanted
     assert list(resolve(fleet.connection, APP_NO, segment, NOW_MS, online)) == wanted
-    with patch.object(segment_module, "FEW_DEVICES", 0):  # as of a large fleet
+    with patch.multiple(segment_module, FEW_DEVICES=0, PART_DEVICES=50):  # as of a large fleet
         assert list(resolve(fleet.connection, APP_NO, segment, NOW_MS, online)) == wanted
 
 
