@@ -160,8 +160,9 @@ def _change(
     insert_rows(connection, "device_set", "app_no, tag, segment, devices", changed, _REPLACING)
     if emptied:
         connection.execute(
-            "DELETE FROM device_set WHERE (app_no, tag, segment) IN"
-            " (SELECT ?, value ->> 0, value ->> 1 FROM json_each(?))",
+            # The app by itself: with all three in a row, SQLite walks all sets of the app.
+            "DELETE FROM device_set WHERE app_no = ? AND (tag, segment) IN"
+            " (SELECT value ->> 0, value ->> 1 FROM json_each(?))",
             (app_no, json.dumps(emptied)),
         )
 

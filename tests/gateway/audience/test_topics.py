@@ -99,6 +99,31 @@ def test_a_device_changes_its_own(connection: sqlite3.Connection) -> None:
     assert not members(connection, "news")
 
 
+def steps_of(connection: sqlite3.Connection, wanted: dict[str, bool]) -> int:
+    """Hundreds of instructions of SQLite's machine that a device's change of its topics takes."""
+    steps = 0
+
+    def count() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    connection.set_progress_handler(count, 100)
+    assert change_own_topics(connection, APP, 1, wanted, 5) is None
+    connection.set_progress_handler(None, 0)
+    return steps
+
+
+def test_what_a_device_leaves_empty_costs_what_it_names(connection: sqlite3.Connection) -> None:
+    joined, left = {"own": True}, {"own": False}
+    alone = steps_of(connection, joined), steps_of(connection, left)
+    for number in range(1_000):
+        add_devices(connection, APP, topic_set(f"other-{number}"), [2])
+    # The app's topics are counted when there is a new one, and never when one is left.
+    assert steps_of(connection, joined) < alone[0] + 150
+    assert steps_of(connection, left) < alone[1] + 5
+
+
 CHANGES = st.tuples(
     st.sampled_from(["many", "own", "gone"]),
     st.sampled_from(["a", "b", "c"]),
