@@ -46,7 +46,7 @@ from gateway.delivery.submission import (
     pending_push,
     unchecked_push,
 )
-from gateway.delivery.text_rendering import TextRenderer
+from gateway.delivery.text_rendering import ComposedPush, TextRenderer
 from gateway.delivery.watches import Watches
 from gateway.delivery_states import DeliveryState
 from gateway.errors import Problem, problem
@@ -241,6 +241,11 @@ class Acceptance:
                 raise
             pending.refused = refusal
         pending.is_prepared = True
+
+    async def compose(self, pending: PendingPush) -> ComposedPush | None:
+        """Put the content of a push together without sending it; None of one that has no template, and no texts by
+        locale. Raises Problem 404, 422, 503."""
+        return None if pending.composed is None else await self._texts.composed(pending.app, pending.composed)
 
     async def _prepared(self, pushes: list[PendingPush | Problem]) -> list[PendingPush]:
         """Prepare the pushes of a slice; those that can be stored. What cannot be prepared has its answer."""

@@ -126,6 +126,11 @@ class TextRenderer:
         pending.channel, pending.collapse_key = fields["channel"], fields["collapse_key"]
         pending.texts, pending.template = rendered.texts, composed.template
 
+    async def composed(self, app: AppRef, request: PushRequest) -> ComposedPush:
+        """Compose a push in its turn, and keep nothing of it. Raises Problem 404, 422, 503."""
+        async with self._place(app.no):
+            return await self.compose(app, request)
+
     async def forecast(self, app: AppRef, request: PushRequest, devices: BitMap) -> tuple[ComposedPush, RenderedTexts]:
         """Compose and render a push for these devices, and keep nothing of it. Raises as `prepare`, but for what is
         missing."""

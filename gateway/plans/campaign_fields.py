@@ -13,9 +13,10 @@ A plan is made of the size of the frozen target alone, so that the forecast and 
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
@@ -27,10 +28,11 @@ from pydantic import (
     Field,
     StringConstraints,
     Tag,
+    field_validator,
     model_validator,
 )
 
-from gateway.content.text_fields import LocalizedTexts
+from gateway.content.text_fields import LocalizedTexts, TemplateUse
 from gateway.delivery.notification import Name, Notification
 from gateway.delivery.push import PushRequest, Target
 from gateway.delivery.push_timing import scheduled_by
@@ -64,6 +66,8 @@ _SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,4})?)\s*%")
 _RATE = re.compile(r"(\d{1,9})\s*/\s*([smhd])")
 _RATE_UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 DAY_MS = _RATE_UNITS_MS["d"]
+VARIANT_CONTENT = ("notification", "data", "texts", "template")
+"""Fields of a variant that replace those of the push."""
 
 
 class _Strict(DescribedModel):
@@ -186,8 +190,13 @@ class Variant(_Strict):
     """JSON for the device's program, instead of the push's."""
     texts: LocalizedTexts | None = None
     """Texts by locale, instead of the push's."""
-    template: Name | None = None
-    """Name of a saved template, instead of the push's."""
+    template: TemplateUse | None = None
+    """A saved template, instead of the push's; or its name alone, as a string."""
+
+    @field_validator("template", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return TemplateUse.from_name(value)
 
 
 class CampaignRequest(_Strict):
@@ -302,17 +311,37 @@ class CampaignRequest(_Strict):
     def counts_failures(self) -> bool:
         """Whether results have to be looked at one by one."""
         return (
-            self.push.kind == "command" or self.goal == FAILED or any(FAILED in text for text in self.go_on + self.stop)
+            self.push.kind == "command"
+            or self.push.template is not None  # which may say that it is a command
+            or any(variant.template is not None for variant in self.variants or ())
+            or self.goal == FAILED
+            or any(FAILED in text for text in self.go_on + self.stop)
         )
 
     def push_of(self, variant_no: int) -> PushRequest:
-        """The push of a variant. Raises ValueError."""
-        if self.variants is None:
-            return self.push
-        variant = self.variants[variant_no]
-        fields = self.push.model_dump(mode="json", exclude_unset=True)
-        own = variant.model_dump(mode="json", include={"notification", "data", "texts", "template"}, exclude_unset=True)
-        return PushRequest.model_validate({**fields, **own})
+        """The push of a variant; as `merged_push`."""
+        fields = self.push.model_dump(mode="json", exclude_unset=True, exclude={"target"})
+        variant = None if self.variants is None else self.variants[variant_no]
+        return merged_push(fields, None if variant is None else variant.model_dump(mode="json", exclude_unset=True))
+
+    def pin_template(self, variant_no: int, version: int) -> None:
+        """Have the push of a variant made with this version of its template, whatever is saved later."""
+        variant = None if self.variants is None else self.variants[variant_no]
+        if variant is not None and "template" in variant.model_fields_set:
+            if variant.template is not None:
+                variant.template = variant.template.model_copy(update={"version": version})
+        elif self.push.template is not None:
+            self.push.template = self.push.template.model_copy(update={"version": version})
+
+
+def merged_push(fields: Mapping[str, Any], variant: Mapping[str, Any] | None) -> PushRequest:
+    """Make the push of a variant of the push's fields and its own, both as JSON values. Raises ValueError.
+
+    Its target is `all`, whomever the campaign is for: a part has its devices from the campaign, and ten thousand ids
+    would be checked with each.
+    """
+    own = {name: value for name, value in (variant or {}).items() if name in VARIANT_CONTENT}
+    return PushRequest.model_validate_json(json.dumps({**fields, **own, "target": {"all": True}}))
 
 
 def _check_sizes(rollout: list[str | int], holdout: str | None) -> None:

@@ -40,10 +40,10 @@ class CampaignReports:
 
     async def forecast(self, app: AppRef, fields: CampaignRequest) -> dict[str, Any]:
         """Describe what a campaign would do if it were started now. Raises as `Campaigns.create`."""
-        self._campaigns.check(app, fields)
+        kinds = await self._campaigns.check(app, fields)
         reach = await self._campaigns.measure(app, fields)
         return describe_reach(fields, reach) | {
-            "needs_approval": self._campaigns.needs_approval(app.no, fields, reach.targeted)
+            "needs_approval": self._campaigns.needs_approval(app.no, kinds, reach.targeted)
         }
 
     async def page(self, app_no: int, limit: int, cursor: str | None) -> ListPage:

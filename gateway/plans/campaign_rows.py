@@ -24,7 +24,8 @@ from pyroaring import BitMap
 
 from gateway.audience.device_sets import pack, segments_of, unpack
 from gateway.delivery.event_log import log_of_app
-from gateway.plans.campaign_fields import Plan
+from gateway.delivery.push import PushRequest
+from gateway.plans.campaign_fields import Plan, merged_push
 from gateway.store.rows import insert_rows
 
 HOLDOUT = -1
@@ -125,6 +126,21 @@ def read_content(connection: sqlite3.Connection, campaign_no: int) -> str | None
     """Read the request of a campaign as JSON; None: it has left. Any thread."""
     row = connection.execute("SELECT content FROM campaign WHERE no = ?", (campaign_no,)).fetchone()
     return None if row is None else str(row[0])
+
+
+def read_push(connection: sqlite3.Connection, campaign_no: int, variant_no: int) -> PushRequest | None:
+    """The push of a variant, as `merged_push`; None: the campaign has left. Reader thread.
+
+    The conditions and the ids of the target are not looked at: this is done for each part.
+    """
+    row = connection.execute(
+        "SELECT json_remove(content, '$.push.target') -> '$.push', content -> ('$.variants[' || ? || ']')"
+        " FROM campaign WHERE no = ?",
+        (variant_no, campaign_no),
+    ).fetchone()
+    if row is None:
+        return None
+    return merged_push(json.loads(row[0]), None if row[1] is None else json.loads(row[1]))
 
 
 def campaigns_with_work(connection: sqlite3.Connection) -> tuple[list[int], int]:

@@ -28,6 +28,7 @@ from pyroaring import BitMap
 from gateway.audience.policy import PolicyStore
 from gateway.audience.target_resolution import TargetResolver
 from gateway.delivery.acceptance import Acceptance
+from gateway.delivery.push import PushRequest
 from gateway.delivery.submission import AppRef, PendingPush, Submission, key_reused
 from gateway.errors import Problem, problem
 from gateway.plans import campaign_rows as rows
@@ -158,7 +159,7 @@ class Campaigns:
             before = await self._database.read(partial(rows.made_before, app_no=app.no, remembered=remembered), app.no)
             if before is not None:
                 return _same(before, remembered[0])
-        self.check(app, fields)
+        kinds = await self.check(app, fields)
         reach = await self.measure(app, fields)
         now_ms = self._clock_ms()
         start_at = wall_time.of(now_ms)
@@ -168,7 +169,7 @@ class Campaigns:
                 raise problem("invalid_request", "send_at: at most a year ahead")
         campaign_id = f"c{secrets.token_urlsafe(ID_BYTES)}"
         state = CampaignState.RUNNING
-        if self.needs_approval(app.no, fields, reach.targeted):
+        if self.needs_approval(app.no, kinds, reach.targeted):
             state = CampaignState.AWAITING_APPROVAL
         content = fields.model_dump_json(exclude_unset=True)
 
@@ -210,21 +211,29 @@ class Campaigns:
             self._due[number] = now_ms
         return campaign_id
 
-    def check(self, app: AppRef, fields: CampaignRequest) -> None:
-        """Check the push of each variant as if it were sent. Raises Problem 404, 413, 422."""
-        for variant_no in range(len(fields.weights)):
-            # A copy: the addresses of attachments are put into it.
-            self._acceptance.pending(app, Submission(fields.push_of(variant_no).model_copy(deep=True)))
+    async def check(self, app: AppRef, fields: CampaignRequest) -> set[str]:
+        """Check the push of each variant as if it were sent; their kinds. Raises Problem 404, 413, 422, 503.
 
-    def needs_approval(self, app_no: int, fields: CampaignRequest, targeted: int) -> bool:
-        """Whether another key has to approve a campaign to so many devices."""
-        return self._is_above(app_no, fields.push.kind, targeted)
+        Saved templates are pinned to the version that is checked: all groups get the same, and what is approved.
+        """
+        kinds: set[str] = set()
+        for variant_no in range(len(fields.weights)):
+            pending = self._acceptance.pending(app, Submission(fields.push_of(variant_no)))
+            composed = await self._acceptance.compose(pending)
+            if composed is not None and composed.template is not None:
+                fields.pin_template(variant_no, composed.template[1])
+            kinds.add(pending.kind if composed is None else composed.fields["kind"])
+        return kinds
+
+    def needs_approval(self, app_no: int, kinds: set[str], targeted: int) -> bool:
+        """Whether another key has to approve a campaign with pushes of these kinds to so many devices."""
+        return any(self._is_above(app_no, kind, targeted) for kind in kinds)
 
     def is_unapproved(self, campaign: Campaign, kind: str) -> bool:
         """Whether nothing of this kind may be sent of a campaign until another key approves it. Any thread."""
         return campaign.approved_by is None and self._is_above(campaign.app_no, kind, campaign.targeted)
 
-    def _is_above(self, app_no: int, kind: str | None, targeted: int) -> bool:
+    def _is_above(self, app_no: int, kind: str, targeted: int) -> bool:
         above = self._policies.of(app_no).policy.approve_above
         return above is not None and kind == "command" and targeted > above
 
@@ -258,6 +267,8 @@ class Campaigns:
         `next_group`: the present group needs to be observed no longer.
         """
         campaign = await self._find(app_no, campaign_id)
+        if campaign.state != CampaignState.PAUSED:
+            raise _wrong_state(campaign, "resume")
         rules = await self._rules_of(campaign)
         parts = await count_parts(self._database, app_no, campaign.no, failures=rules.counts_failures)
         overruled = rules.overruled_now(campaign, parts)
@@ -294,8 +305,7 @@ class Campaigns:
         """Carry out a command. Raises Problem 409 if the campaign is in no state for it."""
         now_ms = self._clock_ms()
         if not await self._database.write(lambda connection: operation(connection, now_ms), campaign.app_no):
-            found = await self._find_again(campaign)
-            raise problem("campaign_state", f"cannot {what} this campaign: it is {found.state}")
+            raise _wrong_state(await self._find_again(campaign), what)
 
     async def _find_again(self, campaign: Campaign) -> Campaign:
         found = await self._database.read(partial(rows.read_campaign, campaign_no=campaign.no), campaign.app_no)
@@ -429,7 +439,8 @@ class Campaigns:
                     raise
                 await self._pause(campaign, f"its target cannot be resolved: {refusal.detail}")
                 return None
-            if campaign.approved_by is None and self.needs_approval(app.no, fields, len(target)):
+            assert fields.push.kind is not None, "filled in by validation"
+            if campaign.approved_by is None and self.needs_approval(app.no, {fields.push.kind}, len(target)):
                 await self._ask_approval(campaign, len(target))
                 return None
             if cohort is not None and not cohort:
@@ -457,11 +468,12 @@ class Campaigns:
             return 0
         name = plan.groups[campaign.group_no].name
 
-        def find(connection: sqlite3.Connection) -> tuple[int, BitMap] | None:
+        def find(connection: sqlite3.Connection) -> tuple[int, BitMap, PushRequest] | None:
             variant_no = rows.next_variant(connection, campaign.no, campaign.group_no)
-            if variant_no is None:
+            push = None if variant_no is None else rows.read_push(connection, campaign.no, variant_no)
+            if variant_no is None or push is None:
                 return None
-            return variant_no, rows.set_of_part(connection, campaign.no, campaign.group_no, variant_no)
+            return variant_no, rows.set_of_part(connection, campaign.no, campaign.group_no, variant_no), push
 
         found = await self._database.read(find, campaign.app_no)
         if found is None:  # an empty group
@@ -470,11 +482,10 @@ class Campaigns:
                 lambda connection: rows.observe_group(connection, campaign, name, now_ms), campaign.app_no
             )
             return 0
-        variant_no, devices = found
-        fields = await self._fields_of(campaign)
+        variant_no, devices, push = found
         app = AppRef(campaign.app_no, campaign.app_id)
         try:
-            pending = self._acceptance.pending(app, Submission(fields.push_of(variant_no)))
+            pending = self._acceptance.pending(app, Submission(push))
             pending.selection, pending.is_prepared = devices, pending.composed is None
             pending.target_text = f'{{"campaign":"{campaign.id}"}}'
             pending.along = SentPart(self, campaign, variant_no, name)
@@ -569,6 +580,10 @@ class Campaigns:
         """Remove the campaigns that had ended by this time."""
         while await self._database.write(lambda connection: rows.remove_ended_before(connection, before)):
             pass
+
+
+def _wrong_state(campaign: Campaign, what: str) -> Problem:
+    return problem("campaign_state", f"cannot {what} this campaign: it is {campaign.state}")
 
 
 def unknown_campaign(campaign_id: str) -> Problem:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import pairwise
@@ -344,6 +345,76 @@ def test_a_canary_that_is_gone_pauses_the_campaign(world: CampaignWorld) -> None
     world.go()
     assert world.show(other)["reason"] == "canary: it reached nobody"
     assert world.show(other)["blast_radius"] == 0
+
+
+def save(world: CampaignWorld, name: str, **content: Any) -> None:
+    world.run(world.templates.put(APP.no, name, json.dumps(content)))
+
+
+def test_a_template_that_is_a_command_needs_approval_too(world: CampaignWorld) -> None:
+    world.set_policy(approve_above=5)
+    save(world, "update", **COMMAND)
+    save(world, "note", data=1)
+    by_template = {"target": {"all": True}, "template": "update"}
+    made = world.create(push=by_template)
+    assert world.show(made)["state"] == "awaiting_approval"
+    assert world.run(world.campaign_reports.forecast(APP, world.campaign_request(push=by_template)))["needs_approval"]
+    variants = [{"id": "a"}, {"id": "b", "template": "update"}]
+    assert world.show(world.create(variants=variants))["state"] == "awaiting_approval"
+    assert world.show(world.create(push=by_template | {"template": "note"}))["state"] == "running"
+    world.run(world.campaigns.approve(APP.no, made, "k_other"))
+    world.go()
+    assert world.parts(made) == [(1, None, 20)]
+
+
+def test_a_template_that_becomes_a_command_is_not_sent_unapproved(world: CampaignWorld) -> None:
+    world.set_policy(approve_above=5)
+    save(world, "note", data=1)
+    push = {"target": {"all": True}, "template": "note"}
+    made, later = (
+        world.create(push=push, rollout=[2, "rest"]),
+        world.create(push=push, send_at=rfc3339(world.now + 500)),
+    )
+    world.go()
+    world.run(world.templates.remove(APP.no, "note"))
+    save(world, "note", **COMMAND)  # its first version again
+    world.passes(600)
+    assert world.parts(made) == [(1, None, 2)]
+    assert world.show(made)["state"] == "awaiting_approval"
+    assert world.show(later)["state"] == "awaiting_approval"
+
+
+def test_all_groups_get_the_version_of_a_template_that_was_checked(world: CampaignWorld) -> None:
+    save(world, "note", data={"is": "first"})
+    variants = [{"id": "a"}, {"id": "b", "template": "note"}]
+    push = {"target": {"all": True}, "template": {"name": "note", "values": {"x": 1}}}
+    made = world.create(push=push, variants=variants, rollout=[10, "rest"])
+    world.go()
+    save(world, "note", data={"is": "second"})
+    world.passes(600)
+    assert len(world.parts(made)) == 4
+    for group in (1, 2):
+        for push_id in push_ids(world, made, group):
+            shown = world.run(world.reports.push(APP.no, push_id))
+            assert shown["template"] == {"name": "note", "version": 1}
+    assert refusal(world, world.campaigns.create(APP, "k", world.campaign_request(push={"template": "nothing"}))) == (
+        "template_not_found"
+    )
+
+
+def test_a_part_is_made_of_the_push_and_its_variant_alone(world: CampaignWorld) -> None:
+    listed = {"devices": [f"d{number}" for number in range(1, 11)]}
+    push = {"target": listed, "data": {"n": None}, "collapse_key": "c", "ttl": 60}
+    variants = [{"id": "a"}, {"id": "b", "data": None}, {"id": "c", "notification": {"title": "Hi"}}]
+    made = world.create(push=push, variants=variants)
+    world.go()
+    assert sorted(world.sent_to(made)) == list(range(1, 11))
+    contents = world.connection.execute("SELECT content, collapse_key, ttl, kind FROM push ORDER BY no").fetchall()
+    assert [tuple(row) for row in contents] == [
+        ('{"data":{"n":null}}', "c", 60, "silent"),
+        ('{"data":null}', "c", 60, "silent"),
+        ('{"notification":{"title":"Hi"},"data":{"n":null}}', "c", 60, "alert"),
+    ]
 
 
 def test_a_target_that_has_grown_needs_approval_at_its_start(world: CampaignWorld) -> None:
