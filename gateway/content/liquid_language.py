@@ -7,8 +7,9 @@ Laws
    it.
 2. What is missing is an error, not a blank: a variable that is not there may be asked about (`{% if device.name %}`)
    or be given a `default`, and nothing else.
-3. A rendering is bounded by its work, which is counted: the characters that filters and assignments touch, and the
-   characters of the template itself for each turn of a loop. No filter makes more of a value than was counted before.
+3. A rendering is bounded by its work, which is counted: the characters that filters and assignments touch, those of
+   every value that is looked up (whatever it is compared with), and the characters of the template itself for each turn
+   of a loop. No filter makes more of a value than was counted before.
 4. A template yields text. What becomes of it, and how it is written as JSON, is not its business.
 
 Loading python-liquid takes a tenth of a second, so this module is imported when the first template comes
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from typing import Any
 
+from dateutil import parser
 from liquid import BoundTemplate, Environment, RenderContext
 from liquid.builtin.expressions import Path, StringLiteral
 from liquid.builtin.expressions.logical import ContainsExpression
@@ -40,6 +42,9 @@ WORK_UNITS = 131_072
 through in loops, about 6 ms."""
 LOOP_UNITS = 8
 """Work of a character of the template that a loop goes through: a variable costs as much as copying so many."""
+VALUE_UNITS = 4
+"""Work of a value in a list or object that is looked up, which may be compared or written; and of as many characters,
+one for one."""
 CALL_UNITS = 32
 """Work of calling a filter."""
 OUTPUT_BYTES = 262_144
@@ -54,6 +59,8 @@ INTEGER_BITS = 64
 MAX_DIGITS = 15
 """Digits that a number can be rounded to: a float has no more."""
 DATE_CHARACTERS = 64
+_ANY_DAYS = tuple(datetime.datetime(*day, tzinfo=datetime.UTC) for day in ((2001, 1, 1), (2006, 2, 2)))
+"""Two days that have nothing in common, the weekday included."""
 
 TAGS = ("if", "unless", "case", "for", "break", "continue", "assign", "capture", "echo", "cycle", "comment", "#")
 _SYNTAX_TAGS = ("content", "illegal", "statement", "output", "expression", "raw")
@@ -101,6 +108,7 @@ class _BoundedContext(RenderContext):
         if default is not UNDEFINED:
             return super().get(path, token=token, default=default)
         found = super().get(path, token=token, default=_ABSENT)
+        _env(self).spend_looking_at(found)
         return _Missing(str(path[0]), hint=_named(path), token=token) if found is _ABSENT else found
 
     def assign(self, key: str, val: Any) -> None:
@@ -154,6 +162,24 @@ class _BoundedEnvironment(Environment):
         self.left -= units
         if self.left < 0:
             raise ResourceLimitError("it does too much: fewer loops and filters, or shorter values", token=None)
+
+    def spend_looking_at(self, value: object) -> None:
+        """Count the work of what may be done with a value by itself: comparing and writing it.
+
+        Raises ResourceLimitError when there was too much; a large value is not walked to its end.
+        """
+        if isinstance(value, str):
+            self.spend(len(value) // VALUE_UNITS)
+        elif isinstance(value, list | dict):
+            waiting: list[Any] = [value]
+            while waiting:
+                container = waiting.pop()
+                self.spend(VALUE_UNITS * len(container))
+                for item in container.values() if isinstance(container, dict) else container:
+                    if isinstance(item, str):
+                        self.spend(len(item) // VALUE_UNITS)
+                    elif isinstance(item, list | dict):
+                        waiting.append(item)
 
     def _counted(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         check = _CHECKS.get(name)
@@ -226,9 +252,19 @@ def _check_date(_: _BoundedEnvironment, value: Any, given: Sequence[Any]) -> Any
         raise TemplateFault("a text does not know the time: send it in `data` or `values`")
     if len(str(value)) > DATE_CHARACTERS or any(len(str(argument)) > DATE_CHARACTERS for argument in given):
         raise ResourceLimitError(f"a date has more than {DATE_CHARACTERS} characters", token=None)
+    if isinstance(value, str) and _is_relative(value):
+        raise TemplateFault("a date needs its day, month and year: a text does not know which day it is")
     if isinstance(value, int) or (isinstance(value, str) and value.isdigit()):
         return datetime.datetime.fromtimestamp(int(value), datetime.UTC)  # not the zone of the server's machine
     return value
+
+
+def _is_relative(date: str) -> bool:
+    """Whether a text that can be read as a date leaves some of it to the day on which it is read, such as `12:00`."""
+    try:
+        return len({parser.parse(date, default=day).date() for day in _ANY_DAYS}) > 1
+    except (ValueError, OverflowError):
+        return False  # the filter leaves it as it is
 
 
 _CHECKS: dict[str, Callable[[_BoundedEnvironment, Any, Sequence[Any]], Any]] = {

@@ -15,7 +15,9 @@ DEVICE = {
 
 
 def render(source: str) -> str:
-    return LiquidText(source).render({"device": DEVICE, "data": {"at": 1_700_000_000}, "values": {}})
+    return LiquidText(source).render(
+        {"device": DEVICE, "data": {"at": 1_700_000_000, "lists": [[1] * 100] * 100}, "values": {}}
+    )
 
 
 @pytest.mark.parametrize(
@@ -29,6 +31,7 @@ def render(source: str) -> str:
         ("{% case device.attributes.floor %}{% when 3 %}third{% else %}other{% endcase %}", "third"),
         ("{% raw %}{{ device.name }}{% endraw %}", "{{ device.name }}"),
         ("{{ data.at | date: '%Y-%m-%d %H:%M' }}", "2023-11-14 22:13"),
+        ("{{ '2 March 2026 12:00' | date: '%F' }}{{ 'soon' | date: '%F' }}", "2026-03-02soon"),
         ("{{ device['name'] }} {{ device.tags.size }} {{ device.tags.first }}", "Entrance 2 lobby"),
         # What is missing may be asked about, and given another value; nothing else.
         ("{% if device.room %}{{ device.room }}{% else %}no room{% endif %}", "no room"),
@@ -68,6 +71,9 @@ def test_what_is_missing_is_never_blank(source: str, variable: str) -> None:
         ("{% include 'secret' %}", "unexpected tag"),
         ("{% render 'secret' %}", "unexpected tag"),
         ("{{ 'now' | date: '%Y' }}", "does not know the time"),
+        ("{{ '12:00' | date: '%Y' }}", "which day it is"),
+        ("{{ 'Monday' | date: '%F' }}", "which day it is"),
+        ("{{ 'March 2026' | date: '%F' }}", "which day it is"),
         ("{{ 1 | divided_by: 0 }}", "divide by 0"),
         ("{{" + "a[" * 1_000 + "a" + "]" * 1_000 + "}}", "parsing error"),
         ("x" * 4_097, "at most 4096"),
@@ -83,6 +89,9 @@ def test_what_is_missing_is_never_blank(source: str, variable: str) -> None:
         ("{% for a in device.attributes.words %}" * 9 + "x" * 900 + "{% endfor %}" * 9, "too much"),
         ("{% capture c %}{{ device.attributes.long }}{% endcapture %}" * 20, "too much"),
         ("{{ device.attributes.long }}" * 20, "output stream limit"),
+        # Comparing is work, too.
+        ("{% if device.attributes.long contains 'y' %}{% endif %}" * 60, "too much"),
+        ("{% if data.lists == data.lists %}{% endif %}" * 60, "too much"),
     ],
 )
 def test_a_template_that_cannot_be_rendered_says_why(source: str, why: str) -> None:
