@@ -243,8 +243,10 @@ class Acceptance:
         pending.is_prepared = True
 
     async def compose(self, pending: PendingPush) -> ComposedPush | None:
-        """Put the content of a push together without sending it; None of one that has no template, and no texts by
-        locale. Raises Problem 404, 422, 503."""
+        """Put the content of a push together without sending it. Raises Problem 404, 422, 503.
+
+        None of one that has no template, and no texts by locale.
+        """
         return None if pending.composed is None else await self._texts.composed(pending.app, pending.composed)
 
     async def _prepared(self, pushes: list[PendingPush | Problem]) -> list[PendingPush]:
