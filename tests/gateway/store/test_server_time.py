@@ -107,6 +107,7 @@ def test_mending_takes_stored_times_back(tmp_path: Path) -> None:
         connection.execute("INSERT INTO application (id, created_at) VALUES ('old', ?), ('new', ?)", (NOW, future))
         for at in (NOW, future):
             connection.execute("INSERT INTO funnel VALUES (1, 'all', '', ?, ?)", (at // hour, json.dumps({"n": 2})))
+            connection.execute("INSERT INTO presence_hour VALUES (?, 0, x'')", (at // hour,))
     with closing(sqlite3.connect(sessions)) as connection, connection:
         for table, columns in server_time._BROKER_TIMES.items():
             connection.execute(f"CREATE TABLE {table} ({', '.join(columns)})")
@@ -117,6 +118,7 @@ def test_mending_takes_stored_times_back(tmp_path: Path) -> None:
     with closing(sqlite3.connect(ledger)) as connection:
         assert connection.execute("SELECT id, created_at FROM application").fetchall() == [("old", NOW), ("new", NOW)]
         assert connection.execute("SELECT hour, content FROM funnel").fetchall() == [(NOW // hour, '{"n": 4}')]
+        assert connection.execute("SELECT hour FROM presence_hour").fetchall() == [(NOW // hour,)], "learned again"
         assert read_stored_clock(connection) == StoredClock(last_ms=NOW)
     with closing(sqlite3.connect(sessions)) as connection:
         assert connection.execute("SELECT time FROM server").fetchall() == [(NOW * 1_000,)]
