@@ -252,7 +252,6 @@ class DeliveryComponents:
         self.awaited_pushes = AwaitedPushes(
             database=database,
             ledger=ledger,
-            acceptance=self.acceptance,
             reports=self.reports,
             callers=self.callers,
             timers=timers,

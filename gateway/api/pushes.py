@@ -119,18 +119,20 @@ async def send(
         return Response(await accept(request, found), 202, media_type="application/json")
     delivery: dict[str, Any] | None = None
 
-    async def store(pending: PendingPush) -> AcceptedPush:
+    async def store(pending: PendingPush, push: PushRequest) -> AcceptedPush:
         nonlocal delivery
+        if forecast:
+            accepting = found.forecast.accept(pending, push, found.acceptance.accept_pending)
+        else:
+            accepting = found.acceptance.accept_pending(pending)
         if wait is None:
-            return await found.acceptance.accept_pending(pending)
-        accepted, delivery = await _while_connected(request, found.awaited_pushes.accept(pending, wait))
+            return await accepting
+        waiting = found.awaited_pushes.accept(pending, accepting, wait)
+        accepted, delivery = await _while_connected(request, waiting)
         return accepted
 
-    async def forecast_and_store(pending: PendingPush, push: PushRequest) -> AcceptedPush:
-        return await (found.forecast.accept(pending, push, store) if forecast else store(pending))
-
     try:
-        content = await accept(request, found, forecast_and_store)
+        content = await accept(request, found, store)
     except ClientDisconnect:
         return Response(status_code=202)  # nobody hears it
     if delivery is None:

@@ -307,12 +307,12 @@ def print_forecast(answer: dict[str, Any], as_json: bool) -> None:
             f"{one['variable']} for {one['devices']}, such as {', '.join(one['examples'])}"
             for one in answer.get("missing") or ()
         ]
-        facts = answer | {rule: held_alerts(answer[rule]) for rule in ("capped", "quiet_hours") if rule in answer}
+        facts = answer | {rule: describe_limit(answer[rule]) for rule in ("capped", "quiet_hours") if rule in answer}
         facts |= {"missing": "; ".join(missing)} if missing else {}
         facts |= {"sampled": "caps and quiet hours, of 5,000 devices" if answer.get("sampled") else None}
         print_facts(facts)
 
 
-def held_alerts(counts: dict[str, int]) -> str:
+def describe_limit(counts: dict[str, int]) -> str:
     """Format what a rule would hold back: `3 dropped, 1 deferred`; empty if it is nothing."""
     return ", ".join(f"{number} {what}" for what, number in counts.items() if number)

@@ -15,9 +15,10 @@ import asyncio
 import json
 import logging
 import sqlite3
+from collections.abc import Coroutine
+from contextlib import closing
 from typing import Any, NamedTuple
 
-from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.push import push_number
 from gateway.delivery.reports import Reports
@@ -52,14 +53,12 @@ class AwaitedPushes:
         *,
         database: Database,
         ledger: Ledger,
-        acceptance: Acceptance,
         reports: Reports,
         callers: WaitingCallers,
         timers: Timers,
     ) -> None:
         self._database = database
         self._ledger = ledger
-        self._acceptance = acceptance
         self._reports = reports
         self._callers = callers
         self._timers = timers
@@ -73,9 +72,20 @@ class AwaitedPushes:
         """Senders that wait, for metrics."""
         return sum(map(len, self._waiting.values()))
 
-    async def accept(self, pending: PendingPush, wait_seconds: float) -> AwaitedPush:
-        """Store a push, and wait for its delivery. Raises Problem as `Acceptance.accept_pending`, 422 for a push that
-        is not for a single device, and 429 when too many wait."""
+    async def accept(
+        self, pending: PendingPush, accepting: Coroutine[Any, Any, AcceptedPush], wait_seconds: float
+    ) -> AwaitedPush:
+        """Have a push stored by `accepting`, and wait for its delivery.
+
+        Raises Problem as that, 422 for a push that is not for a single device, and 429 when too many wait; then it is
+        not stored.
+        """
+        with closing(accepting):
+            return await self._accept(pending, accepting, wait_seconds)
+
+    async def _accept(
+        self, pending: PendingPush, accepting: Coroutine[Any, Any, AcceptedPush], wait_seconds: float
+    ) -> AwaitedPush:
         if pending.listed is None or len(pending.listed) != 1:
             raise problem(
                 "invalid_request",
@@ -83,7 +93,7 @@ class AwaitedPushes:
                 " and look with GET /v1/pushes/{push_id}",
             )
         with self._callers.place(pending.app.no, "send without wait"):
-            accepted = await self._acceptance.accept_pending(pending)
+            accepted = await accepting
             return AwaitedPush(accepted, await self._delivery(pending.app.no, accepted.push_id, wait_seconds))
 
     async def _delivery(self, app_no: int, push_id: str, wait_seconds: float) -> dict[str, Any] | None:

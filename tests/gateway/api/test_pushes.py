@@ -178,6 +178,15 @@ async def test_a_push_keeps_the_forecast_that_it_is_sent_with(gateway: InProcess
     await gateway.refused(
         "POST", "/v1/pushes?forecast=1", 404, "device_not_found", json={"target": {"device": "nobody"}}
     )
+    waiting = asyncio.create_task(
+        gateway.call("POST", "/v1/pushes?forecast=1&wait=60", 202, json={"target": {"device": "kiosk-2"}})
+    )
+    while not (page := await gateway.call("GET", "/v1/devices/kiosk-2/mailbox"))["items"]:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+    (entry,) = page["items"]
+    while "forecast" not in await gateway.call("GET", f"/v1/pushes/{entry['push_id']}"):  # noqa: ASYNC110
+        await asyncio.sleep(0.001)  # it is kept while its sender waits
+    waiting.cancel()
     both = {"target": {"device": "kiosk-1"}, "ttl": 0}
     answer = await gateway.call("POST", "/v1/pushes?forecast=1&wait=9", 200, json=both)
     assert answer["delivery"]["state"] == "expired"
