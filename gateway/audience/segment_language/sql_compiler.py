@@ -126,7 +126,10 @@ _ALL = Fragment(
     " WHERE s.app_no = ? AND s.tag = ''",
     (Given.APP,),
 )
-_CANDIDATES = Fragment("SELECT value FROM json_each(?)", (Given.CANDIDATES,))
+_CANDIDATES = Fragment(
+    "json_each(?) AS candidate CROSS JOIN device ON device.no = candidate.value", (Given.CANDIDATES,)
+)
+"""Each candidate is there once, so nobody needs a table of them, as `IN` makes one."""
 _REACHED = {
     state: is_one_of(*(further for further in DeliveryState if state <= further <= DeliveryState.ACTED))
     for state in (DeliveryState.DELIVERED, DeliveryState.DISPLAYED, DeliveryState.OPENED, DeliveryState.ACTED)
@@ -166,22 +169,21 @@ def compile_statement(term: Term, *, of_candidates: bool = False) -> Fragment:
     terms = term.terms if isinstance(term, AllOf) else (term,)
     found = [(one, candidate) for one in terms if (candidate := _found(one)) is not None]
     begun, best = min(found, key=lambda pair: pair[1].rank, default=(None, None))
+    # The app is not to be found by: the planner, who has no statistics, would walk all of its devices.
+    conditions = [Fragment("+device.app_no = ? AND device.removed_at IS NULL", (Given.APP,))]
+    source = Fragment("device")
     if of_candidates:
-        select, begun = _CANDIDATES, None
+        source, begun = _CANDIDATES, None
     elif best is None:
-        select = _ALL
+        conditions.insert(0, _in(_ALL))
     else:
-        select, begun = best.select, begun if best.exact else None
-    conditions = _joined(
-        " AND ",
-        [
-            _in(select),
-            # Not to be found by: the planner, who has no statistics, would walk all devices of the app.
-            Fragment("+device.app_no = ? AND device.removed_at IS NULL", (Given.APP,)),
-            *(_asked(one) for one in terms if one is not begun),
-        ],
+        conditions.insert(0, _in(best.select))
+        begun = begun if best.exact else None
+    conditions += [_asked(one) for one in terms if one is not begun]
+    where = _joined(" AND ", conditions)
+    return _with_tables(
+        Fragment(f"SELECT device.no AS no FROM {source.sql} WHERE {where.sql}", source.parameters + where.parameters)
     )
-    return _with_tables(Fragment(f"SELECT device.no AS no FROM device WHERE {conditions.sql}", conditions.parameters))
 
 
 def _with_tables(statement: Fragment, found: Fragment | None = None) -> Fragment:

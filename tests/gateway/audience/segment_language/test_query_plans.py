@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from gateway.audience.segment_language.segment import compile_expression
+from gateway.audience.segment_language.sql_compiler import compile_statement
 from tests.gateway.audience.segment_language.fleet import NOW_MS
 from tests.gateway.delivery.machinery import APP_NO, fresh_database
 
@@ -66,3 +67,10 @@ def test_what_others_leave_is_looked_up_device_by_device(connection: sqlite3.Con
     statement, parameters = compile_expression(text).select(APP_NO, NOW_MS)
     plan = [row[3] for row in connection.execute("EXPLAIN QUERY PLAN " + statement, parameters)]
     assert any(re.search(r"\(.*device_no=\?.*\)", line) for line in plan)
+
+
+def test_candidates_are_looked_up_by_their_numbers(connection: sqlite3.Connection) -> None:
+    asked = compile_statement(compile_expression("last_seen > now - duration('7d')").term, of_candidates=True)
+    plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {asked.sql}", [None] * len(asked.parameters))]
+    assert "SCAN candidate VIRTUAL TABLE INDEX 1:" in plan
+    assert "SEARCH device USING INTEGER PRIMARY KEY (rowid=?)" in plan
