@@ -36,6 +36,8 @@ class Comparison:
     events_wrong: int = 0
     unanswered: int = 0
     redelivered: int = 0
+    people_left: int = 0
+    campaign_parts: int = 0
     ended: Counter[str] = field(default_factory=Counter)
     server_states: Counter[str] = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
@@ -68,8 +70,10 @@ class SentPush:
     __slots__ = (
         "answered",
         "arrivals",
+        "channel",
         "collapse_key",
         "ended_after",
+        "kind",
         "levels",
         "priority",
         "push_id",
@@ -85,7 +89,15 @@ class SentPush:
     )
 
     def __init__(
-        self, requested: float, targets: Sequence[int], ttl: float, priority: str, collapse_key: str | None, qos: int
+        self,
+        requested: float,
+        targets: Sequence[int],
+        ttl: float,
+        priority: str,
+        collapse_key: str | None,
+        qos: int,
+        kind: str = "alert",
+        channel: str | None = None,
     ) -> None:
         self.requested = requested
         self.answered = inf
@@ -95,6 +107,8 @@ class SentPush:
         self.priority = priority
         self.collapse_key = collapse_key
         self.qos = qos
+        self.kind = kind
+        self.channel = channel
         self.refused = ""
         """The server's answer, where it did not accept the push."""
         self.read_at = inf
@@ -114,3 +128,32 @@ class SentPush:
             return index if index in targets else -1
         place = bisect_left(targets, index)
         return place if place < len(targets) and targets[place] == index else -1
+
+
+def newer_push(pushes: Sequence[SentPush], numbers: Sequence[int], number: int, index: int) -> SentPush | None:
+    """The first later push to this device that the server has, among the `numbers` of its collapse key."""
+    push = pushes[number]
+    for later in numbers[bisect_left(numbers, number) + 1 :]:
+        other = pushes[later]
+        if other.push_id is not None and other.place(index) >= 0:
+            return other
+    # Two that were under way at a time may have been accepted the other way round.
+    for earlier in numbers[: bisect_left(numbers, number)]:
+        other = pushes[earlier]
+        if other.push_id is not None and other.answered > push.requested and other.place(index) >= 0:
+            return other
+    return None
+
+
+def was_listening(spans: Sequence[float], begin: float, end: float, enough: float) -> bool:
+    """Whether a device heard all the while, or for so many seconds that it must have been given what waited.
+
+    `spans`: the times at which it began and ceased to listen.
+    """
+    for start in range(0, len(spans), 2):
+        came, went = spans[start], spans[start + 1] if start + 1 < len(spans) else inf
+        if came <= begin and end <= went:
+            return True
+        if min(end, went) - max(begin, came) >= enough:
+            return True
+    return False

@@ -26,7 +26,8 @@ ended without a cause
     The server says that a delivery ended, and nothing that was done calls for it: `expired` before its ttl was over, or
     though its device was connected for a long while within it; `superseded` without a later push with its collapse key
     to the same device; `overflowed` though fewer pushes were ever sent to the device than a mailbox holds; `refused`
-    though the device never let one go unacknowledged; `suppressed` though the app has no rule that does it;
+    though the device never let one go unacknowledged; `suppressed` though the app has no rule that does it, and the
+    person has not left (or, the other way round, what arrived though they had);
     `cancelled` and `revoked`, which a simulation never asks for.
 not superseded
     It reached a device that came back after a newer push with its collapse key had been accepted for it.
@@ -50,7 +51,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from math import ceil, floor, inf
 
-from client_sim.simulator.comparison import NOT_ARRIVED, Comparison, SentPush
+from client_sim.simulator.comparison import NOT_ARRIVED, Comparison, SentPush, newer_push, was_listening
+from client_sim.simulator.departures import Departures
 from client_sim.simulator.event_observer import BITS, TYPES
 from client_sim.simulator.human_behaviour import ACTED, DISPLAYED, OPENED
 from client_sim.simulator.mailbox_checks import DISCONNECT_SECONDS, PRIORITIES, mailbox_mistakes, wrong_evictions
@@ -120,6 +122,7 @@ class Expectations:
         """Collapse key -> numbers of its pushes."""
         self.may_suppress: frozenset[str] = frozenset()
         """Reasons for which the app's own rules suppress."""
+        self.departures = Departures()
         self.least_attempts = MAX_ATTEMPTS
         """Times that a device cannot have taken a push before the server gives it up."""
         self._events: list[tuple[str, dict[tuple[str, int], int], int]] = []
@@ -136,12 +139,14 @@ class Expectations:
         collapse_key: str | None = None,
         size: int = 0,
         qos: int = 1,
+        kind: str = "alert",
+        channel: str | None = None,
     ) -> int:
         """The first request of a push is about to leave; its number. Targets None: everyone. `ttl` in seconds of the
         server's clock, `size` in bytes of padding."""
         to = self._everyone if targets is None else tuple(sorted(targets))
         number = len(self._pushes)
-        self._pushes.append(SentPush(requested, to, ttl / self._speed, priority, collapse_key, qos))
+        self._pushes.append(SentPush(requested, to, ttl / self._speed, priority, collapse_key, qos, kind, channel))
         if collapse_key is not None:
             self._of_key.setdefault(collapse_key, []).append(number)
         for index in to:
@@ -380,6 +385,8 @@ class Expectations:
     def check_mailbox(self, index: int, listed: Sequence[str], asked: tuple[float, float]) -> None:
         """Compare the server's list of what waits for a device that has disconnected. `asked`: start and end of the
         request."""
+        if index in self.departures:
+            return  # what waited has ended, or is about to
         if self.is_gone(index, asked[0]) and not (self._hindered[index] or self.shaped or self.may_suppress):
             may_overflow = not self._has_room(index)
             went = self._disconnected[index]
@@ -422,6 +429,7 @@ class Expectations:
     def compare(self, grace: float) -> Comparison:
         """Once, at the end. `grace`: seconds that a push may be under way after its hand-over."""
         found = self._found
+        found.people_left = len(self.departures)
         if not self.shaped:
             for index in {push.targets[place] for push in self._pushes for place in push.ended_after}:
                 for number, what in wrong_evictions(self._pushes, index, self._absences.get(index, ())):
@@ -442,6 +450,7 @@ class Expectations:
                 if when != NOT_ARRIVED:
                     self._check_arrival(number, index, push, state, push.levels[place])
                     self._check_earlier_end(number, index, push, place)
+                    self._check_left(number, index, push)
                     if when > deadline:
                         found.late += 1
                         self._find(
@@ -461,6 +470,9 @@ class Expectations:
     def _check_arrival(self, number: int, index: int, push: SentPush, state: str, level: int) -> None:
         found = self._found
         found.delivered += 1
+        if state == "suppressed" and self.departures.reason(index, push) is not None and not push.refused:
+            self._found.ended[state] += 1  # it was in flight: acknowledged too late, it ended as the others
+            return
         booked = 0 if state == "sent" and not push.qos else LEVELS.get(state)
         if push.refused:
             found.disagreements += 1
@@ -510,7 +522,7 @@ class Expectations:
             early = push.requested + push.ttl - EARLY_SECONDS - push.read_at
             return f"it had expired {early:.1f} s before its ttl was over" if early > 0 else None
         if state == "superseded":
-            newer = self._newer(number, index, push)
+            newer = newer_push(self._pushes, self._of_key.get(push.collapse_key or "", []), number, index)
             return None if newer is not None else "it was superseded, and no later push has its collapse key"
         if state == "overflowed":
             few = self._has_room(index)
@@ -519,23 +531,18 @@ class Expectations:
             known = (after or reason == "not_acknowledged") and self._ends[index] >= self.least_attempts
             ends = f"the device has refused nothing, and lost its connection {self._ends[index]} times"
             return None if known else f"it was refused ({reason}); {ends}"
+        if state == "suppressed" and reason and reason == self.departures.reason(index, push):
+            return None
         if state == "suppressed" and (reason in self.may_suppress or (after and self.may_suppress)):
             return None
         return f"it was {state} ({reason}); nobody asked for that"
 
-    def _newer(self, number: int, index: int, push: SentPush) -> SentPush | None:
-        """The first later push with the same collapse key to this device that the server has."""
-        numbers = self._of_key.get(push.collapse_key or "", [])
-        for later in numbers[bisect_left(numbers, number) + 1 :]:
-            other = self._pushes[later]
-            if other.push_id is not None and other.place(index) >= 0:
-                return other
-        # Two that were under way at a time may have been accepted the other way round.
-        for earlier in numbers[: bisect_left(numbers, number)]:
-            other = self._pushes[earlier]
-            if other.push_id is not None and other.answered > push.requested and other.place(index) >= 0:
-                return other
-        return None
+    def _check_left(self, number: int, index: int, push: SentPush) -> None:
+        """Check that nothing came which was asked for after the server knew that its person did not want it."""
+        late = self.departures.seconds_late(index, push)
+        if late > 0:
+            self._found.unexplained += 1
+            self._find("ended_without_cause", number, index, f"it arrived; its person had left {late:.3f} s before it")
 
     def _check_supersession(self, number: int, index: int, push: SentPush, when: float) -> None:
         if push.collapse_key is None or self._hindered[index]:
@@ -580,15 +587,7 @@ class Expectations:
                     self._find("event", number, index, f"{other} never told {names}, as {source} did")
 
     def _was_listening(self, index: int, begin: float, end: float, enough: float = LISTENING_SECONDS) -> bool:
-        """Whether it heard all the while, or for so many seconds that it must have been given what waited."""
-        spans = self._spans[index] or ()
-        for start in range(0, len(spans), 2):
-            came, went = spans[start], spans[start + 1] if start + 1 < len(spans) else inf
-            if came <= begin and end <= went:
-                return True
-            if min(end, went) - max(begin, came) >= enough:
-                return True
-        return False
+        return was_listening(self._spans[index] or (), begin, end, enough)
 
     def _find(self, kind: FindingKind, number: int, index: int, detail: str) -> None:
         """The first of each kind are written out, so that one kind cannot crowd out another."""

@@ -22,6 +22,7 @@ from multiprocessing.connection import Connection
 import uvloop
 
 from client_sim.backoff import Backoff
+from client_sim.simulator.campaign_parts import ArrivedPart
 from client_sim.simulator.human_behaviour import HumanBehaviour
 from client_sim.simulator.shaped_link import Network
 from client_sim.simulator.simulated_device import GONE, ONLINE, SimulatedDevice
@@ -30,6 +31,7 @@ from client_sim.simulator.timing_wheel import TimingWheel
 REPORT_SECONDS = 0.25
 READING_SECONDS = 0.2
 """The most that a busy server needs from one reading of its clock to the next for the same packet (7 ms were seen)."""
+WEEK_SECONDS = 604_800.0
 DIALLING_DEVICES = 64
 """Attempts at a time. A queue in front of the server's accept loop would only make them time out together."""
 PORTS_PER_ADDRESS = 25_000
@@ -94,6 +96,11 @@ class Observation:
     failures: Counter[str] = field(default_factory=Counter)
     unanswered: list[tuple[int, int]] = field(default_factory=list)
     """Receipts without an acknowledgement at the end: (push number, device)."""
+    left: list[tuple[int, float, str | None, bool]] = field(default_factory=list)
+    """(device, when, channel or None, whether the server has acknowledged it): its person mutes the channel, or denies
+    consent."""
+    parts: list[ArrivedPart] = field(default_factory=list)
+    """Parts of campaigns that devices had, copies of the same push left out."""
     redelivered: list[tuple[int, int, float]] = field(default_factory=list)
     """(push number, device, when) of copies that were dropped."""
     connected: int = 0
@@ -115,6 +122,7 @@ class Fleet:
     def __init__(self, plan: FleetPlan, commands: Connection, observations: Connection) -> None:
         self.behaviour = plan.behaviour
         self.keep_alive = plan.keep_alive
+        self.week_seconds = WEEK_SECONDS / plan.clock_speed
         self.clock_slack = READING_SECONDS * (plan.clock_speed - 1)
         self.backoff = Backoff(cap=30.0)
         self.network: Network | None = None
@@ -133,6 +141,8 @@ class Fleet:
         self._effects: dict[int, int] = {}
         """Push number and device in one -> the connection it came by."""
         self._names: dict[int, str] = {}
+        self._parts: set[tuple[int, str]] = set()
+        """(device, push id) of parts of campaigns."""
         self._connected = 0
         self._seen = Observation()
         self._ended = asyncio.Event()
@@ -277,6 +287,17 @@ class Fleet:
 
     def receipt_acknowledged(self, device: SimulatedDevice, number: int, level: int) -> None:
         self._seen.acknowledged.append((number, device.index, level))
+
+    def left(self, device: SimulatedDevice, now: float, channel: str | None, acknowledged: bool) -> None:
+        self._seen.left.append((device.index, now, channel, acknowledged))
+
+    def part(self, device: SimulatedDevice, part: ArrivedPart) -> bool:
+        key = (part.device, part.push_id)
+        if key in self._parts:
+            return False
+        self._parts.add(key)
+        self._seen.parts.append(part)
+        return True
 
     def failed(self, what: str) -> None:
         self._seen.failures[what] += 1

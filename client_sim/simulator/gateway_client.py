@@ -110,11 +110,14 @@ class GatewayClient:
         """Is it there, and does it know our key? Raises GatewayError at once."""
         await self._request("GET", "/v1/devices", 200, retry_seconds=0.0, params={"limit": 1})
 
-    async def enrol(self, ids: Sequence[str], tag: str) -> list[Enrolled]:
-        """New devices, in the order of `ids`. Raises GatewayError."""
+    async def enrol(self, ids: Sequence[str], tag: str, zones: Sequence[str] | None = None) -> list[Enrolled]:
+        """New devices, in the order of `ids`, each in its time zone. Raises GatewayError."""
         found = []
         for begin in range(0, len(ids), BULK_DEVICES):
-            wanted = [{"device_id": device_id, "tags": [tag]} for device_id in ids[begin : begin + BULK_DEVICES]]
+            wanted: list[dict[str, Any]] = [
+                {"device_id": ids[index], "tags": [tag]} | ({} if zones is None else {"timezone": zones[index]})
+                for index in range(begin, min(begin + BULK_DEVICES, len(ids)))
+            ]
             body = await self._request("POST", "/v1/devices/bulk", 201, json={"devices": wanted})
             for item in body["devices"]:
                 if "error" in item:
@@ -229,6 +232,16 @@ class GatewayClient:
         channels = await self._request("GET", "/v1/channels", 200, params={"limit": PAGE_ITEMS})
         return {**await self._request("GET", "/v1/policy", 200), "channels": channels["items"]}
 
+    async def make_campaign(self, request: Mapping[str, Any], key: str) -> str:
+        """Make a campaign, one for each idempotency key, and return its id. Raises GatewayError."""
+        headers = {"Idempotency-Key": key}
+        body = await self._request("POST", "/v1/campaigns", 201, 202, json=request, headers=headers)
+        return str(body["campaign_id"])
+
+    async def campaign(self, campaign_id: str) -> dict[str, Any]:
+        """The report of a campaign. Raises GatewayError."""
+        return await self._request("GET", f"/v1/campaigns/{campaign_id}", 200)
+
     async def add_webhook(self, url: str, types: Sequence[str]) -> str:
         """Make a webhook and return its secret. Raises GatewayError."""
         body = await self._request("POST", "/v1/webhooks", 201, json={"url": url, "types": list(types)})
@@ -254,6 +267,19 @@ class GatewayClient:
                     detail = body.get("detail") or body.get("title") or response.reason_phrase
                     raise GatewayError(f"{method} {path}: {response.status_code}, {detail}")
             await asyncio.sleep(PAUSE_SECONDS)
+
+
+def suppressing(rules: Mapping[str, Any]) -> frozenset[str]:
+    """The reasons for which an app with these rules may suppress what a simulation sends."""
+    reasons = set()
+    parts = [rules, *rules["channels"]]
+    if rules.get("consent", {}).get("unknown") == "suppress":
+        reasons.add("no_consent")
+    if any(part.get("caps") for part in parts):
+        reasons.add("capped")
+    if any(part.get("quiet_hours") for part in parts):
+        reasons.add("quiet_hours")
+    return frozenset(reasons)
 
 
 def error_text(error: Exception) -> str:

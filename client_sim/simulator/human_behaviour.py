@@ -1,4 +1,5 @@
-"""Behaviour of the people at the devices: some open a notification, some of those act on it, after a moment.
+"""Behaviour of the people at the devices: some open a notification, some of those act on it, after a moment; and some
+have had enough, the sooner the more alerts they had in the last week.
 
 Nothing is drawn at run time: push number, device and seed decide, so that a run repeats however its messages interleave
 and however many processes share the fleet.
@@ -12,6 +13,8 @@ DISPLAYED, OPENED, ACTED = 1, 2, 3
 """Levels, as a ledger orders them; 0 is delivered only."""
 SHOWN = ("alert", "in_app")
 """Kinds that a person sees. A command is carried out by the device at once, data is seen by nobody."""
+LEFT = -1
+"""Stands for a level where a device says that its person has left."""
 EVENTS = {DISPLAYED: "displayed", OPENED: "opened", ACTED: "acted"}
 
 _MASK = 0xFFFF_FFFF_FFFF_FFFF
@@ -27,6 +30,10 @@ class HumanBehaviour:
     acted: float
     think_time: float
     seed: int
+    leave: float = 0.0
+    """The probability with which an alert makes a person leave, for each alert of the seven days before it."""
+    mute: float = 0.5
+    """The share of those who leave by muting the channel, if the alert has one; the others deny consent."""
 
     def level(self, number: int, index: int) -> int:
         """The furthest that the person at this device goes with this push."""
@@ -35,6 +42,14 @@ class HumanBehaviour:
         if hash_share(self.seed, number, index, 2) >= self.opened:
             return DISPLAYED
         return ACTED if hash_share(self.seed, number, index, 3) < self.acted else OPENED
+
+    def leaves(self, number: int, index: int, before: int) -> bool:
+        """Whether this alert is too much for the person, who had so many in the seven days before it."""
+        return hash_share(self.seed, number, index, 5) < self.leave * before
+
+    def mutes(self, number: int, index: int) -> bool:
+        """Whether they would leave by muting its channel."""
+        return hash_share(self.seed, number, index, 6) < self.mute
 
     def pause(self, number: int, index: int) -> float:
         """Seconds until they have decided."""

@@ -25,10 +25,11 @@ from typing import Any
 from client_sim.backoff import Backoff
 from client_sim.device import Device
 from client_sim.push import Push
+from client_sim.simulator.campaign_parts import ArrivedPart, outcome_of
 from client_sim.simulator.fleet import REPORT_SECONDS, DevicePlan, FleetPlan, Observation, consumed
 from client_sim.simulator.human_behaviour import ACTED, DISPLAYED, OPENED, SHOWN
 from client_sim.simulator.shaped_link import Network
-from client_sim.simulator.simulated_push import ACTION, result_of
+from client_sim.simulator.simulated_push import ACTION, BUILD_ERROR, result_of
 
 DEVICES_PER_PROCESS = 300
 """Devices in a process: two threads and four descriptors each."""
@@ -103,6 +104,8 @@ class PahoDevice:
     def _on_push(self, push: Push) -> Any:
         now = time.monotonic()
         try:
+            if "campaign" in push.data:
+                return self._build(push)
             number = int(push.data["sim"])
         except (KeyError, TypeError, ValueError):
             self._fleet.observe("violations", (-1, self.index, "a message that is no push of this simulation"))
@@ -115,6 +118,14 @@ class PahoDevice:
         if push.kind in SHOWN:
             self._show(push, number)
         return None
+
+    def _build(self, push: Push) -> dict[str, str]:
+        """Carry out the build of a campaign, or answer with an error: the client has no other way to fail."""
+        build, behaviour = push.data, self._fleet.plan.behaviour
+        done = outcome_of(behaviour.seed, build["campaign"], self.index, build["failing"]) == "done"
+        part = ArrivedPart(build["campaign"], self.index, push.push_id, build["variant"], "done" if done else "error")
+        self._fleet.observe("parts", part)
+        return self._answer(push) if done else BUILD_ERROR
 
     def _answer(self, push: Push) -> dict[str, str]:
         return result_of(push.push_id, self._plan.topics.split("/")[2])

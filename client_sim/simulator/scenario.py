@@ -20,9 +20,11 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -30,6 +32,7 @@ from client_sim.simulator.quantities import Duration, Rate, duration
 from client_sim.simulator.shaped_link import Network
 from client_sim.simulator.thresholds import Rule
 from client_sim.simulator.thresholds import parse as parse_threshold
+from client_sim.simulator.working_hours import parse_hours
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Priority = Literal["critical", "high", "normal", "low"]
@@ -56,6 +59,41 @@ class PeopleHabits(_Part):
     opened: Share = 0.25
     acted: Share = 0.1
     think_time: Duration = 1.0
+    leave: Share = 0.0
+    """The probability with which an alert makes a person leave, for each alert of the seven days before it."""
+    mute: Share = 0.5
+    """The share of those who leave by muting its channel; the others deny consent."""
+    hours: str | None = None
+    """Working hours by the clock of the device's zone, `08:00-18:00`: it is connected only then, in phases that last
+    for a time. None: always."""
+    zones: Annotated[tuple[str, ...], Field(min_length=1, max_length=100)] = ("UTC",)
+    """Time zones of the devices, one after the other."""
+    begins: datetime = datetime(2026, 3, 2, 6, 0, tzinfo=UTC)
+    """Date and time, by the simulation's own clock, at which the first phase begins that lasts for a time."""
+
+    @field_validator("hours")
+    @classmethod
+    def _is_span(cls, given: str | None) -> str | None:
+        if given is not None:
+            parse_hours(given)
+        return given
+
+    @field_validator("zones")
+    @classmethod
+    def _are_known(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for name in given:
+            try:
+                ZoneInfo(name)
+            except (ZoneInfoNotFoundError, ValueError, OSError):
+                raise ValueError(f"unknown time zone {name!r}: use an IANA name such as Europe/Berlin") from None
+        return given
+
+    @field_validator("begins")
+    @classmethod
+    def _has_offset(cls, given: datetime) -> datetime:
+        if given.tzinfo is None:
+            raise ValueError("needs an offset: 2026-03-02T06:00:00Z")
+        return given
 
 
 class NetworkConditions(_Part):
@@ -81,6 +119,8 @@ class Stream(_Part):
     to: Literal["one", "all"] | Annotated[float, Field(gt=0, le=1)] = "one"
     """One device, the whole fleet, or a random share of it."""
     kind: Kind = "alert"
+    channel: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")] | None = None
+    """The channel that it names, which people can mute."""
     priority: Priority | Annotated[tuple[Priority, ...], Field(min_length=1)] = "normal"
     """Several: one is drawn for each push."""
     ttl: Annotated[Duration, Field(le=MAX_TTL_SECONDS)] = 3_600.0
@@ -96,6 +136,28 @@ class Stream(_Part):
         if value != int(value):
             raise ValueError("whole seconds, please")
         return value
+
+
+class CampaignPlan(_Part):
+    """A campaign that brings all devices a build: its canary, its groups, and how many devices fail it."""
+
+    canary: Annotated[int, Field(ge=1)] = 5
+    rollout: Annotated[tuple[str, ...], Field(min_length=1)] = ("rest",)
+    """The groups behind the canary, as the API takes them; the last one is `rest`."""
+    failing: Share = 0.0
+    """The share of devices that fail the build: they answer with an error, refuse it (MQTT 5.0), or say nothing."""
+    variants: Annotated[int, Field(ge=1, le=5)] = 1
+    patience: Annotated[Duration, Field(gt=0)] = 5.0
+    """The time for all devices of a group to carry it out."""
+    kill_server: bool = False
+    """kill -9 and a restart, once the canary has been sent."""
+
+    @field_validator("rollout")
+    @classmethod
+    def _is_for_all(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        if given[-1] != "rest":
+            raise ValueError("must end with `rest`: a build is for all devices")
+        return given
 
 
 class Phase(_Part):
@@ -121,16 +183,30 @@ class Phase(_Part):
     churn: Rate = 0.0
     pushes: Annotated[tuple[Stream, ...], Field(alias="push")] = ()
     network: NetworkConditions | None = None
+    campaign: CampaignPlan | None = None
+    """A campaign; the phase ends with it, or is over after `lasts`."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.lasts is None and (self.pushes or self.churn or self.kill_server or self.kill_every or self.cut_every):
             raise ValueError("what goes on for a while needs `lasts`; without it a phase ends when all are connected")
+        if self.campaign is not None:
+            if self.lasts is None:
+                raise ValueError("a campaign needs `lasts`, the time by which it must have ended")
+            if self.away or self.deaf or self.mute or self.churn or self.cut or self.kill_server or self.kill_every:
+                raise ValueError("a campaign needs all devices, and to be alone: only it may kill the server")
         if self.cut_every is not None and not self.cut:
             raise ValueError("`cut_every` needs `cut`, the share of connections that are cut each time")
         if self.lasts is not None and max(self.kill_every or 0, self.cut_every or 0) >= self.lasts:
             raise ValueError("`kill_every` and `cut_every` must be shorter than `lasts`")
         return self
+
+    @property
+    def kills_server(self) -> bool:
+        """True if the server is killed in it."""
+        return (
+            self.kill_server or self.kill_every is not None or (self.campaign is not None and self.campaign.kill_server)
+        )
 
     def describe(self) -> str:
         """The phase in words, for reports."""
@@ -149,6 +225,8 @@ class Phase(_Part):
         for stream in self.pushes:
             to = f"{stream.to:.0%} of the fleet" if isinstance(stream.to, float) else stream.to
             said.append(f"{_rate(stream.rate)} to {to}")
+        if self.campaign is not None:
+            said.append(f"campaign with a canary of {self.campaign.canary}, {self.campaign.failing:.0%} fail the build")
         if self.network is not None:
             said.append(
                 f"latency {duration(self.network.latency)} to {duration(self.network.latency + self.network.jitter)}"
@@ -233,10 +311,13 @@ class Scenario(_Part):
             fields["seed"] = seed
             said.append(f"seed = {seed}")
         if lasts is not None:
-            total = sum(phase.lasts or 0.0 for phase in self.phases)
+            # A campaign takes the time that it takes.
+            total = sum(phase.lasts or 0.0 for phase in self.phases if phase.campaign is None)
             if not total:
                 raise BadScenario(f"scenario `{self.name}` has no phase that lasts for a time, so none can be changed")
-            fields["phases"] = tuple(_stretched(phase, lasts / total) for phase in self.phases)
+            fields["phases"] = tuple(
+                phase if phase.campaign is not None else _stretched(phase, lasts / total) for phase in self.phases
+            )
             said.append(f"duration = {duration(lasts)}, instead of {duration(total)}")
         if said:
             fields["text"] = "".join(f"# {line}\n" for line in said) + "\n" + self.text
@@ -248,7 +329,7 @@ class Scenario(_Part):
     @property
     def needs_own_server(self) -> bool:
         """True if the scenario kills the server, or needs its clock to run faster."""
-        return self.clock_speed != 1 or any(phase.kill_server or phase.kill_every for phase in self.phases)
+        return self.clock_speed != 1 or any(phase.kills_server for phase in self.phases)
 
     def rules(self) -> list[Rule]:
         """The thresholds, parsed."""

@@ -46,6 +46,8 @@ class SenderEvents(Protocol):
         collapse_key: str | None = None,
         size: int = 0,
         qos: int = 1,
+        kind: str = "alert",
+        channel: str | None = None,
     ) -> int:
         """The first request of a push is about to leave; its number. Targets: device indexes, None: all of them.
         `size`: bytes of its padding."""
@@ -165,6 +167,8 @@ class Sender:
             due.collapse_key,
             stream.size,
             stream.qos,
+            stream.kind,
+            stream.channel,
         )
         if due.targets is None:
             target: dict[str, Any] = {"tag": self._run}
@@ -172,7 +176,16 @@ class Sender:
             target = {"device": self._device(due.targets[0])}
         else:
             target = {"devices": [self._device(index) for index in due.targets]}
-        body = push_body(number, stream.kind, due.priority, stream.qos, int(stream.ttl), stream.size, due.collapse_key)
+        body = push_body(
+            number,
+            stream.kind,
+            due.priority,
+            stream.qos,
+            int(stream.ttl),
+            stream.size,
+            due.collapse_key,
+            stream.channel,
+        )
         return _Request(number, f"{self._run}-{number}", {"target": target, **body})
 
     def _device(self, index: int) -> str:

@@ -15,6 +15,7 @@ import socket
 import struct
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
 from broker.protocol.codec import Decoder, encode, encode_publish
@@ -35,9 +36,10 @@ from broker.protocol.packets import (
     SubscriptionRequest,
 )
 from client_sim.backoff import Backoff
-from client_sim.simulator.human_behaviour import ACTED, DISPLAYED, EVENTS, SHOWN, HumanBehaviour
+from client_sim.simulator.campaign_parts import ArrivedPart, outcome_of
+from client_sim.simulator.human_behaviour import ACTED, DISPLAYED, EVENTS, LEFT, SHOWN, HumanBehaviour
 from client_sim.simulator.shaped_link import Network, ShapedLink
-from client_sim.simulator.simulated_push import ACTION, changes_in_transit, result_of
+from client_sim.simulator.simulated_push import ACTION, BUILD_ERROR, changes_in_transit, result_of
 from client_sim.simulator.timing_wheel import TimingWheel
 
 CONNECT_SECONDS = 20.0
@@ -51,6 +53,11 @@ SUBSCRIBE_ID = 0xFFFF
 """Packet identifier of the one SUBSCRIBE; receipts count from 1 and stay below."""
 GONE, DIALLING, OPENING, ONLINE = range(4)
 _PINGREQ = encode(Pingreq(), V3_1_1)
+NO_PUSH = -1
+"""Stands for the number of a push that the simulation has not sent itself."""
+REFUSED = 0x83
+"""Reason code: implementation specific error."""
+_REFUSAL = struct.Struct("!BBHB").pack
 _PUBACK = struct.Struct("!BBH").pack
 _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER that makes close() a reset."""
@@ -64,6 +71,8 @@ class DeviceHost(Protocol):
     backoff: Backoff
     keep_alive: int
     network: Network | None
+    week_seconds: float
+    """Seconds of ours that seven days of the server's clock take."""
     clock_slack: float
     """Seconds of the server's clock that may pass between two of its readings for one packet."""
 
@@ -80,6 +89,13 @@ class DeviceHost(Protocol):
     def receipt_acknowledged(self, device: SimulatedDevice, number: int, level: int) -> None:
         """The server has acknowledged a receipt."""
 
+    def left(self, device: SimulatedDevice, now: float, channel: str | None, acknowledged: bool) -> None:
+        """Its person mutes a channel, or denies consent (None): the device is about to say so, or the server has
+        acknowledged that."""
+
+    def part(self, device: SimulatedDevice, part: ArrivedPart) -> bool:
+        """Whether a part of a campaign is the first copy that the device has of it."""
+
     def failed(self, what: str) -> None: ...
 
     def violated(self, device: SimulatedDevice, what: str, number: int = -1) -> None:
@@ -91,12 +107,14 @@ class SimulatedDevice(asyncio.Protocol):
     `DeviceHost`."""
 
     __slots__ = (
+        "_alerts",
         "_away_since",
         "_begun",
         "_decoder",
         "_failures",
         "_fleet",
         "_id",
+        "_left",
         "_link",
         "_next_id",
         "_owed",
@@ -147,6 +165,10 @@ class SimulatedDevice(asyncio.Protocol):
         self._unanswered: dict[int, tuple[bytes, int, int]] | None = None
         """Packet identifier -> payload, push number, level."""
         self._waiting: deque[tuple[bytes, int, int]] | None = None
+        self._alerts: deque[float] | None = None
+        """The times of the alerts of the last seven days; None: there were none, or nobody ever leaves."""
+        self._left: tuple[str | None] | None = None
+        """The channel that its person has muted, or (None,) if they have denied consent; None: neither."""
         self._owed: list[int] | None = None
         """Pushes that it has not acknowledged, because it is mute."""
 
@@ -347,7 +369,13 @@ class SimulatedDevice(asyncio.Protocol):
             self._fleet.violated(self, f"a receipt was refused with reason code {reason_code:#04x}", entry[1])
         else:
             _, number, level = entry
-            self._fleet.receipt_acknowledged(self, number, level)
+            if number == NO_PUSH:
+                pass  # of a campaign, which is judged by itself
+            elif level == LEFT:
+                assert self._left is not None, "it has said so"
+                self._fleet.left(self, time.monotonic(), self._left[0], True)
+            else:
+                self._fleet.receipt_acknowledged(self, number, level)
         if not self._unanswered:
             self._unanswered = None
         self._send_waiting()
@@ -393,8 +421,8 @@ class SimulatedDevice(asyncio.Protocol):
         fleet.wheel.after(fleet.keep_alive, self._keep_alive, self.connection)
         if self._unanswered:
             # [MQTT-4.4.0-1]: unanswered ones again, in order, with their identifiers.
-            for packet_id, (payload, _, _) in self._unanswered.items():
-                self._write(self._receipt_packet(packet_id, payload, DUP))
+            for packet_id, (payload, _, level) in self._unanswered.items():
+                self._write(self._packet(packet_id, payload, level, DUP))
         self._send_waiting()
         if self.deaf and self._transport is not None:
             self._transport.pause_reading()
@@ -404,6 +432,9 @@ class SimulatedDevice(asyncio.Protocol):
         try:
             message: dict[str, Any] = json.loads(packet.payload)
             push_id = message["push_id"]
+            if "campaign" in message["data"]:
+                self._build_arrived(packet, push_id, message["data"])
+                return
             number = message["data"]["sim"]
             kind = message["kind"]
         except (ValueError, KeyError, TypeError):
@@ -433,8 +464,28 @@ class SimulatedDevice(asyncio.Protocol):
             if level > DISPLAYED:
                 pause = behaviour.pause(number, self.index)
                 self._fleet.wheel.after(pause, self._decide, (number, push_id, level))
+            if behaviour.leave and kind == "alert" and self._had_enough(number, now):
+                pause = behaviour.pause(number, self.index)
+                self._fleet.wheel.after(pause, self._leave, (number, message.get("channel")))
         if answer:
             self._write(answer)
+
+    def _build_arrived(self, packet: Publish, push_id: str, build: Mapping[str, Any]) -> None:
+        """Carry out the build of a campaign, or fail it. Raises KeyError."""
+        fleet, campaign = self._fleet, int(build["campaign"])
+        outcome = outcome_of(fleet.behaviour.seed, campaign, self.index, build["failing"])
+        if outcome == "refused" and self._version != V5:
+            outcome = "error"
+        if outcome == "refused":
+            answer = _REFUSAL(0x40, 3, packet.packet_id, REFUSED)
+        else:
+            answer = _PUBACK(0x40, 2, packet.packet_id)
+        if fleet.part(self, ArrivedPart(campaign, self.index, push_id, build["variant"], outcome)):
+            result = BUILD_ERROR if outcome == "error" else result_of(push_id, self._topics.split("/")[2])
+            if outcome in ("done", "error"):
+                said = {"push_id": push_id, "event": "acted", "action": ACTION, "result": result}
+                answer += self._say(json.dumps(said).encode(), NO_PUSH, ACTED)
+        self._write(answer)
 
     # What the device says
 
@@ -442,6 +493,29 @@ class SimulatedDevice(asyncio.Protocol):
         number, push_id, level = decision
         if receipt := self._receipt(number, push_id, DISPLAYED + 1, level):
             self._write(receipt)
+
+    def _had_enough(self, number: int, now: float) -> bool:
+        """Count an alert, and whether it is too much."""
+        if self._alerts is None:
+            self._alerts = deque()
+        while self._alerts and self._alerts[0] <= now - self._fleet.week_seconds:
+            self._alerts.popleft()
+        before = len(self._alerts)
+        self._alerts.append(now)
+        return self._left is None and self._fleet.behaviour.leaves(number, self.index, before)
+
+    def _leave(self, decision: tuple[int, str | None]) -> None:
+        """Say that its person mutes a channel, or denies consent; once."""
+        number, channel = decision
+        if self._left is not None:
+            return
+        if channel is not None and not self._fleet.behaviour.mutes(number, self.index):
+            channel = None
+        self._left = (channel,)
+        self._fleet.left(self, time.monotonic(), channel, False)
+        said = {"consent": "denied", "seq": 1} if channel is None else {"channels": {channel: False}, "seq": 1}
+        if packet := self._say(json.dumps(said).encode(), number, LEFT):
+            self._write(packet)
 
     def _receipt(self, number: int, push_id: str, first: int, last: int) -> bytes:
         """The packet, if it may leave now; otherwise it waits for its turn."""
@@ -451,24 +525,27 @@ class SimulatedDevice(asyncio.Protocol):
             if level == ACTED:
                 receipt |= {"action": ACTION, "result": result_of(push_id, self._topics.split("/")[2])}
             said.append(receipt)
-        payload = json.dumps(said[0] if len(said) == 1 else said).encode()
+        return self._say(json.dumps(said[0] if len(said) == 1 else said).encode(), number, last)
+
+    def _say(self, payload: bytes, number: int, level: int) -> bytes:
+        """The packet, if it may leave now; otherwise it waits for its turn."""
         if self._unanswered is None:
             self._unanswered = {}
         if self.state != ONLINE or len(self._unanswered) >= INFLIGHT_RECEIPTS or self._waiting:
             if self._waiting is None:
                 self._waiting = deque()
-            self._waiting.append((payload, number, last))
+            self._waiting.append((payload, number, level))
             return b""
-        return self._send(payload, number, last)
+        return self._send(payload, number, level)
 
     def _send(self, payload: bytes, number: int, level: int) -> bytes:
         assert self._unanswered is not None, "there is room"
         packet_id = self._next_id = self._next_id % (SUBSCRIBE_ID - 1) + 1
         self._unanswered[packet_id] = (payload, number, level)
-        return self._receipt_packet(packet_id, payload, 0)
+        return self._packet(packet_id, payload, level, 0)
 
-    def _receipt_packet(self, packet_id: int, payload: bytes, flags: int) -> bytes:
-        topic = f"{self._topics}receipts".encode()
+    def _packet(self, packet_id: int, payload: bytes, level: int, flags: int) -> bytes:
+        topic = f"{self._topics}{'settings' if level == LEFT else 'receipts'}".encode()
         return encode_publish(topic, payload, 1, packet_id, flags, b"" if self._version == V5 else None)
 
     def _send_waiting(self) -> None:

@@ -16,8 +16,19 @@ ACTION = "play"
 """The action that people choose; a command is answered with its result, too."""
 
 
+BUILD_ERROR = {"error": "no room"}
+"""The answer of a device that a build fails on."""
+
+
 def push_body(
-    number: int, kind: str, priority: str, qos: int, ttl: int, size: int, collapse_key: str | None
+    number: int,
+    kind: str,
+    priority: str,
+    qos: int,
+    ttl: int,
+    size: int,
+    collapse_key: str | None,
+    channel: str | None = None,
 ) -> dict[str, Any]:
     """The request, but for its target. `ttl` in seconds, `size` in bytes of padding."""
     body: dict[str, Any] = {
@@ -35,6 +46,9 @@ def push_body(
         body["notification"] = notification_of(number)
     if collapse_key is not None:
         body["collapse_key"] = collapse_key
+    if channel is not None:
+        body["channel"] = channel
+        body["data"]["on"] = channel
     return body
 
 
@@ -71,6 +85,8 @@ def changes_in_transit(
         return f"{len(message['data'].get('padding', ''))} bytes of padding, sent with {size}"
     if message.get("collapse_key") != collapse_key:
         return f"collapse key {message.get('collapse_key')}, sent with {collapse_key}"
+    if message.get("channel") != message["data"].get("on"):
+        return f"channel {message.get('channel')}, sent with {message['data'].get('on')}"
     if kind in SHOWN and message.get("notification") != notification_of(number):
         return f"another notification than it was sent with: {message.get('notification')}"
     return _changed_properties(packet, message, clock_slack) if version == V5 else ""

@@ -15,14 +15,15 @@ from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from functools import partial
 from urllib.parse import urlsplit
 
+from client_sim.simulator.campaign_checks import CampaignRunner
 from client_sim.simulator.event_observer import TYPES, EventObserver, ObserverPlan, webhook_types
 from client_sim.simulator.expectations import Expectations
 from client_sim.simulator.file_limit import need_files
 from client_sim.simulator.fleet import DevicePlan, FleetPlan, Observation
-from client_sim.simulator.gateway_client import Enrolled, GatewayClient, GatewayError
+from client_sim.simulator.gateway_client import Enrolled, GatewayClient, GatewayError, suppressing
 from client_sim.simulator.human_behaviour import HumanBehaviour
 from client_sim.simulator.scenario import Phase, Scenario
 from client_sim.simulator.sender import Sender
@@ -34,12 +35,15 @@ from client_sim.simulator.simulation_report import PhaseReport, SimulationReport
 from client_sim.simulator.simulation_statistics import Statistics
 from client_sim.simulator.thresholds import Rule
 from client_sim.simulator.workers import Worker, WorkerPool, paho_devices
+from client_sim.simulator.working_hours import WorkingHours
 
 GRACE_SECONDS = 1.0
 """Seconds that a push may be under way after its hand-over before it counts as late; a bad network adds its own."""
 JITTER_SECONDS = 1.0
 """Seconds, within which devices return that a scenario gives no other time: the jitter of a first attempt."""
 CHURN_SECONDS = 0.1
+HOURS_SECONDS = 0.25
+"""Time between two looks at the clock of working hours: on one that runs 288 times faster it is a minute."""
 CONNECT_SECONDS = 120.0
 """The time for a fleet to connect, beyond what its rate makes of it."""
 POLL_SECONDS = 0.1
@@ -101,6 +105,14 @@ class Simulation:
         self._lost_worker = ""
         self._known: set[int] = set()
         """Devices that have been told to connect."""
+        people = scenario.people
+        self._hours = None
+        if people.hours is not None:
+            self._hours = WorkingHours(people.hours, people.zones, people.begins, scenario.clock_speed)
+        self._day_began: float | None = None
+        """When the first phase began that lasts for a time."""
+        self._sampled_away: set[int] = set()
+        """Devices that the present phase has away, whatever their hours."""
         self._away: set[int] = set()
         self._deaf: set[int] = set()
         self._mute: set[int] = set()
@@ -131,10 +143,13 @@ class Simulation:
             self._watcher.phase("enrol", "")
             if self._target is not None:
                 stack.push_async_callback(self._remove, gateway)
-            self._expectations.may_suppress = _suppressing(await gateway.policy())
-            enrolled = await gateway.enrol(self._ids, self._name)
+            self._expectations.may_suppress = suppressing(await gateway.policy())
+            enrolled = await gateway.enrol(self._ids, self._name, self._zones())
             if self._target is not None:
                 self._expectations.least_attempts = 1  # whoever runs it may have set it so
+            self._campaigns = CampaignRunner(
+                gateway, self._ids, self._name, self._scenario.clock_speed, partial(self._expectations.contradicts, -1)
+            )
             checks = ServerChecks(gateway, self._expectations, self._ids)
             observer = await self._observe_events(stack, gateway, target)
             self._pool.start(self._plan(enrolled, target), self._processes)
@@ -234,7 +249,15 @@ class Simulation:
             ca=(target.ca or "") if first.tls else None,
             exact=False,
             keep_alive=round(scenario.keep_alive),
-            behaviour=HumanBehaviour(people.displayed, people.opened, people.acted, people.think_time, scenario.seed),
+            behaviour=HumanBehaviour(
+                people.displayed,
+                people.opened,
+                people.acted,
+                people.think_time,
+                scenario.seed,
+                people.leave,
+                people.mute,
+            ),
             clock_speed=scenario.clock_speed,
         )
 
@@ -248,24 +271,32 @@ class Simulation:
             tasks = []
             if phase.cut:
                 tasks.append(doing.create_task(self._cut(phase)))
+            if self._hours is not None and phase.lasts is not None:
+                tasks.append(doing.create_task(self._keep_hours(phase)))
             if phase.churn:
                 tasks.append(doing.create_task(self._churn(phase.churn)))
             if phase.kill_server or phase.kill_every:
                 kills = doing.create_task(self._kill_server(phase))
                 if phase.kill_every:
                     tasks.append(kills)
+            campaign = None
+            if phase.campaign is not None and phase.lasts is not None:
+                number = len(self._phases)
+                running = self._campaigns.run(number, phase.campaign, phase.lasts, self._restart_server)
+                campaign = doing.create_task(running)
             if phase.lasts is None:
                 await self._connected(phase)
             else:
-                streams = doing.create_task(sender.run(phase.pushes, phase.lasts))
+                lasts = phase.lasts if phase.pushes or campaign is None else 0.0
+                streams = doing.create_task(sender.run(phase.pushes, lasts))
                 end = start + phase.lasts
-                while (left := end - time.monotonic()) > 0:
+                while (left := end - time.monotonic()) > 0 and not (campaign is not None and campaign.done()):
                     self._check()
                     await asyncio.sleep(min(left, POLL_SECONDS))
                 await streams
             for task in tasks:
                 task.cancel()
-        if phase.away:
+        if self._away:
             await checks.compare_absent(self._away & self._known)
             await checks.compare_presence(set, self._away & self._known)
         self._phases.append(
@@ -284,11 +315,9 @@ class Simulation:
             self._worst_network = max(self._worst_network, network.worst if network else 0.0)
             self._expectations.shaped = self._expectations.shaped or network is not None
             self._pool.send_all("network", network)
-        away = set(self._random.sample(everyone, round(phase.away * scenario.devices)))
-        back = self._away - away
-        self._absent(away - self._away)
-        self._pool.send("disconnect", (away - self._away) & self._known)
-        self._away = away
+        self._sampled_away = set(self._random.sample(everyone, round(phase.away * scenario.devices)))
+        away = self._sampled_away | self._off_duty(phase)
+        back = self._send_away(away)
         simulated = range(self._real, scenario.devices)
         for share, command, before in ((phase.deaf, "deaf", self._deaf), (phase.mute, "mute", self._mute)):
             chosen = set(self._random.sample(simulated, min(round(share * scenario.devices), len(simulated))))
@@ -310,6 +339,42 @@ class Simulation:
             self._random.shuffle(new)
             self._pool.connect(new, phase.connect_rate)
             self._known.update(new)
+
+    def _send_away(self, away: set[int]) -> set[int]:
+        """Disconnect those who are to be away from now on; those who were, and are not to be any more."""
+        back = self._away - away
+        self._absent(away - self._away)
+        self._pool.send("disconnect", (away - self._away) & self._known)
+        self._away = away
+        return back
+
+    def _zones(self) -> list[str] | None:
+        """The time zones of the devices; None: the scenario has no hours."""
+        hours = self._hours
+        return None if hours is None else [hours.zone_of(index) for index in range(self._scenario.devices)]
+
+    def _off_duty(self, phase: Phase) -> set[int]:
+        """The devices that are away because of the time of day. In a phase without an end everybody is there."""
+        if self._hours is None or phase.lasts is None:
+            return set()
+        now = time.monotonic()
+        if self._day_began is None:
+            self._day_began = now
+        return self._hours.off_duty(self._scenario.devices, now - self._day_began)
+
+    async def _keep_hours(self, phase: Phase) -> None:
+        """Have devices go and come with the time of day, until cancelled."""
+        while True:
+            await asyncio.sleep(HOURS_SECONDS)
+            away = self._sampled_away | self._off_duty(phase)
+            if away == self._away:
+                continue
+            back = self._send_away(away)
+            self._pool.send("come_back", back & self._known, JITTER_SECONDS)
+            new = sorted(back - self._known)
+            if new:
+                self._pool.connect(new, phase.connect_rate)
+                self._known.update(new)
 
     async def _connected(self, phase: Phase) -> None:
         """Wait until all are connected that are to be."""
@@ -351,15 +416,17 @@ class Simulation:
             self._pool.send("come_back", who[1::2], JITTER_SECONDS)
 
     async def _kill_server(self, phase: Phase) -> None:
-        server = self._server
-        if server is None:
-            raise SimulationFailed(f"phase `{phase.name}` kills the server, and does so only to one of its own")
         wait = phase.kill_every if phase.kill_every is not None else (phase.lasts or 0.0) / 2
         while True:
             await asyncio.sleep(wait)
-            await asyncio.shield(asyncio.to_thread(self._restart, server))
+            await self._restart_server()
             if phase.kill_every is None:
                 return
+
+    async def _restart_server(self) -> None:
+        if self._server is None:
+            raise SimulationFailed("the scenario kills the server, and does so only to one of its own")
+        await asyncio.shield(asyncio.to_thread(self._restart, self._server))
 
     def _restart(self, server: ServerProcess) -> None:
         self._statistics.server_ends(server.pid)
@@ -402,6 +469,7 @@ class Simulation:
     def _report(self, began_at: datetime, seconds: float) -> SimulationReport:
         scenario = self._scenario
         comparison = self._expectations.compare(GRACE_SECONDS + self._worst_network)
+        comparison.campaign_parts = self._campaigns.parts
         return self._statistics.report(
             comparison,
             [*self._rules, *scenario.rules()],
@@ -473,6 +541,9 @@ class Simulation:
             expectations.violation(number, index, what)
         for number, index in seen.unanswered:
             expectations.unanswered(number, index)
+        for index, when, channel, acknowledged in seen.left:
+            expectations.departures.left(index, when, channel, acknowledged)
+        self._campaigns.arrived(seen.parts)
         for number, index, when in seen.redelivered:
             expectations.redelivered(number, index, when)
         if seen.arrived or seen.duplicated or seen.redelivered:
@@ -491,9 +562,11 @@ class Simulation:
         collapse_key: str | None = None,
         size: int = 0,
         qos: int = 1,
+        kind: str = "alert",
+        channel: str | None = None,
     ) -> int:
         self._statistics.sending(self._pool, intended, requested)
-        return self._expectations.sending(requested, targets, ttl, priority, collapse_key, size, qos)
+        return self._expectations.sending(requested, targets, ttl, priority, collapse_key, size, qos, kind, channel)
 
     def accepted(self, number: int, push_id: str, answered: float, targeted: int) -> None:
         self._expectations.accepted(number, push_id, answered, targeted)
@@ -518,19 +591,6 @@ class Simulation:
             pid = server.running_pid if self._target is None and server is not None else None
             sample = self._statistics.second(time.monotonic(), self._pool, pid)
             self._watcher.second(sample)
-
-
-def _suppressing(rules: dict[str, Any]) -> frozenset[str]:
-    """The reasons for which an app with these rules may suppress what a simulation sends."""
-    reasons = set()
-    parts = [rules, *rules["channels"]]
-    if rules.get("consent", {}).get("unknown") == "suppress":
-        reasons.add("no_consent")
-    if any(part.get("caps") for part in parts):
-        reasons.add("capped")
-    if any(part.get("quiet_hours") for part in parts):
-        reasons.add("quiet_hours")
-    return frozenset(reasons)
 
 
 def _first(failed: BaseExceptionGroup[BaseException]) -> BaseException:

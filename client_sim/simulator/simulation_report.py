@@ -145,6 +145,8 @@ class SimulationReport(_Part):
     events_wrong: int = Field(default=0, description="Events that were not told, told twice, or told of nothing")
     unanswered: int = Field(default=0, description="Receipts that the server never acknowledged to a connected device")
     redelivered: int = Field(description="Copies of a push that its device had already; allowed, and dropped there")
+    campaign_parts: int = Field(default=0, description="Parts of campaigns that devices had, not among the deliveries")
+    people_left: int = Field(default=0, description="Devices whose person muted a channel or denied consent")
     ended: dict[str, int] = Field(description="Deliveries that the server ended undelivered, by state")
     server_states: dict[str, int] = Field(description="All deliveries by the state that the server's ledger gives them")
     errors: dict[str, int] = Field(description="Requests and connections that failed, by what was said; all retried")

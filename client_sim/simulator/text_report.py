@@ -58,6 +58,10 @@ def _truth(report: SimulationReport) -> Table:
     happened = [(figure.title, report_terms.count(figure.of(report)), "") for figure in report_terms.COUNTS]
     happened += [(f"  {state}", report_terms.count(number), "dim") for state, number in sorted(report.ended.items())]
     happened.append((report_terms.REDELIVERED.title, report_terms.count(report.redelivered), "dim"))
+    if report.campaign_parts:
+        happened.append(("Parts of campaigns", report_terms.count(report.campaign_parts), "dim"))
+    if report.people_left:
+        happened.append(("People who left", report_terms.count(report.people_left), "dim"))
     must_not = [
         (figure.title, report_terms.count(figure.of(report)), "bold red" if figure.of(report) else "green")
         for figure in report_terms.MUST_BE_ZERO

@@ -56,6 +56,11 @@ bare-acted         `delivery.acted` has neither action nor result
 newest-first       a webhook is told the newest of its events first
 no-coming          `device.connected` is not told of one device of three
 
+Of people and campaigns:
+never-minds    who has muted a channel or denied consent is sent everything all the same
+never-stops    a campaign goes on whatever comes back
+another-order  a campaign gives its parts out in an order of its own
+
 After a kill:
 no-sessions    sessions are not restored
 no-mailbox     one of 20 waiting deliveries is gone
@@ -78,7 +83,8 @@ from broker.broker import Broker
 from broker.connection import Connection
 from broker.protocol.packets import Publish
 from gateway.__main__ import main
-from gateway.delivery import acceptance, event_log, ledger_statements, push_store, receipts, reports
+from gateway.audience.policy import PolicyStore, Rules
+from gateway.delivery import acceptance, consent, event_log, ledger_statements, push_store, receipts, reports
 from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.analytics import Analytics
 from gateway.delivery.connection_events import ConnectionEvents
@@ -101,6 +107,8 @@ from gateway.errors import problem
 from gateway.events.event_feed import EventFeed
 from gateway.events.guarded_client import ReceiverResponse
 from gateway.events.webhook_sender import WebhookSender
+from gateway.plans import assignment, target_freeze
+from gateway.plans.conditions import Condition
 
 EVERY = 1_000
 LONGER = 30
@@ -666,6 +674,30 @@ def no_mailbox() -> None:
     DeviceConnections.recover = recover_mostly  # type: ignore[method-assign]
 
 
+def never_minds() -> None:
+    PolicyStore.is_guarded = lambda self, app_no: False  # type: ignore[method-assign]
+    Rules.suppression_reason = lambda *_: None  # type: ignore[method-assign]
+    vars(consent).update(end_unwanted=lambda *_: ([], set()))
+
+
+def never_stops() -> None:
+    def is_true(self: Condition, *_: Any, **__: Any) -> bool:
+        return self.metrics == ("acted",)
+
+    Condition.is_true = is_true  # type: ignore[method-assign]
+
+
+def another_order() -> None:
+    sort_keys = assignment.sort_keys
+
+    def sort_by_another(campaign_id: str, devices: Any) -> Any:
+        return sort_keys(campaign_id[::-1], devices)
+
+    for module in (assignment, target_freeze):
+        if "sort_keys" in vars(module):
+            vars(module).update(sort_keys=sort_by_another)
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     "superseded": ends(DeliveryState.SUPERSEDED, "collapse_key"),
     "suppressed": ends(DeliveryState.SUPPRESSED, "no_consent"),
@@ -719,6 +751,9 @@ FAULTS: dict[str, Callable[[], None]] = {
     "bare-acted": changed_events(lambda row: [*row[:8], None, None]),
     "newest-first": changed_requests(lambda events: events[::-1], 1),
     "no-coming": no_coming,
+    "never-minds": never_minds,
+    "never-stops": never_stops,
+    "another-order": another_order,
     "no-sessions": no_sessions,
     "no-mailbox": no_mailbox,
 }

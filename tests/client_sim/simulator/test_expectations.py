@@ -351,6 +351,45 @@ def suppressed_by_no_rule(history: History) -> None:
     history.server(history.push(1, A), (A, "suppressed", "no_consent"))
 
 
+def suppressed_because_its_person_left(history: History) -> None:
+    history.expectations.departures.left(A, 2.0, None, False)
+    history.server(history.push(1, A), (A, "suppressed", "no_consent"))
+    history.server(history.push(3, A), (A, "suppressed", "no_consent"))
+
+
+def suppressed_for_another_reason(history: History) -> None:
+    history.expectations.departures.left(A, 0.5, None, False)
+    history.server(history.push(1, A), (A, "suppressed", "channel_muted"))
+
+
+def another_person_left(history: History) -> None:
+    history.expectations.departures.left(B, 0.5, None, False)
+    history.server(history.push(1, A), (A, "suppressed", "no_consent"))
+
+
+def it_came_though_its_person_had_left(history: History) -> None:
+    history.expectations.departures.left(A, 0.5, None, False)
+    history.expectations.departures.left(A, 0.6, None, True)
+    number = history.push(1, A)
+    history.arrive(number, A, 1.2)
+    history.server(number, (A, "delivered"))
+
+
+def it_came_before_the_server_knew(history: History) -> None:
+    history.expectations.departures.left(A, 0.5, None, False)
+    number = history.push(1, A)
+    history.arrive(number, A, 1.2)
+    history.server(number, (A, "delivered"))
+    history.expectations.departures.left(A, 1.3, None, True)
+
+
+def in_another_channel_than_the_muted_one(history: History) -> None:
+    history.expectations.departures.left(A, 0.5, "offers", True)
+    number = history.push(1, A)
+    history.arrive(number, A, 1.2)
+    history.server(number, (A, "delivered"))
+
+
 def suppressed_by_a_rule(history: History) -> None:
     history.expectations.may_suppress = frozenset({"capped"})
     history.server(history.push(1, A), (A, "suppressed", "capped"))
@@ -601,6 +640,12 @@ def unanswered_but_arrived(history: History) -> None:
         (cancelled_by_nobody, {"unexplained": 1}),
         (suppressed_by_no_rule, {"unexplained": 1}),
         (suppressed_by_a_rule, {}),
+        (suppressed_because_its_person_left, {}),
+        (suppressed_for_another_reason, {"unexplained": 1}),
+        (another_person_left, {"unexplained": 1}),
+        (it_came_though_its_person_had_left, {"unexplained": 1}),
+        (it_came_before_the_server_knew, {}),
+        (in_another_channel_than_the_muted_one, {}),
         (drained_out_of_priority, {"out_of_order": 1}),
         (in_no_priority_after_a_cut, {}),
         (an_event_untold, {"events_wrong": 1}),

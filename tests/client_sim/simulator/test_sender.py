@@ -110,6 +110,8 @@ class Book:
         collapse_key: str | None = None,
         size: int = 0,
         qos: int = 1,
+        kind: str = "alert",
+        channel: str | None = None,
     ) -> int:
         self.intended.append(intended)
         self.requested.append(requested)

@@ -7,15 +7,17 @@ import gc
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from client_sim.backoff import Backoff
+from client_sim.simulator.campaign_parts import ArrivedPart, build_of
 from client_sim.simulator.human_behaviour import ACTED, DISPLAYED, OPENED, HumanBehaviour
 from client_sim.simulator.shaped_link import Network
 from client_sim.simulator.simulated_device import GONE, INFLIGHT_RECEIPTS, ONLINE, SimulatedDevice
-from client_sim.simulator.simulated_push import result_of
+from client_sim.simulator.simulated_push import BUILD_ERROR, result_of
 from client_sim.simulator.timing_wheel import TimingWheel
 from tests.client_sim.scripted_broker import (
     DISCONNECT,
@@ -45,6 +47,9 @@ class Fleet:
         self.backoff = Backoff(base=0.0)
         self.keep_alive = keep_alive
         self.clock_slack = 0.0
+        self.week_seconds = 604_800.0
+        self.departures: list[tuple[str | None, bool]] = []
+        self.parts: list[ArrivedPart] = []
         self.network: Network | None = None
         self.effects: list[tuple[int, str]] = []
         self.acknowledged_levels: list[tuple[int, int]] = []
@@ -71,6 +76,14 @@ class Fleet:
 
     def receipt_acknowledged(self, device: SimulatedDevice, number: int, level: int) -> None:
         self.acknowledged_levels.append((number, level))
+
+    def left(self, device: SimulatedDevice, now: float, channel: str | None, acknowledged: bool) -> None:
+        self.departures.append((channel, acknowledged))
+
+    def part(self, device: SimulatedDevice, part: ArrivedPart) -> bool:
+        new = part not in self.parts
+        self.parts.append(part)
+        return new
 
     def failed(self, what: str) -> None:
         self.failures[what] += 1
@@ -176,6 +189,67 @@ async def test_people_think_before_they_act(broker: ScriptedBroker) -> None:
     await until(lambda: device.idle)
     assert fleet.acknowledged_levels == [(1, DISPLAYED), (1, ACTED)]
     assert ACTED > OPENED > DISPLAYED
+    await end(fleet, device, connection)
+
+
+LEAVES = HumanBehaviour(0.0, 0.0, 0.0, 0.0, 1, leave=1.0, mute=1.0)
+
+
+async def test_a_person_leaves_when_they_had_too_many(broker: ScriptedBroker) -> None:
+    fleet, device, connection = await start(broker, LEAVES)
+    for number in (1, 2, 3):
+        connection.push(number, push_json(f"push-{number}", channel="offers", data={"sim": number, "on": "offers"}))
+        await expect(connection, PUBACK)
+    topic, packet_id, said = (await expect(connection, PUBLISH)).publish()
+    assert (topic, said) == ("default/devices/d1/settings", {"channels": {"offers": False}, "seq": 1})
+    assert not device.idle
+    connection.acknowledge(packet_id)
+    await until(lambda: fleet.departures == [("offers", False), ("offers", True)])
+    assert (fleet.acknowledged_levels, fleet.violations) == ([], [])
+    assert connection.nothing_more(), "nobody leaves twice"
+    await end(fleet, device, connection)
+
+
+async def test_who_had_few_in_a_week_stays_and_who_denies_says_so_for_all(broker: ScriptedBroker) -> None:
+    fleet, device, connection = await start(broker, replace(LEAVES, mute=0.0))
+    fleet.week_seconds = 0.0
+    for number in (1, 2):
+        connection.push(number, push(number))
+        await expect(connection, PUBACK)
+    fleet.week_seconds = 604_800.0
+    connection.push(3, push(3))
+    await expect(connection, PUBACK)
+    topic, packet_id, said = (await expect(connection, PUBLISH)).publish()
+    assert (topic, said) == ("default/devices/d1/settings", {"consent": "denied", "seq": 1})
+    connection.acknowledge(packet_id)
+    await until(lambda: fleet.departures == [(None, False), (None, True)])
+    await end(fleet, device, connection)
+
+
+def part(campaign: int, failing: float) -> bytes:
+    return push_json(f"part-{campaign}", kind="command", data=build_of(campaign, failing, "v1"))
+
+
+async def test_a_build_is_carried_out_once_or_fails(broker: ScriptedBroker) -> None:
+    fleet, device, connection = await start(broker)
+    said: set[str] = set()
+    for campaign in range(1, 13):
+        failing = float(campaign > 1)
+        connection.push(campaign, part(campaign, failing))
+        await expect(connection, PUBACK)
+        outcome = fleet.parts[-1].outcome
+        said.add(outcome)
+        if outcome != "silent":
+            _, packet_id, receipt = (await expect(connection, PUBLISH)).publish()
+            result = BUILD_ERROR if outcome == "error" else result_of(f"part-{campaign}", "d1")
+            assert (receipt["event"], receipt["result"]) == ("acted", result)
+            connection.acknowledge(packet_id)
+        connection.push(campaign, part(campaign, failing), dup=True)
+        await expect(connection, PUBACK)
+    await until(lambda: device.idle)
+    assert said == {"done", "error", "silent"}, "3.1.1 cannot refuse"
+    assert (fleet.parts[0].outcome, fleet.parts[0].variant) == ("done", "v1")
+    assert (fleet.acknowledged_levels, fleet.violations) == ([], [])
     await end(fleet, device, connection)
 
 

@@ -233,6 +233,37 @@ kind = "silent"
 qos = 0
 """
 
+LEAVING = f"""{SHORT.replace("[people]", "[people]" + chr(10) + "leave = 0.2")}
+[[phase]]
+name = "too many"
+lasts = "4s"
+[[phase.push]]
+rate = "8/s"
+to = "all"
+channel = "offers"
+"""
+CAMPAIGNS = f"""{SHORT}
+[[phase]]
+name = "traffic"
+lasts = "1s"
+[[phase.push]]
+rate = "10/s"
+[[phase]]
+name = "bad build"
+lasts = "60s"
+[phase.campaign]
+canary = 5
+failing = 0.9
+[[phase]]
+name = "good build"
+lasts = "60s"
+[phase.campaign]
+canary = 5
+rollout = ["30%", "rest"]
+variants = 2
+patience = "20s"
+"""
+
 FAULTS = {
     "superseded": (SHORT_TRAFFIC, "ended_without_cause"),
     "suppressed": (SHORT_TRAFFIC, "ended_without_cause"),
@@ -280,13 +311,25 @@ FAULTS = {
     "bare-acted": (SHORT_TRAFFIC, "event"),
     "newest-first": (SHORT_TRAFFIC, "event"),
     "no-coming": (SHORT_TRAFFIC, "event"),
+    "never-minds": (LEAVING, "ended_without_cause"),
+    "never-stops": (CAMPAIGNS, "contradiction"),
+    "another-order": (CAMPAIGNS, "contradiction"),
     "no-sessions": (KILL, "violation"),
     "no-mailbox": (KILL, "lost"),
 }
 """What is planted, where, and as what it is found."""
-OF_NO_PUSH = ("always-online", "no-coming", "no-sessions", "turned-away")
+OF_NO_PUSH = ("always-online", "another-order", "never-stops", "no-coming", "no-sessions", "turned-away")
 """What they do wrong is done to a device; the last one makes no push."""
-OF_NO_DEVICE = ("miscounts", "misreached", "shuffled", "stale-counts", "fewer", "wrong-funnel")
+OF_NO_DEVICE = (
+    "another-order",
+    "never-stops",
+    "miscounts",
+    "misreached",
+    "shuffled",
+    "stale-counts",
+    "fewer",
+    "wrong-funnel",
+)
 """They miscount a push as a whole, or take it for another, and it may be to many."""
 
 
@@ -303,7 +346,7 @@ async def test_a_server_with_a_fault_is_found_out(fault: str, tmp_path: Path) ->
 
 
 @pytest.mark.full_only
-@pytest.mark.parametrize("text", [RETURN, CUTS, KILL, FLOOD, AT_MOST_ONCE])
+@pytest.mark.parametrize("text", [RETURN, CUTS, KILL, FLOOD, AT_MOST_ONCE, LEAVING, CAMPAIGNS])
 async def test_a_right_server_passes_where_faults_are_looked_for(text: str, tmp_path: Path) -> None:
     report = await simulate(Scenario.parse("right", text, "right.toml"), tmp_path)
     assert report.passed, report.findings
