@@ -24,7 +24,7 @@ class ArrivedPart(NamedTuple):
 
 
 def outcome_of(seed: int, campaign: int, index: int, failing: float) -> Outcome:
-    """What a device does with the build of a campaign; the same for the same arguments."""
+    """The outcome of a campaign's build on a device, the same for the same arguments."""
     if hash_share(seed, campaign, index, 7) >= failing:
         return "done"
     return ("error", "refused", "silent")[int(hash_share(seed, campaign, index, 8) * 3)]

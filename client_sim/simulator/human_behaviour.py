@@ -1,5 +1,6 @@
-"""Behaviour of the people at the devices: some open a notification, some of those act on it, after a moment; and some
-have had enough, the sooner the more alerts they had in the last week.
+"""Behaviour of the people at the devices: some open a notification, some of those act on it, after a moment.
+
+And some have had enough, the sooner the more alerts they had in the last week.
 
 Nothing is drawn at run time: push number, device and seed decide, so that a run repeats however its messages interleave
 and however many processes share the fleet.

@@ -90,8 +90,10 @@ class DeviceHost(Protocol):
         """The server has acknowledged a receipt."""
 
     def left(self, device: SimulatedDevice, now: float, channel: str | None, acknowledged: bool) -> None:
-        """Its person mutes a channel, or denies consent (None): the device is about to say so, or the server has
-        acknowledged that."""
+        """A person mutes a channel, or denies consent (None).
+
+        The device is about to say so, or the server has acknowledged that.
+        """
 
     def part(self, device: SimulatedDevice, part: ArrivedPart) -> bool:
         """Whether a part of a campaign is the first copy that the device has of it."""
@@ -484,7 +486,7 @@ class SimulatedDevice(asyncio.Protocol):
             result = BUILD_ERROR if outcome == "error" else result_of(push_id, self._topics.split("/")[2])
             if outcome in ("done", "error"):
                 said = {"push_id": push_id, "event": "acted", "action": ACTION, "result": result}
-                answer += self._say(json.dumps(said).encode(), NO_PUSH, ACTED)
+                answer += self._send_in_turn(json.dumps(said).encode(), NO_PUSH, ACTED)
         self._write(answer)
 
     # What the device says
@@ -514,7 +516,7 @@ class SimulatedDevice(asyncio.Protocol):
         self._left = (channel,)
         self._fleet.left(self, time.monotonic(), channel, False)
         said = {"consent": "denied", "seq": 1} if channel is None else {"channels": {channel: False}, "seq": 1}
-        if packet := self._say(json.dumps(said).encode(), number, LEFT):
+        if packet := self._send_in_turn(json.dumps(said).encode(), number, LEFT):
             self._write(packet)
 
     def _receipt(self, number: int, push_id: str, first: int, last: int) -> bytes:
@@ -525,9 +527,9 @@ class SimulatedDevice(asyncio.Protocol):
             if level == ACTED:
                 receipt |= {"action": ACTION, "result": result_of(push_id, self._topics.split("/")[2])}
             said.append(receipt)
-        return self._say(json.dumps(said[0] if len(said) == 1 else said).encode(), number, last)
+        return self._send_in_turn(json.dumps(said[0] if len(said) == 1 else said).encode(), number, last)
 
-    def _say(self, payload: bytes, number: int, level: int) -> bytes:
+    def _send_in_turn(self, payload: bytes, number: int, level: int) -> bytes:
         """The packet, if it may leave now; otherwise it waits for its turn."""
         if self._unanswered is None:
             self._unanswered = {}
