@@ -72,7 +72,7 @@ class CampaignRunner:
                 self._found(-1, f"campaign {campaign_id} is still {report['state']} after {lasts:g} s")
                 return
             await asyncio.sleep(POLL_SECONDS)
-        await self._judge(campaign, plan, report)
+        await self._compare(campaign, plan, report)
 
     def _request(self, campaign: int, plan: CampaignPlan) -> dict[str, Any]:
         push = {"target": {"tag": self._tag}, "kind": "command", "ttl": TTL_SECONDS}
@@ -90,14 +90,14 @@ class CampaignRunner:
             request["variants"] = [{"id": name, "data": build_of(campaign, plan.failing, name)} for name in names]
         return request
 
-    async def _judge(self, campaign: int, plan: CampaignPlan, report: Mapping[str, Any]) -> None:
+    async def _compare(self, campaign: int, plan: CampaignPlan, report: Mapping[str, Any]) -> None:
         deadline = time.monotonic() + HEARD_SECONDS
         while True:
             parts = {part["push_id"]: part for group in report["group_results"] for part in group["parts"]}
             listed = {push_id: await self._gateway.deliveries(push_id) for push_id in parts}
             mistakes = [
-                *judge_groups(plan, report, self._parts[campaign], self._ids),
-                *judge_deliveries(listed, self._parts[campaign], self._ids),
+                *compare_groups(plan, report, self._parts[campaign], self._ids),
+                *compare_deliveries(listed, self._parts[campaign], self._ids),
             ]
             if not mistakes or time.monotonic() > deadline:
                 break
@@ -107,7 +107,7 @@ class CampaignRunner:
             self._found(index, f"campaign {report['campaign_id']}: {what}")
 
 
-def judge_groups(
+def compare_groups(
     plan: CampaignPlan, report: Mapping[str, Any], arrived: Sequence[ArrivedPart], ids: Sequence[str]
 ) -> list[tuple[int, str]]:
     """Compare which devices had a part with what must be: (device or -1, mistake) each."""
@@ -146,10 +146,10 @@ def judge_groups(
         found.append((failed[last][0].device, f"it failed, and the campaign is {state}"))
     if not any(failed.values()) and (state != "completed" or had != len(ids)):
         found.append((-1, f"nothing failed; it is {state}, and {had} of {len(ids)} devices had a part"))
-    return found + _judge_order(report, arrived, place_of, ids)
+    return found + _check_order(report, arrived, place_of, ids)
 
 
-def _judge_order(
+def _check_order(
     report: Mapping[str, Any],
     arrived: Sequence[ArrivedPart],
     place_of: Mapping[str, tuple[int, str | None]],
@@ -178,7 +178,7 @@ def number_of(campaign_id: str, device_id: str) -> float:
     return int.from_bytes(digest, "big") / 2**32
 
 
-def judge_deliveries(
+def compare_deliveries(
     listed: Mapping[str, Sequence[ServerDelivery]], arrived: Sequence[ArrivedPart], ids: Sequence[str]
 ) -> list[tuple[int, str]]:
     """Compare what the server books of each part with what its devices did: (device or -1, mistake) each."""

@@ -468,7 +468,7 @@ class SimulatedDevice(asyncio.Protocol):
                 self._fleet.wheel.after(pause, self._decide, (number, push_id, level))
             if behaviour.leave and kind == "alert" and self._had_enough(number, now):
                 pause = behaviour.pause(number, self.index)
-                self._fleet.wheel.after(pause, self._leave, (number, message.get("channel")))
+                self._fleet.wheel.after(pause, self._opt_out, (number, message.get("channel")))
         if answer:
             self._write(answer)
 
@@ -506,7 +506,7 @@ class SimulatedDevice(asyncio.Protocol):
         self._alerts.append(now)
         return self._left is None and self._fleet.behaviour.leaves(number, self.index, before)
 
-    def _leave(self, decision: tuple[int, str | None]) -> None:
+    def _opt_out(self, decision: tuple[int, str | None]) -> None:
         """Say that its person mutes a channel, or denies consent; once."""
         number, channel = decision
         if self._left is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from client_sim.simulator.campaign_checks import judge_deliveries, judge_groups, number_of
+from client_sim.simulator.campaign_checks import compare_deliveries, compare_groups, number_of
 from client_sim.simulator.campaign_parts import ArrivedPart, Outcome
 from client_sim.simulator.gateway_client import ServerDelivery
 from client_sim.simulator.scenario import CampaignPlan
@@ -38,7 +38,7 @@ class Story:
         self.report |= {"state": state, "blast_radius": len(self.arrived), "reason": "stopped"}
 
     def mistakes(self) -> list[str]:
-        return [what for _, what in judge_groups(PLAN, self.report, self.arrived, IDS)]
+        return [what for _, what in compare_groups(PLAN, self.report, self.arrived, IDS)]
 
 
 @pytest.fixture
@@ -118,10 +118,10 @@ def test_the_ledger_must_say_what_devices_did() -> None:
         ServerDelivery("d2", "refused", "reason_code_0x83"),
         ServerDelivery("d3", "delivered", None),
     ]
-    assert judge_deliveries({"p": listed}, arrived, IDS) == []
+    assert compare_deliveries({"p": listed}, arrived, IDS) == []
     listed[0] = ServerDelivery("d0", "acted", None, result=BUILD_ERROR)
     listed[3] = ServerDelivery("d4", "delivered", None)
-    found = [what for _, what in judge_deliveries({"p": listed}, arrived, IDS)]
+    found = [what for _, what in compare_deliveries({"p": listed}, arrived, IDS)]
     assert len(found) == 3
     assert found[1:] == [
         "the server lists it as delivered; it never had a part",
