@@ -97,7 +97,7 @@ CALLS = {
 }
 
 
-BODILESS = ("/token", "/secret", "/renewal", "/confirm", "/approve")
+BODILESS = ("/token", "/secret", "/renewal", "/confirm", "/approve", "/pause", "/resume", "/run")
 """Ends of the paths of calls that change something and have nothing to say about it."""
 
 
