@@ -23,9 +23,9 @@ from gateway.store.database import Database
 from gateway.timestamps import rfc3339
 
 MAX_CHANNELS = 200
+"""Channels of an app: more than a person could look through."""
 MAX_JOINABLE_TOPICS = 100
 """Topics, or beginnings of their names, that an app lets devices join: looked through for each that one joins."""
-"""Channels of an app: more than a person could look through."""
 
 Consent = Literal["unknown", "granted", "denied"]
 Verdict = Literal["allow", "suppress"]
