@@ -294,6 +294,7 @@ _FATIGUE: Final = {
     "since": "2026-11-03T00:00:00.000Z",
     "until": "2026-12-01T00:00:00.000Z",
     "counted_to": "2026-12-01T00:00:00.000Z",
+    "base": "0-1",
     "buckets": [
         _bucket("0-1", 12_000, 4_000, 40, 40, 120),
         _bucket("2-3", 0, 0, 0, 0, 0, compared=_NOT_ENOUGH),

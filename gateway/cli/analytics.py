@@ -105,7 +105,7 @@ def analytics_fatigue(
 ) -> None:
     """The number of alerts at which people leave: who opts out, dismisses and opens, by alerts in the last seven days.
 
-    A * marks what is significantly more than among those with fewest alerts."""
+    A * marks what is significantly more than among those with fewest alerts of whom enough is known."""
     wanted = {
         "channel": channel,
         "tag": tag,

@@ -30,9 +30,9 @@ from gateway.audience.frequency import AdaptiveCap
 from gateway.audience.policy import AdaptedCap, Channel, PolicyStore
 from gateway.delivery.alert_days import WEEK_DAYS, bucket_name, bucket_of
 from gateway.delivery.event_log import log_of_app
-from gateway.delivery.fatigue import MEASURES, Fatigue, Figures, described_share
+from gateway.delivery.fatigue import MEASURES, Fatigue, Figures, described_share, is_known
 from gateway.delivery.funnels import DAY_MS
-from gateway.delivery.significance import MIN_OBSERVATIONS, Verdict, compare
+from gateway.delivery.significance import Verdict, compare
 
 log = logging.getLogger(__name__)
 
@@ -112,11 +112,6 @@ def decide(figures: Sequence[Figures], adaptive: AdaptiveCap, per_day: int, days
     if above > present and harm_of(figures[above], figures[present]) is not None:
         return keep("more_known_worse")
     return CapDecision(higher, "no_harm", present, below)
-
-
-def is_known(figures: Figures) -> bool:
-    """Whether there is enough of a bucket to be compared."""
-    return all(figures.share(measure).trials >= MIN_OBSERVATIONS for measure in MEASURES)
 
 
 def harm_of(figures: Figures, base: Figures) -> Literal["more_opted_out", "more_dismissed"] | None:

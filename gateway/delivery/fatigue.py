@@ -5,9 +5,9 @@ Counted behind everybody else, in the background: the event log is followed a sl
 pays nothing for it. A crash loses and repeats nothing: what was added is stored with how far the log was read, and the
 sums of a day are made again until they are noted as made.
 
-The verdict compares each bucket with the lowest one by a test of `significance`. It is about opting out, as a share of
-device-days, and about dismissing, as a share of alerts. Figures are of whole days, so today is in none of them.
-"""
+The verdict compares each bucket with the lowest one of which enough is known, by a test of `significance`. It is about
+opting out, as a share of device-days, and about dismissing, as a share of alerts. Figures are of whole days, so today
+is in none of them."""
 
 from __future__ import annotations
 
@@ -176,19 +176,33 @@ class Fatigue:
             "since": rfc3339(first * DAY_MS),
             "until": rfc3339(max(last + 1, first) * DAY_MS),
             "counted_to": rfc3339((position.closed_day + 1) * DAY_MS),
+            "base": None if (base := base_of(figures)) is None else bucket_name(base),
             "buckets": [_described(bucket, figures) for bucket in range(len(BUCKETS))],
             "leave_from": {measure: first_higher_bucket(figures, measure) for measure in MEASURES},
             "verdict": verdict_of(figures),
         }
 
 
-def comparison(figures: Sequence[Figures], bucket: int, measure: str) -> Verdict | None:
-    """Compare a bucket with the lowest one; None for that one itself."""
-    return compare(figures[bucket].share(measure), figures[0].share(measure)) if bucket else None
+def is_known(figures: Figures) -> bool:
+    """Whether there is enough of a bucket to be compared."""
+    return all(figures.share(measure).trials >= MIN_OBSERVATIONS for measure in MEASURES)
+
+
+def base_of(figures: Sequence[Figures]) -> int | None:
+    """The lowest bucket of which enough is known, which the others are compared with; None: there is none."""
+    return next((bucket for bucket, found in enumerate(figures) if is_known(found)), None)
+
+
+def comparison(figures: Sequence[Figures], bucket: int, measure: str) -> Verdict:
+    """Compare a bucket with the base; not enough where that is missing, or is not below."""
+    base = base_of(figures)
+    if base is None or bucket <= base:
+        return Verdict.NOT_ENOUGH
+    return compare(figures[bucket].share(measure), figures[base].share(measure))
 
 
 def first_higher_bucket(figures: Sequence[Figures], measure: str) -> str | None:
-    """The first bucket of which a share is significantly higher than that of the lowest one."""
+    """The first bucket of which a share is significantly higher than that of the base."""
     for bucket in range(1, len(figures)):
         if comparison(figures, bucket, measure) is Verdict.HIGHER:
             return bucket_name(bucket)
@@ -216,9 +230,10 @@ def _described(bucket: int, figures: Sequence[Figures]) -> dict[str, Any]:
 
 
 def _compared(figures: Sequence[Figures], bucket: int, measure: str) -> dict[str, Any]:
-    share, base = figures[bucket].share(measure), figures[0].share(measure)
-    enough = min(share.trials, base.trials) >= MIN_OBSERVATIONS
-    return {"verdict": compare(share, base), "z": round(z_score(share, base), 2) if enough else None}
+    verdict, base = comparison(figures, bucket, measure), base_of(figures)
+    if base is None or verdict is Verdict.NOT_ENOUGH:
+        return {"verdict": verdict, "z": None}
+    return {"verdict": verdict, "z": round(z_score(figures[bucket].share(measure), figures[base].share(measure)), 2)}
 
 
 def described_share(share: Share) -> dict[str, float] | None:

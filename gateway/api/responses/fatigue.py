@@ -33,17 +33,17 @@ class FatigueRatesResponse(Response):
 
 
 class ComparisonResponse(Response):
-    """A bucket's share, compared with that of the lowest bucket."""
+    """A bucket's share, compared with that of the base."""
 
     verdict: Literal["higher", "not_higher", "not_enough"]
     """`higher`: significantly (one-sided, at 1 %: two-proportion z test, or Fisher's exact test where fewer than 5 are
     expected). `not_enough`: fewer than 100 device-days, or alerts, in one of the two buckets."""
     z: float | None
-    """Standard errors by which it lies above the lowest bucket's. null: not enough."""
+    """Standard errors by which it lies above the base's. null: not enough."""
 
 
 class ComparisonsResponse(Response):
-    """A bucket, compared with the lowest one."""
+    """A bucket, compared with the base: the lowest one of which enough is known."""
 
     opted_out: ComparisonResponse
     """Of device-days."""
@@ -72,11 +72,11 @@ class BucketResponse(Response):
     time_to_open_ms: PercentilesResponse | None
     """Milliseconds from acceptance to opening. null: nothing was opened."""
     compared: ComparisonsResponse | None
-    """Compared with the lowest bucket. null: this is the lowest."""
+    """Compared with the base. null: this is the lowest bucket."""
 
 
 class LeaveFromResponse(Response):
-    """The first buckets in which people do significantly more than in the lowest."""
+    """The first buckets in which people do significantly more than in the base."""
 
     opted_out: BucketName | None
     """From this bucket on more people opt out. null: from none, as far as known."""
@@ -97,10 +97,12 @@ class FatigueResponse(Response):
     """The end of the last day of the figures. RFC 3339, UTC, milliseconds."""
     counted_to: str
     """The end of the last day that has been counted at all: days are counted when they are over."""
+    base: BucketName | None
+    """The bucket that the others are compared with: the lowest one with 100 device-days and alerts. null: none has."""
     buckets: list[BucketResponse]
     """All six, the lowest first."""
     leave_from: LeaveFromResponse
     """The frequency at which people leave."""
     verdict: Literal["people_leave", "no_difference", "not_enough_yet"]
-    """`people_leave`: some bucket is significantly worse than the lowest. `not_enough_yet`: no two could be
+    """`people_leave`: some bucket is significantly worse than the base. `not_enough_yet`: no two could be
     compared."""

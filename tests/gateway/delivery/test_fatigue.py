@@ -11,6 +11,7 @@ import pytest
 from gateway.audience.device_sets import add_devices
 from gateway.delivery import alert_days
 from gateway.delivery.alert_days import BUCKETS, bucket_name, bucket_of
+from gateway.delivery.fatigue import Figures, base_of, first_higher_bucket, verdict_of
 from gateway.delivery.funnels import DAY_MS
 from tests.gateway.delivery.world import ALERT, APP, World
 
@@ -207,3 +208,17 @@ def test_figures_are_those_of_a_model(world: World, seed: int) -> None:
         assert buckets(world, **({"channel": key} if key else {})) == {
             bucket: [tally[name] for name in names] for bucket, tally in expected[key].items()
         }
+
+
+def test_the_verdict_compares_with_the_lowest_bucket_that_is_known() -> None:
+    def figures(*counts: tuple[int, int]) -> list[Figures]:
+        return [Figures(Counter(device_days=days, alerts=days, opted_out=left)) for days, left in counts]
+
+    few = figures((99, 0), (99, 50), (0, 0), (5, 0), (0, 0), (0, 0))
+    assert (base_of(few), verdict_of(few)) == (None, "not_enough_yet")
+    rising = figures((9, 9), (200, 2), (300, 3), (400, 40), (500, 90), (0, 0))
+    assert (base_of(rising), verdict_of(rising)) == (1, "people_leave")
+    assert first_higher_bucket(rising, "opted_out") == "8-14"
+    assert first_higher_bucket(rising, "dismissed") is None
+    level = figures((200, 2), (300, 3), (0, 0), (0, 0), (0, 0), (90, 90))
+    assert verdict_of(level) == "no_difference"
