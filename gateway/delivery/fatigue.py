@@ -7,7 +7,8 @@ sums of a day are made again until they are noted as made.
 
 The verdict compares each bucket with the lowest one of which enough is known, by a test of `significance`. It is about
 opting out, as a share of device-days, and about dismissing, as a share of alerts. Figures are of whole days, so today
-is in none of them."""
+is in none of them.
+"""
 
 from __future__ import annotations
 
