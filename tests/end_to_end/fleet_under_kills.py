@@ -449,6 +449,12 @@ class FleetUnderKills:
         last_on: dict[tuple[int, str], tuple[int, Publish]] = {}
         last_new: dict[str, tuple[int, Publish]] = {}
         known: set[str] = set()
+        muted = {
+            channel
+            for said in device.choices()
+            for channel, wanted in said.content.get("channels", {}).items()
+            if not wanted
+        }
         for publish in device.wire.received:
             assert not publish.retain, publish
             sent = self.accepted.get(publish.push_id)
@@ -457,8 +463,9 @@ class FleetUnderKills:
             assert publish.qos <= min(sent.request["qos"], device.qos), publish
             new = publish.push_id not in known
             known.add(publish.push_id)
-            if sent.held_back:
-                continue
+            passed = sent.request["priority"] == "critical" and sent.request.get("channel") in muted
+            if sent.held_back or (passed and not sent.request["ttl"]):
+                continue  # what passes a muted channel now or never has no place among the others
             on = publish.connection, sent.request["priority"]
             before = last_on.get(on)
             told = f"{device.id} got {publish} ({sent}) after {before}"

@@ -22,6 +22,7 @@ def test_what_may_succeed_later_says_so() -> None:
         "request_timeout",
         "too_many_attempts",
         "too_many_calls",
+        "too_many_campaigns",
         "too_many_escalations",
         "too_many_streams",
         "rate_limited",
