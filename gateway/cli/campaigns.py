@@ -305,6 +305,13 @@ def describe_goal(variant: Mapping[str, Any]) -> str:
     return f"{goal['count']} of {goal['of']}: {goal['rate']:.1%} ({low:.1%} to {high:.1%})"
 
 
+def describe_conditions(found: Mapping[str, Any], kind: str) -> str | None:
+    """Format the conditions of the present group, with how far each has come; None if it has none of this kind."""
+    present = [group for group in found["group_results"] if group["group"] == found["group"]]
+    texts = [one["condition"] for group in present for one in group["conditions"] if one["kind"] == kind]
+    return ", ".join(texts) or None
+
+
 def describe_result(result: Mapping[str, Any]) -> str:
     """Format the comparison of the variants."""
     words = {
@@ -332,6 +339,8 @@ def print_campaign(found: dict[str, Any], as_json: bool) -> None:
         "start at": found["start_at"],
         "ended at": found["ended_at"],
     }
+    for kind in ("go_on", "stop"):
+        facts[f"{kind.replace('_', ' ')} if"] = describe_conditions(found, kind)
     for variant in found["variants"] or ():
         facts[f"variant {variant['id']}"] = describe_goal(variant)
     if found["result"] is not None:

@@ -21,7 +21,7 @@ from typing import IO, Annotated, Any, NamedTuple
 import typer
 
 from gateway.cli.credentials import dialled
-from gateway.cli.options import AsJson, DataDir, ServerUrl, client_of, open_input, value_of
+from gateway.cli.options import AsJson, DataDir, ServerUrl, attribute_value, client_of, open_input, value_of
 from gateway.cli.server_client import RequestRefused, ServerClient, for_terminals
 from gateway.cli.terminal import PROGRAM, Failure, abandon_output, fail, json_text, note
 
@@ -297,7 +297,8 @@ def device_of(headings: list[str], cells: list[str]) -> dict[str, Any]:
         elif heading == "token_days":
             device[heading] = value_of(value)  # the server refuses what is no number of days
         elif heading.startswith(ATTRIBUTE):
-            device.setdefault("attributes", {})[heading.removeprefix(ATTRIBUTE)] = value_of(value)
+            name = heading.removeprefix(ATTRIBUTE)
+            device.setdefault("attributes", {})[name] = attribute_value(name, value)
         else:
             device[heading] = value
     return device

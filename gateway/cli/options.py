@@ -123,6 +123,17 @@ def time_in(text: str, option: str) -> str:
         fail(f"{option} {text!r}: that is too long", 2)
 
 
+def time_ahead(text: str, option: str) -> str:
+    """A time as the API takes it, of `10m` (that long from now) or a time of day: local, if it has no offset."""
+    match = DURATION.fullmatch(text)
+    if match is not None and match[2]:
+        return time_in(text, option)
+    try:
+        return datetime.fromisoformat(text).astimezone().isoformat()
+    except (ValueError, OverflowError):
+        fail(f"{option} {text!r}: in 90s, 10m, 8h or 2d, or a time such as 2026-12-01T09:00 or 2026-12-01T08:00Z", 2)
+
+
 def json_of(text: str, option: str) -> Any:
     """The value of an option that is JSON."""
     try:
@@ -150,7 +161,25 @@ def name_and_value(text: str, option: str = "--attribute") -> tuple[str, Any]:
     name, separator, value = text.partition("=")
     if not separator or not name:
         fail(f"{option} {text!r}: write NAME=VALUE", 2)
-    return name, value_of(value)
+    return name, attribute_value(name, value)
+
+
+def attribute_value(name: str, text: str) -> Any:
+    """Read the value of an attribute as a person writes it. A number whose name ends in `version` is a text: 2.3 beside
+    2.2.9 is a version, and segments compare versions that are texts only."""
+    found = value_of(text)
+    is_version = name.lower().endswith("version") and type(found) in (int, float)
+    return text if is_version else found
+
+
+def name_and_version(text: str, option: str) -> tuple[str, int | None]:
+    """Read a template as a person writes it, `lunch` or `lunch@3`; None is the newest version."""
+    name, at, version = text.partition("@")
+    if not at:
+        return name, None
+    if not (version.isascii() and version.isdigit()):
+        fail(f"{option} {text!r}: write NAME or NAME@VERSION", 2)
+    return name, int(version)
 
 
 def device_fields(attribute: Iterable[str] | None, **fields: Any) -> dict[str, Any]:

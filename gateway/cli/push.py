@@ -10,7 +10,17 @@ from typing import Annotated, Any
 import typer
 
 from gateway.cli.attachments import upload
-from gateway.cli.options import AsJson, DataDir, ServerUrl, Values, client_of, json_of, name_and_value, seconds_of
+from gateway.cli.options import (
+    AsJson,
+    DataDir,
+    ServerUrl,
+    Values,
+    client_of,
+    json_of,
+    name_and_value,
+    name_and_version,
+    seconds_of,
+)
 from gateway.cli.push_times import (
     At,
     AtLocal,
@@ -45,7 +55,7 @@ def push(
     tag: Annotated[str | None, typer.Option(help="All devices with this tag")] = None,
     topic: Annotated[str | None, typer.Option(help="All devices in this topic")] = None,
     condition: Annotated[
-        str | None, typer.Option(help="Devices by topics, as \"'news' in topics && !('beta' in topics)\"")
+        str | None, typer.Option(help='Devices by topics, as \'"news" in topics && !("beta" in topics)\'')
     ] = None,
     where: Annotated[str | None, typer.Option(help="Devices by an expression, as \"attributes.model == 'K2'\"")] = None,
     segment_name: Annotated[
@@ -204,12 +214,8 @@ def template_use(template: str | None, values: list[str] | None) -> dict[str, An
         if values:
             fail("--value is for a --template", 2)
         return None
-    name, at, version = template.partition("@")
-    use: dict[str, Any] = {"name": name}
-    if at:
-        if not (version.isascii() and version.isdigit()):
-            fail(f"--template {template!r}: write NAME or NAME@VERSION", 2)
-        use["version"] = int(version)
+    name, version = name_and_version(template, "--template")
+    use: dict[str, Any] = {"name": name} if version is None else {"name": name, "version": version}
     return use | ({"values": dict(name_and_value(text, "--value") for text in values)} if values else {})
 
 

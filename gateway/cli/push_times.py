@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.options import HOURS, seconds_of, time_of
+from gateway.cli.options import HOURS, seconds_of, time_ahead
 from gateway.cli.server_client import ServerClient
 from gateway.cli.terminal import PROGRAM, fail, is_terminal, note, print_json
 
-At = Annotated[str | None, typer.Option("--at", metavar="TIME", help="Send it then: 2026-12-01T09:00")]
+At = Annotated[str | None, typer.Option("--at", metavar="TIME", help="Send it then: 2026-12-01T09:00, or in 10m")]
 AtLocal = Annotated[
     str | None,
     typer.Option("--at-local", metavar="TIME", help="By each device's own clock: 09:00, or 2026-12-01T09:00"),
@@ -51,7 +51,7 @@ def time_fields(
     """Make the fields of a push of these options; none if none was given."""
     fields: dict[str, Any] = {}
     if at is not None:
-        fields["send_at"] = time_of(at, "--at")
+        fields["send_at"] = time_ahead(at, "--at")
     if at_local is not None:
         fields["send_at_local"] = at_local
     if (repeat is not None or window is not None) and zone is None:
@@ -61,7 +61,7 @@ def time_fields(
     if repeat is not None:
         fields["repeat"] = {"cron": repeat, "zone": zone}
         if until is not None:
-            fields["repeat"]["until"] = time_of(until, "--until")
+            fields["repeat"]["until"] = time_ahead(until, "--until")
         if count is not None:
             fields["repeat"]["count"] = count
     elif until is not None or count is not None:

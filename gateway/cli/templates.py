@@ -17,6 +17,7 @@ from gateway.cli.options import (
     json_in,
     json_of,
     name_and_value,
+    name_and_version,
 )
 from gateway.cli.server_client import segment
 from gateway.cli.terminal import PROGRAM, fail, note, print_facts, print_json
@@ -106,7 +107,7 @@ def templates_remove(name: TemplateName, server: ServerUrl = None, data_dir: Dat
 
 @templates.command("preview")
 def templates_preview(
-    name: TemplateName,
+    name: Annotated[str, typer.Argument(metavar="TEMPLATE[@VERSION]", help="Its name, as pushes have it")],
     device: Annotated[str, typer.Argument(metavar="ID", help="The device that would get it")],
     value: Values = None,
     data: Annotated[str | None, typer.Option(help="JSON instead of the template's data")] = None,
@@ -117,6 +118,10 @@ def templates_preview(
 ) -> None:
     """Render a template for a device, as a push would be; nothing is sent. What the device lacks is an error."""
     body: dict[str, Any] = {"device": device}
+    name, named = name_and_version(name, "TEMPLATE")
+    if named is not None and version is not None and named != version:
+        fail(f"which version: {named}, or {version}?", 2)
+    version = named if version is None else version
     if value:
         body["values"] = dict(name_and_value(text, "--value") for text in value)
     if version is not None:

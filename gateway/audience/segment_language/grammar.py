@@ -95,6 +95,7 @@ _LARGEST_INTEGER = 2**63 - 1
 _TYPED_QUOTES = "‘’‚‛“”„«»`´"
 _WORD_OPERATORS = {"and": "&&", "or": "||", "not": "!", "is": "==", "eq": "==", "ne": "!="}
 _MATCHING_WORDS = {"like", "contains", "startswith", "endswith", "matches"}
+_UNITS_OF_TIME = {"ms", "s", "m", "h", "d", "w"}
 _WRONG_SIGNS = {"=": "==", "&": "&&", "|": "||", "~": "!"}
 
 
@@ -282,6 +283,9 @@ def _explained(text: str, error: UnexpectedInput) -> Exception:
     shown = word if len(word) < 40 else "this"
     if token.type == "NAME" and word.lower() in _WORD_OPERATORS:
         return invalid(text, place, f"write {_WORD_OPERATORS[word.lower()]} instead of {word}")
+    distance = re.search(r"\d+$", text[: place.start])
+    if distance is not None and word in _UNITS_OF_TIME:
+        return invalid(text, Place(distance.start(), place.end), f"write duration('{distance[0]}{word}')")
     if token.type == "NAME" and word.lower() == "in":
         return invalid(text, place, "write in with small letters")
     if token.type == "NAME" and word.lower() in _MATCHING_WORDS:

@@ -108,6 +108,13 @@ def test_a_campaign_is_drawn() -> None:
     assert drawn[1].split() == ["›", "1", "canary", "▒" * 30, "1/1", "1", "targeted:", "1", "waiting"]
 
 
+def test_a_campaign_shows_how_far_its_conditions_are() -> None:
+    group = {"group": 1, "conditions": [{"kind": "stop", "condition": "failed >= 1 (0)", "holds": False}]}
+    found = {"group": 1, "group_results": [group, {**group, "group": 2}]}
+    assert campaigns.describe_conditions(found, "stop") == "failed >= 1 (0)"
+    assert campaigns.describe_conditions(found, "go_on") is None
+
+
 def test_variants_and_their_result() -> None:
     goal = {"count": 12, "of": 100, "rate": 0.12, "interval": [0.07, 0.198]}
     assert campaigns.describe_goal({"goal": goal}) == "12 of 100: 12.0% (7.0% to 19.8%)"

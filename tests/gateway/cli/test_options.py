@@ -9,7 +9,17 @@ from typing import Any
 import pytest
 import typer
 
-from gateway.cli.options import changes, hours_of, json_of, name_and_value, seconds_of, time_of, value_of
+from gateway.cli.options import (
+    changes,
+    hours_of,
+    json_of,
+    name_and_value,
+    name_and_version,
+    seconds_of,
+    time_ahead,
+    time_of,
+    value_of,
+)
 
 
 def test_durations() -> None:
@@ -34,6 +44,23 @@ def test_values_are_json_where_nothing_is_lost() -> None:
     assert name_and_value("note=a=b") == ("note", "a=b")
 
 
+def test_a_version_is_a_text_whatever_it_looks_like() -> None:
+    versions = {"version=2.3": "2.3", "version=2": "2", "app_Version=2.2.9": "2.2.9", "version=null": None}
+    assert {text: name_and_value(text)[1] for text in versions} == versions
+    assert name_and_value("versions=2.3") == ("versions", 2.3)
+
+
+def test_a_time_ahead_is_a_distance_or_a_time() -> None:
+    in_two_days = datetime.now(UTC) + timedelta(days=2)
+    assert abs(datetime.fromisoformat(time_ahead("2d", "--at")) - in_two_days) < timedelta(minutes=1)
+    assert datetime.fromisoformat(time_ahead("2026-12-01T08:00Z", "--at")) == datetime(2026, 12, 1, 8, tzinfo=UTC)
+
+
+def test_a_template_may_have_its_version() -> None:
+    assert name_and_version("lunch", "--template") == ("lunch", None)
+    assert name_and_version("lunch@3", "--template") == ("lunch", 3)
+
+
 def test_changes_are_a_merge_patch() -> None:
     assert changes({"name": "Till", "tags": None}, ["locale"], ("name", "locale")) == {"name": "Till", "locale": None}
     assert hours_of("22:00-07:00") == {"start": "22:00", "end": "07:00"}
@@ -45,6 +72,8 @@ def test_changes_are_a_merge_patch() -> None:
         (lambda: seconds_of("soon"), "--ttl 'soon': seconds, or"),
         (lambda: time_of("yesterday", "--from"), "--from 'yesterday': "),
         (lambda: time_of("99999999d", "--from"), "--from '99999999d': "),
+        (lambda: time_ahead("09:00", "--at"), "--at '09:00': in 90s, 10m, 8h or 2d, or a time such as 2026-"),
+        (lambda: name_and_version("lunch@new", "TEMPLATE"), "TEMPLATE 'lunch@new': write NAME or NAME@VERSION"),
         (lambda: time_of("7", "--from"), "--from '7': "),
         (lambda: json_of("{", "--data"), "--data is not JSON"),
         (lambda: json_of("NaN", "--data"), "--data is not JSON"),

@@ -89,6 +89,8 @@ MESSAGES = {
     "attributes.model == 'K2' &&": "something is missing at the end, behind this",
     "(online": "this '(' is never closed; put ')' where it ends",
     "online)": "this ')' closes nothing; remove it, or open it before",
+    "last_seen > now - 7d": "write duration('7d')",
+    "last_seen > now - 7 d": "d comes unexpectedly: put an operator before it, such as ==, in, && or ||",
     "a b": "b comes unexpectedly: put an operator before it, such as ==, in, && or ||",
     "": "the expression is empty; to address all devices use the target all",
     # limits
