@@ -351,7 +351,7 @@ def print_campaign(found: dict[str, Any], as_json: bool) -> None:
             group["group"],
             group["name"],
             group["size"],
-            group["state"],
+            "not sent" if found["ended_at"] is not None and group["state"] == "waiting" else group["state"],
             describe_counts(group["counts"]) if group["counts"]["targeted"] else "",
             ", ".join(part["push_id"] for part in group["parts"][:3]) + (", .." if len(group["parts"]) > 3 else ""),
         )

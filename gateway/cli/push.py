@@ -182,6 +182,8 @@ def push(
         body = signed_body(body, sign, app, encrypt=encrypt, device_keys=device_keys)
     if signed is not None:
         body |= read_signed(signed)
+    if render is None and any("{{" in shown for shown in (title, text) if shown is not None):
+        note("{{ .. }} is sent as it is: with --render liquid the texts are templates")
     with client_of(server, data_dir) as client:
         if image is not None:
             notification["image"] = address_of(client, image)

@@ -316,11 +316,17 @@ def lacking_problem(lacking: list[LackingDevices]) -> Problem:
         f"{one.variable} for {one.devices} device{'s' if one.devices != 1 else ''}, such as {', '.join(one.examples)}"
         for one in lacking
     )
-    return problem(
-        "template_error",
-        f"missing: {named}. Give it a default, as in {{{{ {lacking[0].variable} | default: '..' }}}}, or leave those "
-        'devices out with "on_missing": "leave_out"',
-    )
+    first = lacking[0].variable
+    if first.startswith("values."):
+        remedy = (
+            f"Send it in the \"values\" of the template, or give it a default, as in {{{{ {first} | default: '..' }}}}"
+        )
+    else:
+        remedy = (
+            f"Give it a default, as in {{{{ {first} | default: '..' }}}}, or leave those devices out with "
+            '"on_missing": "leave_out"'
+        )
+    return problem("template_error", f"missing: {named}. {remedy}")
 
 
 class _TextRefused(Exception):

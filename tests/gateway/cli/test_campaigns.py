@@ -115,6 +115,13 @@ def test_a_campaign_shows_how_far_its_conditions_are() -> None:
     assert campaigns.describe_conditions(found, "go_on") is None
 
 
+def test_groups_of_an_aborted_campaign_wait_for_nothing(fake: FakeServer) -> None:
+    found = {**RUNNING, "state": "aborted", "phase": None, "ended_at": "2026-12-01T12:00:00.000Z"}
+    waiting = {**group(9), "state": "waiting"}
+    fake.answer = lambda request: {**found, "group_results": [waiting]}
+    assert "\tnot sent\t" in fake.run("campaigns", "show", "c1").stdout
+
+
 def test_variants_and_their_result() -> None:
     goal = {"count": 12, "of": 100, "rate": 0.12, "interval": [0.07, 0.198]}
     assert campaigns.describe_goal({"goal": goal}) == "12 of 100: 12.0% (7.0% to 19.8%)"

@@ -46,6 +46,13 @@ def test_buttons() -> None:
     assert titled("open_door=Let them in") == {"id": "open_door", "title": "Let them in"}
 
 
+def test_braces_without_liquid_are_told(fake: FakeServer) -> None:
+    fake.answer = lambda request: {"push_id": "p1", "targeted": 1, "suppressed": 0, "unknown": []}
+    assert "with --render liquid" in fake.run("push", "kiosk-1", "{{ device.name }}").stderr
+    for words in (["{{ device.name }}", "--render", "liquid"], ["plain"]):
+        assert "--render" not in fake.run("push", "kiosk-1", *words).stderr
+
+
 def accepted_by(server: Deliveries, capsys: pytest.CaptureFixture[str]) -> str:
     suppressed = sum(delivery["state"] == "suppressed" for delivery in server.deliveries)
     answer = {"push_id": "p1", "targeted": len(server.deliveries), "suppressed": suppressed, "unknown": []}

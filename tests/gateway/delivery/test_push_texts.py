@@ -314,6 +314,12 @@ def test_a_saved_template_gives_what_the_push_does_not_say(world: World) -> None
     assert world.run(world.reports.push(APP.no, first))["template"] == {"name": "lunch", "version": 1}
 
 
+def test_a_value_that_is_missing_is_to_be_sent(world: World) -> None:
+    save(world, "lunch", notification={"title": "{{ values.dish }}"})
+    with pytest.raises(Problem, match=r'values\.dish.*\. Send it in the "values" of the template'):
+        world.push({"device": "d1"}, template="lunch")
+
+
 @pytest.mark.parametrize(
     ("fields", "code"),
     [
