@@ -111,6 +111,8 @@ def channels_show(
     """One channel and its rules."""
     with client_of(server, data_dir) as client:
         found = client.call("GET", f"/v1/channels/{segment(channel_id)}")
+    if not as_json:
+        found |= {"caps": describe_caps(found["caps"]), "quiet_hours": describe_hours(found["quiet_hours"])}
     print_answer(found, as_json)
 
 

@@ -58,7 +58,10 @@ def policy_change(
     ] = None,
     joinable_topic: Annotated[
         list[str] | None,
-        typer.Option(metavar="TOPIC", help="Devices may join it by themselves, as news or league.*; may be repeated"),
+        typer.Option(
+            metavar="TOPIC",
+            help="Devices may join it by themselves, as news or league.*; may be repeated. It replaces those before",
+        ),
     ] = None,
     approve_above: Annotated[
         int | None, typer.Option(min=0, help="Devices above which a command has to be a campaign that is approved")
