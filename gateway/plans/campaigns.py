@@ -259,7 +259,7 @@ class Campaigns:
         campaign = await self._find(app_no, campaign_id)
         why = reason or "somebody paused it"
         await self._move(campaign, "pause", lambda c, now_ms: rows.pause(c, campaign, why, key_id, now_ms))
-        self._forget(campaign.no)
+        self._due[campaign.no] = self._clock_ms()  # to be forgotten then, unless somebody has resumed it since
 
     async def resume(self, app_no: int, campaign_id: str, key_id: str, *, next_group: bool) -> None:
         """Have a paused campaign go on. Raises Problem 404, 409.
@@ -313,11 +313,6 @@ class Campaigns:
             raise unknown_campaign(campaign.id)
         return found
 
-    def _forget(self, campaign_no: int) -> None:
-        """Look after a campaign no longer."""
-        self._due.pop(campaign_no, None)
-        self._rules.pop(campaign_no, None)
-
     def _note_ended(self, campaign: Campaign, state: CampaignState) -> None:
         self.under_way -= 1
         self.ended[state] += 1
@@ -351,7 +346,7 @@ class Campaigns:
 
     async def _serve(self, campaign_no: int) -> None:
         """Make one move of a campaign, and find out when the next one is due."""
-        before = self._due.pop(campaign_no)
+        before = self._due.pop(campaign_no, self._clock_ms())
         try:
             pause_ms = await self._advance(campaign_no)
         except Problem as error:  # the disk is full, or a reader has no time

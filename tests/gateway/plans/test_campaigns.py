@@ -417,6 +417,38 @@ def test_a_part_is_made_of_the_push_and_its_variant_alone(world: CampaignWorld) 
     ]
 
 
+def test_who_resumes_while_another_pauses_is_not_forgotten(world: CampaignWorld) -> None:
+    made = world.create(rollout=[5, "rest"])
+    world.go()
+    database: Any = world.campaigns._database
+    write = database.write
+
+    async def write_and_resume(operation: Any, app_no: int) -> Any:
+        found = await write(operation, app_no)
+        database.write = write
+        await world.campaigns.resume(APP.no, made, "k", next_group=False)
+        return found
+
+    database.write = write_and_resume
+    world.run(world.campaigns.pause(APP.no, made, "k", None))
+    world.passes(600)
+    assert world.show(made)["state"] == "running"
+    assert [size for _, _, size in world.parts(made)] == [5, 15]
+
+
+def test_who_pauses_what_is_just_looked_at_stops_no_other(
+    world: CampaignWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paused, other = world.create(), world.create()
+    due = world.campaigns.next_due()
+    world.run(world.campaigns.pause(APP.no, paused, "k", None))
+    world.go()
+    assert len(world.parts(other)) == 1
+    monkeypatch.setattr(world.campaigns, "next_due", lambda: due)  # chosen before it was paused and forgotten
+    world.step()
+    assert world.parts(paused) == []
+
+
 def test_a_target_that_has_grown_needs_approval_at_its_start(world: CampaignWorld) -> None:
     world.set_policy(approve_above=20)
     made = world.create(push=COMMAND, send_at=rfc3339(world.now + 60_000))
