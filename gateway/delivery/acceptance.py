@@ -471,7 +471,7 @@ class Acceptance:
                 if not ttl and len(here) < len(devices):
                     self._ledger.end_devices(pending.push_no, devices - here, DeliveryState.EXPIRED, "ttl")
                 if here:
-                    accepted.append((pending.active_push(now_ms), list(here)))
+                    accepted.append((pending.active_push(now_ms, here), list(here)))
                 continue
             if pending.limited:
                 self._alert_limiter.add(pending.push_no, devices, ttl)
@@ -481,5 +481,5 @@ class Acceptance:
                 devices = [device_no for device_no in devices if device_no not in pending.muted]
             # Most of a batch: the device is away, and there is nothing to do.
             if devices and (len(devices) != 1 or not ttl or self._hand_over.is_open(devices[0], pending.priority)):
-                accepted.append((pending.active_push(now_ms), devices))
+                accepted.append((pending.active_push(now_ms, self._hand_over.connected if ttl else devices), devices))
         self._hand_over.fan_out(accepted)

@@ -221,9 +221,12 @@ class AlertLimiter:
         def operation(connection: sqlite3.Connection) -> _Checked:
             checked = check_rows(connection, devices, self._policies, self._ledger.is_sent, self._digests, now_ms)
             missing = {
-                no for numbers in checked.passed.values() for no in numbers if self._ledger.pushes.get(no) is None
+                no
+                for device_no, numbers in checked.passed.items()
+                for no in numbers
+                if self._ledger.pushes.get_for(no, device_no) is None
             }
-            checked.loaded = load_pushes(connection, missing) if missing else []
+            checked.loaded = load_pushes(connection, missing, checked.passed) if missing else []
             return checked
 
         def on_error(error: BaseException) -> None:
@@ -254,7 +257,7 @@ class AlertLimiter:
             self._ledger.expects_expiry(push.expires_at)
         loaded = {push.no: push for push in checked.loaded}
         for device_no, numbers in checked.passed.items():
-            found = [self._ledger.pushes.get(no) or loaded.get(no) for no in numbers]
+            found = [self._ledger.pushes.get_for(no, device_no) or loaded.get(no) for no in numbers]
             pushes = [push for push in found if push is not None]
             if len(pushes) < len(numbers):  # one was in memory when it was checked, and is not any more
                 checked.again.append(device_no)

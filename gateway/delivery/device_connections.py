@@ -111,7 +111,8 @@ class DeviceConnections:
         if not held:
             return
         numbers = {handle >> DEVICE_BITS for _, handle in held}
-        for push in await self._database.write(lambda connection: load_pushes(connection, numbers)):
+        devices = {handle & DEVICE_MASK for _, handle in held}
+        for push in await self._database.write(lambda connection: load_pushes(connection, numbers, devices)):
             self._ledger.pushes.add(push)
         for client_id, handle in held:
             found = self._ledger.pushes.get(handle >> DEVICE_BITS)
@@ -226,7 +227,7 @@ class DeviceConnections:
                 return
             found = {push.no: push for push in loaded}
             for no in {handle >> DEVICE_BITS for handle in alive} - found.keys():
-                present = self._ledger.pushes.get(no)
+                present = self._ledger.pushes.get_for(no, device.device_no)
                 if present is None:  # it was in memory when it was checked, and is not any more
                     self.resume(client_id, handles, done)
                     return

@@ -311,8 +311,10 @@ class Ledger:
                 passed, ended = self.check_in_place(connection, [device_no], now_ms)
                 known = {*alive, *(handle_of(push_no, device_no) for push_no in passed.get(device_no, ()))}
                 alive = [handle for handle in handles if handle in known]
-            missing = {handle >> DEVICE_BITS for handle in alive}
-            return alive, load_pushes(connection, [no for no in missing if self.pushes.get(no) is None]), ended
+            get_for = self.pushes.get_for
+            missing = [one for one in alive if get_for(one >> DEVICE_BITS, one & DEVICE_MASK) is None]
+            devices = {handle & DEVICE_MASK for handle in missing}
+            return alive, load_pushes(connection, {handle >> DEVICE_BITS for handle in missing}, devices), ended
 
         def on_commit(found: tuple[list[int], list[ActivePush], list[int]]) -> None:
             alive, loaded, ended = found

@@ -49,6 +49,9 @@ READ_ROWS = 1_000
 """Pushes that one read hands over, about 10 ms of the loop."""
 READ_BYTES = 16 * 1024 * 1024
 """Wire payload of those."""
+READ_TEXT_SETS = 20_000
+"""Sets of devices that are looked through for the texts of those pushes, about 20 ms of the writer: twenty pushes with
+a thousand texts each."""
 STORM_CONNECTS = 200
 """Connections within STORM_MS that make a storm; CALM_MS after the last one it is over."""
 STORM_MS = 1_000
@@ -255,8 +258,15 @@ class MailboxReader:
             if ledger.limited and priority == 0:
                 passed, ended = ledger.check_in_place(connection, devices, now_ms)
                 pages = [page.with_checked(passed.get(no, [])) for no, page in zip(devices, pages, strict=False)]
-            missing = {no for page in pages for no in page.push_nos if ledger.pushes.get(no) is None}
-            return last_push_no(connection), pages, load_pushes(connection, missing) if missing else [], ended
+            get_for = ledger.pushes.get_for
+            missing = {
+                no
+                for page, device_no in zip(pages, devices, strict=False)
+                for no in page.push_nos
+                if get_for(no, device_no) is None
+            }
+            loaded = load_pushes(connection, missing, devices, READ_TEXT_SETS) if missing else []
+            return last_push_no(connection), pages, loaded, ended
 
         return operation
 
@@ -298,15 +308,16 @@ class MailboxReader:
 
     def _hand_over_found(self, device: DeviceConnection, page: _Page, unknown: dict[int, ActivePush]) -> None:
         ready: list[ActivePush] = []
+        is_last = page.is_last
         for no in page.push_nos:
-            push = self._ledger.pushes.get(no) or unknown.get(no)
-            if push is None:  # it was in memory when the page was read, and is not any more
-                self._enqueue(device, device.read_priority)
-                return
+            push = self._ledger.pushes.get_for(no, device.device_no) or unknown.get(no)
+            if push is None:  # its texts are for the next read, or it was in memory and is not any more
+                is_last = False
+                break
             ready.append(push)
         if not self._hand_over(device, ready):
             self.pause(device, HandOverState.FULL)
-        elif not page.is_last:
+        elif not is_last:
             self._enqueue(device, device.read_priority)
         else:
             device.open_priorities = page.next_priority

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AwareDatetime, ConfigDict, Field, StringConstraints, field_validator, model_validator
 from pydantic_core import to_json
+from pyroaring import BitMap
 
 from gateway.content.text_fields import (
     LocalizedText,
@@ -469,15 +470,34 @@ def last_push_no(connection: sqlite3.Connection) -> int:
     return int(row[0]) if row is not None else 0
 
 
-def load_pushes(connection: sqlite3.Connection, push_nos: Iterable[int]) -> list[ActivePush]:
-    """Load the pushes of these numbers from the database. Writer thread."""
-    return [
-        _active_push(row, load_texts(connection, row[0]) if has_texts(row[8]) else None)
-        for row in connection.execute(
-            f"SELECT {_COLUMNS} FROM push WHERE no IN (SELECT value FROM json_each(?))",
-            (json.dumps(list(push_nos)),),
-        ).fetchall()
-    ]
+def load_pushes(
+    connection: sqlite3.Connection, push_nos: Iterable[int], devices: Iterable[int], text_sets: int | None = None
+) -> list[ActivePush]:
+    """Load the pushes of these numbers from the database, with the texts of these devices. Writer thread.
+
+    When more than `text_sets` sets of devices were looked through, the other pushes with texts are left out: those
+    that were accepted last.
+    """
+    rows = connection.execute(
+        f"SELECT {_COLUMNS} FROM push WHERE no IN (SELECT value FROM json_each(?)) ORDER BY no",
+        (json.dumps(list(push_nos)),),
+    ).fetchall()
+    looked = 0
+    left_out: set[int] = set()
+
+    def texts_of(row: Sequence[Any]) -> PushTexts | None:
+        nonlocal looked
+        if not has_texts(row[8]):
+            return None
+        if text_sets is not None and looked > text_sets:
+            left_out.add(row[0])
+            return None
+        texts, sets = load_texts(connection, row[0], BitMap(devices))
+        looked += sets
+        return texts
+
+    found = [_active_push(row, texts_of(row)) for row in rows]
+    return [push for push in found if push.no not in left_out] if left_out else found
 
 
 def _active_push(row: Sequence[Any], texts: PushTexts | None) -> ActivePush:
@@ -516,6 +536,13 @@ class ActivePushes:
 
         return self._by_no.get(no)
 
+    def get_for(self, no: int, device_no: int) -> ActivePush | None:
+        """The push of that number, if it is in memory with the text that this device gets. Any thread."""
+        push = self._by_no.get(no)
+        if push is not None and push.texts is not None and device_no not in push.texts.covered:
+            return None
+        return push
+
     def __len__(self) -> int:
         return len(self._by_no)
 
@@ -524,11 +551,22 @@ class ActivePushes:
         return sum(len(push.sent) for push in self._by_no.values())
 
     def add(self, push: ActivePush) -> ActivePush:
-        """The push of that number in memory: the given one, or the one that was there."""
+        """The push of that number in memory: the given one, or the one that was there, with the texts of both."""
         present = self._by_no.setdefault(push.no, push)
         if present is push:
             self._rest(push)
+        elif push.texts is not None and present.texts is not None:
+            self._add_texts(present, push.texts)
         return present
+
+    def _add_texts(self, push: ActivePush, texts: PushTexts) -> None:
+        assert push.texts is not None, "it has texts"
+        if texts.covered.issubset(push.texts.covered):
+            return
+        before = push.size
+        push.texts.add(texts)
+        if push.no in self._idle:
+            self._idle_bytes += push.size - before
 
     def clear_sent(self, push: ActivePush, device_nos: Iterable[int]) -> None:
         """Clear hand-overs to these devices: their outcomes are on disk (or void)."""

@@ -2,7 +2,8 @@
 
 A push has one content, in its row, and most have no other: those pay nothing for this. A push that was rendered to
 several texts says so in the place of its content (`MARK`), and each text is stored once, with the devices that it is
-for as sets in segments (as `delivery_sets`). While something of it is on its way all of them are in memory.
+for as sets in segments (as `delivery_sets`). While something of it is on its way, the texts of those devices are in
+memory to which it is: all of them may be 4 MiB, and hundreds of such pushes wait for the same device.
 
 Nothing here changes after the push is stored; it leaves with the push's deliveries (`retention`).
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from pyroaring import BitMap
@@ -46,24 +47,47 @@ class PushForm(Protocol):
 
 
 class PushTexts:
-    """The texts of a push in memory, by number. Loop."""
+    """The texts of a push in memory, of some of its devices. Loop, but for `covered`."""
 
-    __slots__ = ("contents", "devices", "forms", "size")
+    __slots__ = ("contents", "covered", "devices", "forms", "size")
 
-    def __init__(self, texts: Sequence[tuple[str, BitMap]]) -> None:
-        self.contents = [content for content, _ in texts]
-        self.devices = [devices for _, devices in texts]
+    def __init__(self, texts: Iterable[tuple[str, BitMap]]) -> None:
+        self.contents: list[str] = []
+        self.devices: list[BitMap] = []
+        self.covered = BitMap()
+        """Devices whose texts are here."""
         self.forms: dict[int, PushForm] = {}
         """The push with each of its texts, made when the first device is handed it."""
-        self.size = sum(len(content) + SET_BYTES + 2 * len(devices) for content, devices in texts)
+        self.size = 0
         """Bytes in memory, about."""
+        for content, devices in texts:
+            self._append(content, devices)
+
+    def _append(self, content: str, devices: BitMap) -> None:
+        self.contents.append(content)
+        self.devices.append(devices)
+        self.covered |= devices
+        self.size += len(content) + SET_BYTES + 2 * len(devices)
+
+    def add(self, others: PushTexts) -> None:
+        """Add the texts of more devices of the same push."""
+        numbers = {content: number for number, content in enumerate(self.contents)}
+        for content, devices in zip(others.contents, others.devices, strict=True):
+            number = numbers.get(content)
+            if number is None:
+                self._append(content, devices - self.covered)
+            else:
+                before = len(self.devices[number])
+                self.devices[number] = self.devices[number] | devices
+                self.covered |= devices
+                self.size += 2 * (len(self.devices[number]) - before)
 
     def number_of(self, device_no: int) -> int:
         """The number of the text that a device gets."""
         for number, devices in enumerate(self.devices):
             if device_no in devices:
                 return number
-        raise AssertionError("a delivery has a text: others ended `suppressed`")
+        raise AssertionError("a delivery has a text, which was loaded: others ended `suppressed`")
 
     def divided(self, device_nos: Sequence[int]) -> Iterator[list[int]]:
         """Divide devices by what they get; a call for each text, and none for each device."""
@@ -116,15 +140,26 @@ def remove_texts(connection: sqlite3.Connection, push_no: int, count: int) -> in
 # -- any thread --------------------------------------------------------------------------------------------------------
 
 
-def load_texts(connection: sqlite3.Connection, push_no: int) -> PushTexts:
-    """Load the texts of a push."""
-    devices: dict[int, BitMap] = {}
-    for text_no, blob in connection.execute("SELECT text_no, devices FROM push_text_set WHERE push_no = ?", (push_no,)):
-        devices.setdefault(text_no, BitMap()).update(unpack(blob))
+def load_texts(connection: sqlite3.Connection, push_no: int, devices: BitMap) -> tuple[PushTexts, int]:
+    """Load the texts of a push that these devices get, and say how many sets were looked through for that."""
+    found: dict[int, BitMap] = {}
+    looked = 0
+    for segment, left in segments_of(devices):
+        for text_no, blob in connection.execute(
+            "SELECT text_no, devices FROM push_text_set WHERE push_no = ? AND segment = ?", (push_no, segment)
+        ).fetchall():
+            looked += 1
+            here = unpack(blob) & left
+            if here:
+                found.setdefault(text_no, BitMap()).update(here)
+                left = left - here
+                if not left:
+                    break
     rows = connection.execute(
-        "SELECT content, text_no FROM push_text WHERE push_no = ? ORDER BY text_no", (push_no,)
+        "SELECT content, text_no FROM push_text WHERE push_no = ? AND text_no IN (SELECT value FROM json_each(?))",
+        (push_no, json.dumps(list(found))),
     ).fetchall()
-    return PushTexts([(content, devices.get(text_no, BitMap())) for content, text_no in rows])
+    return PushTexts([(content, found[text_no]) for content, text_no in rows]), looked
 
 
 def text_of_device(connection: sqlite3.Connection, push_no: int, device_no: int) -> int | None:

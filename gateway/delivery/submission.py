@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, NamedTuple, Protocol
 
@@ -164,7 +164,13 @@ class PendingPush:
             for text in self.stored_texts
         ]
 
-    def active_push(self, accepted_at: int) -> ActivePush:
+    def active_push(self, accepted_at: int, devices: Iterable[int]) -> ActivePush:
+        """The push in memory, with the texts of these devices."""
+        texts: PushTexts | None = None
+        if self.stored_texts:
+            wanted = devices if isinstance(devices, BitMap) else BitMap(devices)
+            parts = ((text.content, text.devices & wanted) for text in self.whole_texts())
+            texts = PushTexts((content, here) for content, here in parts if here)
         return ActivePush(
             no=self.push_no,
             push_id=self.push_id,
@@ -178,9 +184,7 @@ class PendingPush:
             accepted_at=accepted_at,
             expires_at=accepted_at + self.ttl * 1000,
             in_sets=self.in_sets,
-            texts=PushTexts([(text.content, text.devices) for text in self.whole_texts()])
-            if self.stored_texts
-            else None,
+            texts=texts,
         )
 
     def stored_target(self) -> str:

@@ -15,7 +15,7 @@ from pyroaring import BitMap
 from gateway.content.device_values import read_combinations
 from gateway.content.documents import compile_document
 from gateway.content.liquid_language import LiquidText
-from gateway.delivery import text_rendering
+from gateway.delivery import mailbox_reader, text_rendering
 from gateway.delivery.push_template import TemplateFields, saved_content
 from gateway.delivery.retention import RetentionPeriods, remove_slice
 from gateway.delivery.submission import PendingPush
@@ -64,6 +64,47 @@ def texts(world: World, push_id: str, **query: Any) -> list[dict[str, Any]]:
 def save(world: World, name: str, **content: Any) -> None:
     text = world.run(saved_content(TemplateFields.model_validate(content)))
     world.run(world.templates.put(APP.no, name, text))
+
+
+def test_only_the_texts_of_devices_that_it_is_on_its_way_to_are_in_memory(world: World) -> None:
+    on_floors(world)
+    world.connect(1)
+    world.alert(ALL, notification=FLOOR, render="liquid")
+    (push,) = world.connection.execute("SELECT no FROM push").fetchone()
+
+    def in_memory() -> list[tuple[str, list[int]]]:
+        active = world.ledger.pushes.get(push)
+        assert active is not None
+        assert active.texts is not None
+        texts = zip(active.texts.contents, active.texts.devices, strict=True)
+        return [(json.loads(content)["notification"]["title"], list(devices)) for content, devices in texts]
+
+    assert in_memory() == [("Floor 1", [1])]
+    world.connect(2)  # while it is in flight to the first
+    world.connect(4)
+    assert in_memory() == [("Floor 1", [1, 4]), ("Floor 2", [2])]
+    world.crash()
+    world.connect(4)
+    assert in_memory() == [("Floor 1", [4])]
+    assert titles(world, 4) == ["Floor 1"]
+    world.connect(1)  # its session has it in flight, and is given it again
+    assert in_memory() == [("Floor 1", [1, 4])]
+
+
+def test_texts_of_many_pushes_are_looked_for_a_few_pushes_at_a_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_floors(world)
+    for number in range(5):
+        world.alert(ALL, notification={"title": f"{number} {FLOOR['title']}"}, render="liquid")
+        world.push({"all": True}, data=number)
+    world.crash()
+    monkeypatch.setattr(mailbox_reader, "READ_TEXT_SETS", 1)
+    for device_no in (2, 3):
+        world.connect(device_no)
+        world.acknowledge_all(device_no)
+        handed = [page.get("notification", {}).get("title", page["data"]) for page in pages(world, device_no)]
+        assert handed == [one for number in range(5) for one in (f"{number} Floor {device_no % 3}", number)]
 
 
 def test_each_device_gets_its_own_text_online_later_and_after_a_crash(world: World) -> None:
