@@ -205,7 +205,8 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
             components.measurements.measure(),
             components.measurements.watch_loop(),
         ):
-            task = loop.create_task(work)
+            task = loop.create_task(work, name=getattr(work, "__qualname__", "a task"))
+            task.add_done_callback(report_failure)
             ending.push_async_callback(_cancel, task)
 
         facts = {
@@ -258,6 +259,13 @@ def _reload(components: Components, data_dir: Path, tls: ServerTls, http_tls: Se
     if listener_config.reload(*{tls, http_tls}):
         components.certificate_ends = listener_config.certificate_ends(tls)
         components.enrolment.fleet_ca = listener_config.fleet_ca(tls, data_dir)
+
+
+def report_failure(task: asyncio.Task[None]) -> None:
+    """Say at once that a task which lasts as long as the server has failed: nothing else shows it until the end."""
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        log.critical("%s has failed, and is done again after a restart only", task.get_name(), exc_info=error)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import signal
 import socket
 import sqlite3
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.app import report_failure
 from tests.end_to_end.harness import Api, Server, fleetpush
 
 Start = Callable[..., Server]
@@ -227,3 +230,22 @@ def test_a_data_directory_may_have_any_name(start: Start, tmp_path: Path) -> Non
     result = fleetpush("restore", str(tmp_path / "b?%41.tar"), "--data-dir", str(restored), cwd=tmp_path)
     assert result.returncode == 0, result
     assert (restored / "fleetpush.db").stat().st_size > 0
+
+
+def test_a_task_that_fails_says_so_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def fails() -> None:
+        raise KeyError(8)
+
+    async def end_both() -> None:
+        failing, cancelled = asyncio.create_task(fails(), name="fails"), asyncio.create_task(asyncio.sleep(60))
+        for task in (failing, cancelled):
+            task.add_done_callback(report_failure)
+        cancelled.cancel()
+        await asyncio.wait([failing, cancelled])
+        await asyncio.sleep(0)
+
+    with caplog.at_level(logging.CRITICAL):
+        asyncio.run(end_both())
+    (record,) = caplog.records
+    assert record.getMessage() == "fails has failed, and is done again after a restart only"
+    assert record.exc_info is not None
