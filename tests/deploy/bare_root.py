@@ -181,4 +181,8 @@ def minimal_system(packages: Sequence[str]) -> Path:
 def wait_ready(root: BareRoot, data_dir: str) -> None:
     """Wait until the server inside accepts pushes, as its health check sees it."""
     check = ("/opt/fleetpush/bin/fleetpush-health", data_dir)
-    wait_for(lambda: root.run(*check, fails=True) == "", timeout=BOOT_SECONDS, what="the server to be ready")
+    try:
+        wait_for(lambda: root.run(*check, fails=True) == "", timeout=BOOT_SECONDS, what="the server to be ready")
+    except AssertionError as error:
+        said = root.run("journalctl", "-u", "fleetpush", "--no-pager", "-n", "40", fails=True)
+        raise AssertionError(f"{error}\n{root.run(*check, fails=True)}\n{said}") from None

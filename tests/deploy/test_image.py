@@ -14,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
@@ -71,7 +72,8 @@ class Podman:
     def __init__(self, folder: Path) -> None:
         runtime = require("runc")
         self._folder = folder
-        self._command = [require("podman"), f"--root={folder / 'storage'}", f"--runroot={folder / 'run'}"]
+        self._runroot = mkdtemp(prefix="podman-")  # podman takes 50 characters at most, and a test's folder has more
+        self._command = [require("podman"), f"--root={folder / 'storage'}", f"--runroot={self._runroot}"]
         # No systemd here, which podman would ask for control groups, for its log, and for the times of health checks.
         self._command += [f"--runtime={runtime}", "--cgroup-manager=cgroupfs", "--events-backend=none"]
 
@@ -103,6 +105,7 @@ class Podman:
         self.try_to_run("rmi", "--all", "--force")
         subprocess.run(["umount", self._folder / "storage" / "overlay"], capture_output=True)
         shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self._runroot, ignore_errors=True)
 
 
 def index_options(folder: Path) -> list[str]:
