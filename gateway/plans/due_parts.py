@@ -3,12 +3,15 @@
 Pure. Each device has an instant at which it is due: that of its zone, and the slice of time that it is in. What is late
 by less than a minute is on time. What is later was missed, because the server was away: it is sent at once while its
 lifetime lasts, unless the schedule or its kind says otherwise, or the next date of the schedule is due as well.
+
+Within hours: what was missed waits for the next time that the window is open, and slices end when it closes. Of two
+dates that wait for the same opening the earlier one is left out, as soon as the later one has begun.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from pyroaring import BitMap
@@ -40,6 +43,10 @@ class DueGroup:
     """The instant at which the next date of the schedule is due for them."""
     is_stale: bool = False
     """Their lifetime is over before the window opens."""
+    opens: int | None = None
+    """The first instant from now on within the hours in which they may be sent it; None: it may be sent always."""
+    closes: int | None = None
+    """The instant at which those hours end that they are due in."""
 
 
 @dataclass(slots=True)
@@ -65,16 +72,30 @@ def find_due_parts(groups: Iterable[DueGroup], rules: RunRules, wall_ms: int) ->
         if group.is_stale:
             _add(found.left_out, "outside_window", group.devices)
             continue
-        behind = min((wall_ms - group.due) // rules.slice_ms + 1, rules.slices) if wall_ms >= group.due else 0
+        if group.next_due is not None and group.next_due <= group.due:  # both wait for the same opening
+            _add(found.left_out, "superseded", group.devices)
+            continue
+        of_group = _within_hours(rules, group)
+        behind = min((wall_ms - group.due) // of_group.slice_ms + 1, rules.slices) if wall_ms >= group.due else 0
         if behind < rules.slices:
-            wake = group.due + behind * rules.slice_ms
-            found.wake = wake if found.wake is None else min(found.wake, wake)
+            _wake_at(found, group.due + behind * of_group.slice_ms)
         # The first slice that is on time: what is before it was missed.
-        on_time = min(max(0, -(-(wall_ms - group.due - GRACE_MS) // rules.slice_ms)), behind)
-        _add_part(found, group, rules, on_time, behind, wall_ms)
+        on_time = min(max(0, -(-(wall_ms - group.due - GRACE_MS) // of_group.slice_ms)), behind)
+        _add_part(found, group, of_group, on_time, behind, wall_ms)
         if on_time:
-            _add_missed(found, group, rules, on_time, wall_ms)
+            _add_missed(found, group, of_group, on_time, wall_ms)
     return found
+
+
+def _within_hours(rules: RunRules, group: DueGroup) -> RunRules:
+    """The rules of a run with slices that are short enough for the hours in which they are due."""
+    if group.closes is None:
+        return rules
+    return replace(rules, slice_ms=max(1, min(rules.slice_ms, (group.closes - group.due) // rules.slices)))
+
+
+def _wake_at(found: DueParts, instant: int) -> None:
+    found.wake = instant if found.wake is None else min(found.wake, instant)
 
 
 def _add_part(found: DueParts, group: DueGroup, rules: RunRules, first: int, behind: int, wall_ms: int) -> None:
@@ -95,15 +116,25 @@ def _add_missed(found: DueParts, group: DueGroup, rules: RunRules, on_time: int,
     if group.next_due is not None and group.next_due <= wall_ms:
         _add(found.left_out, "superseded", devices)
         return
-    # Slices whose lifetime is over are the oldest.
-    fresh = max(0, (wall_ms - group.due - rules.ttl_s * 1000) // rules.slice_ms + 1) if rules.catches_up else on_time
-    fresh = min(fresh, on_time)
+    fresh = min(_first_fresh(group, rules, wall_ms), on_time) if rules.catches_up else on_time
     if fresh:
         _add(found.left_out, "missed", in_slices(group.devices, rules.slices, 0, fresh))
+    if group.opens is not None and group.opens > wall_ms:
+        open_for = min(max(_first_fresh(group, rules, group.opens), fresh), on_time)
+        if open_for > fresh:
+            _add(found.left_out, "outside_window", in_slices(group.devices, rules.slices, fresh, open_for))
+        if open_for < on_time:
+            _wake_at(found, group.opens)
+        return
     devices = in_slices(group.devices, rules.slices, fresh, on_time) if fresh < on_time else BitMap()
     left_s = _seconds_left(rules.ttl_s, wall_ms - group.due - fresh * rules.slice_ms)
     if devices and left_s is not None:
         _add(found.parts, left_s, devices)
+
+
+def _first_fresh(group: DueGroup, rules: RunRules, instant: int) -> int:
+    """The first slice whose lifetime is not over at an instant: those before it are older."""
+    return max(0, (instant - group.due - rules.ttl_s * 1000) // rules.slice_ms + 1)
 
 
 def _seconds_left(ttl_s: int, late_ms: int) -> int | None:

@@ -172,6 +172,18 @@ def opening(window: Window, zone: ZoneInfo, instant: int) -> int:
     return min(begin for begin in found if begin > instant and is_inside(window, zone, begin))
 
 
+@lru_cache(maxsize=4_096)  # as above
+def closing(window: Window, zone: ZoneInfo, instant: int) -> int:
+    """The first instant behind this one, which is within the hours of a window, that is not."""
+    hour, minute = map(int, window.to.split(":"))
+    today = local_of(zone, instant).replace(hour=hour, minute=minute, second=0, microsecond=0)
+    found = [instant_of(zone, today + timedelta(days=day)) for day in range(3)]
+    change = clock_change(zone, instant, instant + DAY_MS)
+    if change is not None:
+        found.append(change)
+    return min(end for end in found if end > instant and not is_inside(window, zone, end))
+
+
 def last_inside(window: Window, zone: ZoneInfo, instant: int) -> int:
     """The last instant, this one or earlier, at which the clocks of a zone are within the hours of a window."""
     if is_inside(window, zone, instant):
