@@ -84,6 +84,14 @@ def names_times_of_day(cron: str) -> bool:
     return not minute.startswith("*") and not hour.startswith("*")
 
 
+def has_few_dates(cron: str) -> bool:
+    """Whether a cron expression has DATES_OF_DAY dates on a day at most."""
+    first = datetime(2028, 1, 1)  # noqa: DTZ001  # minute and hour fit on every day or on none
+    minute, hour, *_ = cron.split()
+    dates = CronSim(f"{minute} {hour} * * *", first - timedelta(seconds=1))
+    return sum(1 for _, date in zip(range(DATES_OF_DAY + 1), dates, strict=False) if date.day == 1) <= DATES_OF_DAY
+
+
 class Repeat(_Strict):
     """Dates of a push that is sent again and again."""
 
@@ -105,10 +113,7 @@ class Repeat(_Strict):
             return self
         if not names_times_of_day(self.cron):
             raise ValueError('by each device\'s own clock ("device") minute and hour are numbers, such as 0 9 * * *')
-        first = datetime(2028, 1, 1)  # noqa: DTZ001  # minute and hour fit on every day or on none
-        minute, hour, *_ = self.cron.split()
-        dates = CronSim(f"{minute} {hour} * * *", first - timedelta(seconds=1))
-        if sum(1 for _, date in zip(range(DATES_OF_DAY + 1), dates, strict=False) if date.day == 1) > DATES_OF_DAY:
+        if not has_few_dates(self.cron):
             raise ValueError(f'by each device\'s own clock ("device") a day has at most {DATES_OF_DAY} dates')
         return self
 
@@ -124,7 +129,8 @@ class Window(_Strict):
     to: WallTime
     """First minute after it, `HH:MM`. Earlier than `from`: on the next day. The same: 422 `invalid_request`."""
     zone: ZoneOrDevice
-    """The clock that the hours are read on: an IANA zone, or `device` (each device's own)."""
+    """The clock that the hours are read on: an IANA zone, or `device` (each device's own; a `repeat` has at most 24
+    dates a day then)."""
 
     @model_validator(mode="after")
     def _has_two_ends(self) -> Window:

@@ -15,6 +15,7 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pydantic import ValidationError
 from pyroaring import BitMap
 
 from gateway.audience.device_sets import live_devices, pack, segments_of, unpack
@@ -145,6 +146,14 @@ def part_push(acceptance: Acceptance, app: AppRef, request: PushRequest, ttl: in
 def stored_request(text: str) -> PushRequest:
     """A push request as `request_text` has written it."""
     return PushRequest.model_validate_json(text)
+
+
+def readable_request(text: str) -> PushRequest | None:
+    """A stored push request; None if it is no longer one, since its time zone was taken out of tzdata, for example."""
+    try:
+        return stored_request(text)
+    except ValidationError:
+        return None
 
 
 def request_text(request: PushRequest) -> str:

@@ -26,7 +26,7 @@ from pyroaring import BitMap
 
 from gateway.delivery.event_log import log_of_app
 from gateway.delivery.plan_parts import PlanKind
-from gateway.plans.parts import clear_waiting, insert_waiting, remove_from_waiting
+from gateway.plans.parts import clear_waiting, insert_waiting, readable_request, remove_from_waiting
 from gateway.timestamps import rfc3339_of_wall
 
 RUNS_KEPT = 100
@@ -258,6 +258,21 @@ def begin_run(connection: sqlite3.Connection, row: ScheduleRow, run: NewRun, now
     )
     _log(connection, row.app_no, row.id, run_no, run.state, run.due, len(run.devices), run.reason, run.problem, now_ms)
     return run_no
+
+
+def stop_unreadable(connection: sqlite3.Connection, schedule_no: int, wall_ms: int, now_ms: int) -> int:
+    """Pause a schedule whose push can no longer be read, and end such runs, saying so; how many failed."""
+    refusal = "invalid_request: the push is no longer valid here: change it (PATCH), then resume the schedule"
+    failed = 0
+    for running in running_runs(connection, schedule_no):
+        if running.push is None or readable_request(running.push) is None:
+            failed += end_run(connection, running.no, now_ms, refusal) is not None
+    row = schedule_of(connection, schedule_no)
+    if row is None or row.state != ScheduleState.ACTIVE or readable_request(row.push) is not None:
+        return failed
+    begin_run(connection, row, NewRun(None, wall_ms, RunState.FAILED, None, refusal, 1, BitMap(), 0), now_ms)
+    connection.execute("UPDATE schedule SET state = ?, wake = NULL WHERE no = ?", (ScheduleState.PAUSED, schedule_no))
+    return failed + 1
 
 
 def pass_over(row: ScheduleRow, date: int, connection: sqlite3.Connection) -> None:

@@ -24,13 +24,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
+from typing import NamedTuple
 
+from pydantic import ValidationError
 from pyroaring import BitMap
 
 from gateway.audience.policy import PolicyStore
 from gateway.audience.target_resolution import TargetResolver
+from gateway.audience.time_zones import is_time_zone
 from gateway.delivery.acceptance import Acceptance
-from gateway.delivery.ledger import RETRY_SECONDS
 from gateway.delivery.push import PushRequest
 from gateway.delivery.submission import AppRef, PendingPush, approval_needed
 from gateway.errors import Problem, problem
@@ -38,10 +40,11 @@ from gateway.latency import LatencyHistogram
 from gateway.plans import schedule_rows as rows
 from gateway.plans.device_zones import devices_by_zone, zones_of_app
 from gateway.plans.due_parts import DueGroup, DueParts, RunRules, find_due_parts
+from gateway.plans.due_times import EAST_MS, WEST_MS
 from gateway.plans.parts import RunPart, is_of_nobody, part_push, stored_request, waiting_devices
 from gateway.plans.schedule_rows import KIND, NewRun, RunRow, RunState, ScheduleRow, ScheduleState
 from gateway.plans.slices import slice_count
-from gateway.plans.timing import LOOK_MS, NextDate, Timing
+from gateway.plans.timing import GRACE_MS, LOOK_MS, NextDate, Timing
 from gateway.store.database import Database
 from gateway.store.errors import StorageError
 from gateway.timestamps import wall_time
@@ -63,6 +66,13 @@ STEPS_PER_TURN = 1_000
 """Steps of a schedule before others have their turn again; a run has 100 slices in 40 zones at most."""
 REMOVED_SCHEDULES = 100
 """Schedules that one operation removes: with 100 runs each about 10 ms."""
+RETRY_MS = 500
+"""Time after which a schedule is looked at again of which a step could not be done; it doubles each time."""
+RETRY_AT_MOST_MS = 15_000
+"""The most that it becomes, a quarter of what is late and on time: an expression that takes too long uses an eighth of
+a reader."""
+LOG_MS = 60_000
+"""Time between two lines in the log about the schedules of an app."""
 NOT_NOW = (503, 507)
 """Statuses of refusals that are not of the push: it is tried again."""
 
@@ -93,6 +103,13 @@ class Found:
         return min((wake for wake in wakes if wake is not None), default=None)
 
 
+class Retry(NamedTuple):
+    """When a schedule may be looked at again of which a step could not be done. Server time."""
+
+    at: int
+    delay_ms: int
+
+
 class ScheduleRunner:
     """Begins the runs of schedules and sends their parts. Loop.
 
@@ -120,8 +137,10 @@ class ScheduleRunner:
         """The instant at which the next schedule is to be looked at; None: there is none."""
         self._unseen: dict[int, int] = {}
         """Schedules that have not been looked at since the start: number and app."""
-        self._retry: dict[int, int] = {}
-        """Server time from which on a schedule may be looked at again, whose step could not be stored."""
+        self._retry: dict[int, Retry] = {}
+        """Schedules of which a step could not be done, by number."""
+        self._logged_at: dict[int, int] = {}
+        """When a failure was logged last, by app."""
         self.runs = {state.value: 0 for state in RunState if state not in (RunState.RUNNING, RunState.CANCELLED)}
         """Runs that have ended, by how, for metrics."""
         self.parts = 0
@@ -204,34 +223,60 @@ class ScheduleRunner:
     ) -> tuple[list[tuple[int, int]], int | None]:
         """Find the schedules to look at, apps in turn, and the instant of the next one behind. Reader thread."""
         clock_ms = self._clock_ms()
-        waiting = [no for no, at in list(self._retry.items()) if at > clock_ms]
+        waiting = {no: retry.at for no, retry in list(self._retry.items()) if retry.at > clock_ms}
         due = rows.due_schedules(connection, wall_ms, [*busy, *waiting], BACKLOG_SCHEDULES)
         following = rows.next_wake(connection, wall_ms)
         if waiting:
-            retry = wall_ms + int(RETRY_SECONDS * 1000)
-            following = retry if following is None else min(following, retry)
+            retry_at = wall_ms + min(waiting.values()) - clock_ms
+            following = retry_at if following is None else min(following, retry_at)
         return due, following
 
     async def _advance(self, no: int, app_no: int) -> None:
         """Do what is due of a schedule, step by step. Whatever fails is tried again later."""
         try:
             for _ in range(STEPS_PER_TURN):
-                found = await self._database.read(partial(self._find, no), app_no)
+                try:
+                    found = await self._database.read(partial(self._find, no), app_no)
+                except ValidationError:
+                    await self._stop_unreadable(no, app_no)
+                    break
                 if found is None or await self._step(found):
                     break
+                self._retry.pop(no, None)
             self._retry.pop(no, None)
         except (Problem, StorageError) as error:
-            log.warning("schedule %d: what is due cannot be stored, trying again: %s", no, error)
-            self._retry[no] = self._clock_ms() + int(RETRY_SECONDS * 1000)
-        except Exception:
-            log.exception("schedule %d: what is due could not be done, trying again", no)
-            self._retry[no] = self._clock_ms() + int(RETRY_SECONDS * 1000)
+            self._retry_later(no, app_no, error)
+        except Exception as error:
+            self._retry_later(no, app_no, error, exc_info=True)
+
+    def _retry_later(self, no: int, app_no: int, error: Exception, *, exc_info: bool = False) -> None:
+        """Have a schedule looked at again later, each time it fails after twice the time. Logged once for many."""
+        now_ms, former = self._clock_ms(), self._retry.get(no)
+        delay_ms = RETRY_MS if former is None else min(former.delay_ms * 2, RETRY_AT_MOST_MS)
+        self._retry[no] = Retry(now_ms + delay_ms, delay_ms)
+        for ended in [each for each, retry in self._retry.items() if retry.at < now_ms - LOG_MS]:
+            del self._retry[ended]  # it was cancelled, or paused
+        if now_ms - self._logged_at.get(app_no, -LOG_MS) >= LOG_MS:
+            self._logged_at[app_no] = now_ms
+            log.warning(
+                "schedule %d of app %d: what is due could not be done, trying again: %s",
+                no, app_no, error, exc_info=exc_info,
+            )  # fmt: skip
+
+    async def _stop_unreadable(self, no: int, app_no: int) -> None:
+        """Pause a schedule whose push can no longer be read, and end such runs of it."""
+        now_ms, wall_ms = self._clock_ms(), self._now()
+        failed = await self._database.write(
+            lambda connection: rows.stop_unreadable(connection, no, wall_ms, now_ms), app_no
+        )
+        self.runs[RunState.FAILED] += failed
 
     # -- looks: reader thread --------------------------------------------------------------------------------------
 
     def timing_of(self, request: PushRequest, app_no: int, since: int) -> Timing:
         """The timing of a push in an app. Any thread."""
-        return Timing.of(request, self._policies.of(app_no).policy.timezone, since)
+        zone = self._policies.of(app_no).policy.timezone
+        return Timing.of(request, zone if is_time_zone(zone) else "UTC", since)
 
     def zones(self, connection: sqlite3.Connection, timing: Timing, app_no: int) -> list[str]:
         """The zones in which a date may be due: the default one, and those of the devices if they matter."""
@@ -337,7 +382,7 @@ class ScheduleRunner:
                         await self._database.write(partial(rows.pass_over, row, date), row.app_no)
                         return
         except Problem as error:
-            if error.status in NOT_NOW:
+            if error.status in NOT_NOW and self._now() < due + _lifetime_ms(request, timing):
                 raise
             refusal = f"{error.code}: {error.detail}"
         run = NewRun(
@@ -413,6 +458,11 @@ class ScheduleRunner:
             pass
 
 
+def _lifetime_ms(request: PushRequest, timing: Timing) -> int:
+    """Time after a run is due first at which it is over for all of its devices."""
+    return max(request.ttl * 1000, GRACE_MS) + (EAST_MS + WEST_MS if timing.is_by_device else 0)
+
+
 def _groups(
     connection: sqlite3.Connection, schedule: ScheduleRow, timing: Timing, run: RunRow, devices: BitMap, wall_ms: int
 ) -> list[DueGroup]:
@@ -421,22 +471,21 @@ def _groups(
     if date is None:
         return [DueGroup(devices, run.due)]
     if not timing.is_by_device:
-        return [DueGroup(devices, run.due, is_stale=timing.is_stale(date, timing.default_zone))]
+        opens, closes = timing.hours(run.due, timing.default_zone, wall_ms)
+        is_stale = timing.is_stale(date, timing.default_zone)
+        return [DueGroup(devices, run.due, is_stale=is_stale, opens=opens, closes=closes)]
     following = timing.next_date(date)
-    if following is not None and (schedule.last_date is None or following > schedule.last_date):
-        following = None  # whatever is due has begun before its parts are looked at
+    if run.push != schedule.push or (
+        following is not None and (schedule.last_date is None or following > schedule.last_date)
+    ):
+        following = None  # whatever is due has begun before its parts are looked at; other dates take no one's place
     groups = []
     for zone, here in devices_by_zone(connection, app_no, devices, timing.default_zone).items():
         # None: they have come into a zone in which it is over, and have had no part.
         of_zone = timing.due(date, zone)
-        groups.append(
-            DueGroup(
-                here,
-                wall_ms if of_zone is None else of_zone,
-                None if following is None else timing.due(following, zone),
-                timing.is_stale(date, zone),
-            )
-        )
+        due = wall_ms if of_zone is None else of_zone
+        next_due = None if following is None else timing.due(following, zone)
+        groups.append(DueGroup(here, due, next_due, timing.is_stale(date, zone), *timing.hours(due, zone, wall_ms)))
     return groups
 
 

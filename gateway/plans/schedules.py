@@ -12,6 +12,7 @@ import json
 import secrets
 import sqlite3
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, StringConstraints
@@ -22,14 +23,15 @@ from gateway.delivery.escalations import Escalations
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.plan_parts import parts_of_run
 from gateway.delivery.push import PushRequest
-from gateway.delivery.push_timing import SCHEDULE_FIELDS
+from gateway.delivery.push_timing import DATES_OF_DAY, DEVICE_ZONE, SCHEDULE_FIELDS, Repeat, has_few_dates
 from gateway.delivery.reports import cursor_number, read_counts
 from gateway.delivery.submission import AppRef, Submission, key_reused, nobody_known
 from gateway.described_model import DescribedModel
 from gateway.errors import Problem, problem
 from gateway.pages import ListPage, fill_page
 from gateway.plans import schedule_rows as rows
-from gateway.plans.parts import request_text, stored_request
+from gateway.plans.due_times import DAY_MS, naive_ms
+from gateway.plans.parts import readable_request, request_text
 from gateway.plans.schedule_rows import KIND, RunRow, RunState, ScheduleRow, ScheduleState
 from gateway.plans.schedule_runner import ScheduleRunner
 from gateway.plans.timing import GRACE_MS, Timing
@@ -264,9 +266,9 @@ class ScheduleStore:
             yield run.no, _describe_run(connection, run, sent)
 
     def _describe(self, connection: sqlite3.Connection, row: ScheduleRow, dates: int) -> dict[str, Any]:
-        request = stored_request(row.push)
+        request = readable_request(row.push)
         upcoming: list[int] = []
-        if row.state in _OPEN:
+        if request is not None and row.state in _OPEN:
             timing = self._runner.timing_of(request, row.app_no, row.since)
             zones = self._runner.zones(connection, timing, row.app_no)
             upcoming = timing.upcoming(row.last_date, row.used, zones, dates)
@@ -301,23 +303,26 @@ class ScheduleStore:
     async def change(self, app: AppRef, schedule_id: str, fields: ScheduleFields) -> dict[str, Any]:
         """Replace the fields of a schedule; its dates are counted from now. Raises Problem 404, 409, 422."""
         row = await self._open(app.no, schedule_id)
-        if row.used and stored_request(row.push).repeat is None:
-            raise problem("schedule_ended", "it has begun: cancel it and make a new one, or wait for its end")
+        former = readable_request(row.push)
+        is_single = former is not None and former.repeat is None
+        if row.used and is_single:
+            raise _begun()
         since = wall_time.of(self._clock_ms())
         await self._checked(app, fields.push, since)
-        before = self._runner.timing_of(stored_request(row.push), app.no, since)
-        after = self._runner.timing_of(fields.push, app.no, since)
         columns: dict[str, Any] = {
             "name": fields.name,
             "missed": fields.missed,
             "push": request_text(fields.push),
             "since": since,
-            # Dates by one clock and by many are different numbers.
-            "last_date": _passed(row, since) if before.is_local == after.is_local else None,
+            "last_date": _passed(row, since),
         }
+        if former is None or former.repeat != fields.push.repeat:
+            columns["used"] = 0
+        if former is None or not _go_on(former.repeat, fields.push.repeat):
+            columns["last_date"] = None
         if row.state == ScheduleState.ACTIVE:
             columns["wake"] = since
-        return await self._change(row, columns)
+        return await self._change(row, columns, must_not_begin=is_single)
 
     async def pause(self, app_no: int, schedule_id: str) -> dict[str, Any]:
         """Send nothing of a schedule until it is resumed. Raises Problem 404, 409."""
@@ -332,7 +337,8 @@ class ScheduleStore:
         since = wall_time.of(self._clock_ms())
         # A single time stays what it was: "the next 09:00" is not another one now.
         columns: dict[str, Any] = {"state": ScheduleState.ACTIVE, "wake": since}
-        if stored_request(row.push).repeat is not None:
+        request = readable_request(row.push)
+        if request is None or request.repeat is not None:
             columns |= {"since": since, "last_date": _passed(row, since)}
         return await self._change(row, columns)
 
@@ -378,13 +384,18 @@ class ScheduleStore:
             raise problem("schedule_ended", f"the schedule is {row.state}: make a new one")
         return row
 
-    async def _change(self, row: ScheduleRow, columns: dict[str, Any]) -> dict[str, Any]:
+    async def _change(
+        self, row: ScheduleRow, columns: dict[str, Any], *, must_not_begin: bool = False
+    ) -> dict[str, Any]:
+        """Change columns of a schedule. Raises Problem 409 if it has ended meanwhile, or begun and must not have."""
         now_ms = self._clock_ms()
 
         def operation(connection: sqlite3.Connection) -> ScheduleRow | None:
             current = rows.schedule_of(connection, row.no)
             if current is None or current.state not in _OPEN:
                 return None
+            if must_not_begin and current.used:
+                raise _begun()
             if current.last_date != row.last_date:
                 columns.pop("last_date", None)
             rows.change_schedule(connection, current, now_ms, **columns)
@@ -406,6 +417,21 @@ def _passed(row: ScheduleRow, wall_ms: int) -> int | None:
     return None if row.last_date is not None and row.last_date > wall_ms + WRONG_CLOCK_MS else row.last_date
 
 
+def _go_on(before: Repeat | None, after: Repeat | None) -> bool:
+    """Whether the dates of a changed schedule grow from the last one: it repeats as before, by one clock or by many.
+
+    So a device in the west is not sent a date anew for which it waits in the run under way. Of any other dates there
+    were none before.
+    """
+    if before is None or after is None:
+        return False
+    return (before.zone == DEVICE_ZONE) == (after.zone == DEVICE_ZONE)
+
+
+def _begun() -> Problem:
+    return problem("schedule_ended", "it has begun: cancel it and make a new one, or wait for its end")
+
+
 def schedule_hash(body: bytes) -> bytes:
     """The hash of a request that makes a schedule, for its idempotency key: no push has the same."""
     return hashlib.sha256(b"schedule\0" + body).digest()
@@ -419,6 +445,13 @@ def _check_times(request: PushRequest, since: int) -> None:
         trouble = f"push: give one of {', '.join(SCHEDULE_FIELDS)}; without them it is sent at once, by POST /v1/pushes"
     elif len(given) > 1:
         trouble = f"{given[0]} and {given[1]}: give one of them"
+    elif request.send_at_local is not None and not _is_near(request.send_at_local, since):
+        trouble = "send_at_local: must lie ahead, by a year at most"
+    elif request.repeat is not None and request.window is not None and request.window.zone == DEVICE_ZONE:
+        if not has_few_dates(request.repeat.cron):
+            trouble = (
+                f'window: by each device\'s own clock ("device") a repetition has at most {DATES_OF_DAY} dates a day'
+            )
     elif request.send_at is not None and not -GRACE_MS <= int(request.send_at.timestamp() * 1000) - since <= AHEAD_MS:
         trouble = "send_at: must lie ahead, by a year at most"
     elif request.target.duty is not None:
@@ -431,6 +464,13 @@ def _check_times(request: PushRequest, since: int) -> None:
         trouble = 'repeat: "signed" and "encrypted" are good for one time, and devices take them once'
     if trouble is not None:
         raise problem("invalid_request", trouble)
+
+
+def _is_near(local: str, since: int) -> bool:
+    """Whether a local time lies within a year, and a day for the zones; one without a date always does."""
+    if "T" not in local:
+        return True
+    return -DAY_MS <= naive_ms(datetime.fromisoformat(local)) - since <= AHEAD_MS + DAY_MS
 
 
 def _describe_run(connection: sqlite3.Connection, run: RunRow, sent: dict[int, list[int]]) -> dict[str, Any]:

@@ -13,9 +13,11 @@ Laws
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, time, timedelta
+from itertools import islice, takewhile
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim
@@ -25,8 +27,10 @@ from gateway.delivery.push_timing import DEVICE_ZONE, MAX_DATES, Repeat, Window
 from gateway.plans.due_times import (
     EAST_MS,
     WEST_MS,
+    closing,
     cron_dates,
     instant_of,
+    is_inside,
     last_inside,
     latest_cron_date,
     latest_local,
@@ -48,6 +52,10 @@ WALKED_DATES_LISTED = 100
 WALKED_DATES_SHOWN = 8_000
 """Dates that are walked through for those: five days of minutes, of which a window leaves one. Of each schedule in a
 list one date is shown, which is nearly always the next."""
+LOOKS_SHOWN = 20_000
+LOOKS_LISTED = 5_000
+"""Of these dates, those that are looked at, times the zones that they are looked at in: each takes up to 50 µs, and
+devices of an app may be in hundreds of zones."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -123,6 +131,19 @@ class Timing:
             return instant
         return opening(self.window, zone if self.window.zone == DEVICE_ZONE else ZoneInfo(self.window.zone), instant)
 
+    def hours(self, due: int, zone_name: str, wall_ms: int) -> tuple[int | None, int | None]:
+        """For devices of a zone that are due at an instant: when the window is open next, and when it closes on them.
+
+        None and None if there is none. The first is `wall_ms` if it is open then.
+        """
+        if self.window is None:
+            return None, None
+        zone = ZoneInfo(zone_name if self.window.zone == DEVICE_ZONE else self.window.zone)
+        closes = closing(self.window, zone, due) if is_inside(self.window, zone, due) else None
+        # By the minute, so that those who ask within it share the answer.
+        opens = opening(self.window, zone, wall_ms - wall_ms % 60_000)
+        return max(opens, wall_ms), closes
+
     def first_due(self, date: int, zones: Sequence[str]) -> int | None:
         """The first instant at which a date is due for devices of these zones."""
         found = [due for zone in zones if (due := self.due(date, zone)) is not None]
@@ -193,33 +214,31 @@ class Timing:
         if not self.is_by_device:
             zones = zones[:1]
         left = self._left(used)
-        begin: int | None = None
-        skipped = 0
-        over: int | None = None
-        """A date that is over for all of these zones: a device may come in one for which it is not."""
-        for date in self.dates(last):
-            if skipped + (begin is not None) >= left:
-                break
+        over = False
+        """Whether a date is over for all of these zones: a device may come in one for which it is not."""
+        for date in self.dates(last) if left > 0 else ():
             due = self.first_due(date, zones)
-            if begin is not None:
-                if due is None or not self._is_due_everywhere(date, zones, wall_ms):
-                    break
-                skipped += 1
-            elif due is None:
-                if wall_ms < date + WEST_MS:
-                    over = date
-                continue
+            if due is None:
+                over = over or wall_ms < date + WEST_MS
             elif due > wall_ms:
                 wake = self._wake(date, due, wall_ms)
-                return NextDate(0, None, None, wake if over is None else min(wake, wall_ms + LOOK_MS))
-            begin = date
-            if skipped >= WALKED_DATES:
-                latest = self._latest(wall_ms)
-                begin = date if latest is None else max(date, latest)
-                break
-        if begin is None:
-            return NextDate(0, None, None, None if over is None else wall_ms + LOOK_MS)
-        return NextDate(skipped, begin, self.first_due(begin, zones), wall_ms)
+                return NextDate(0, None, None, min(wake, wall_ms + LOOK_MS) if over else wake)
+            else:
+                begin, skipped = self._last_due_everywhere(date, zones, wall_ms, left - 1)
+                return NextDate(skipped, begin, self.first_due(begin, zones), wall_ms)
+        return NextDate(0, None, None, wall_ms + LOOK_MS if over else None)
+
+    def _last_due_everywhere(self, begin: int, zones: Sequence[str], wall_ms: int, left: int) -> tuple[int, int]:
+        """The last date behind one that is due which is due in all zones, and how many it skips; or that one itself."""
+        # Nowhere is a date behind these due; and those that are due everywhere come before those that are not.
+        behind = takewhile(lambda date: date <= wall_ms + EAST_MS, self.dates(begin))
+        later = list(islice(behind, min(left, WALKED_DATES)))
+        skipped = bisect_left(later, True, key=lambda date: not self._is_due_everywhere(date, zones, wall_ms))
+        if skipped:
+            begin = later[skipped - 1]
+        if skipped >= WALKED_DATES:
+            begin = max(begin, self._latest(wall_ms) or begin)
+        return begin, skipped
 
     def _left(self, used: int) -> int:
         """Dates that there may still be."""
@@ -247,14 +266,20 @@ class Timing:
         if not self.is_by_device:
             zones = zones[:1]
         found: list[int] = []
-        walked = WALKED_DATES_SHOWN if count > 1 else WALKED_DATES_LISTED
-        for _, date in zip(range(min(self._left(used), walked)), self.dates(last), strict=False):
-            fresh = [zone for zone in zones if not self.is_stale(date, zone)]
-            due = self.first_due(date, fresh)
+        walked, looks = WALKED_DATES_SHOWN if count > 1 else WALKED_DATES_LISTED, 0
+        behind: int | None = None
+        for date in islice(self.dates(last), max(0, min(self._left(used), walked))):
+            if behind is not None and date <= behind:
+                continue
+            due = self.first_due(date, [zone for zone in zones if not self.is_stale(date, zone)])
             if due is not None and (not found or due > found[-1]):
                 found.append(due)
-            if len(found) == count:
+            looks += len(zones)
+            if len(found) == count or looks >= (LOOKS_SHOWN if count > 1 else LOOKS_LISTED):
                 break
+            if not self.is_local:
+                # Up to then dates wait for the same opening; or, if this one does not last until there, nor do they.
+                behind = due if due is not None else (self.first_due(date, zones) or date) - self.ttl_ms
         return found
 
 
