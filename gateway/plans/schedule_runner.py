@@ -66,6 +66,10 @@ STEPS_PER_TURN = 1_000
 """Steps of a schedule before others have their turn again; a run has 100 slices in 40 zones at most."""
 REMOVED_SCHEDULES = 100
 """Schedules that one operation removes: with 100 runs each about 10 ms."""
+RUNS_UNDER_WAY = 64
+"""Runs of a schedule under way at a time, each of which keeps its devices and is looked at with the others: those of 26
+hours around the earth and a spread of a day, 24 dates a day."""
+TOO_MANY_RUNS = f"{RUNS_UNDER_WAY} runs of the schedule are under way: have a shorter spread, or fewer dates"
 RETRY_MS = 500
 """Time after which a schedule is looked at again of which a step could not be done; it doubles each time."""
 RETRY_AT_MOST_MS = 15_000
@@ -104,7 +108,7 @@ class Found:
 
 
 class Retry(NamedTuple):
-    """When a schedule may be looked at again of which a step could not be done. Server time."""
+    """The time of the next attempt at a schedule of which a step could not be done, and the delay before it."""
 
     at: int
     delay_ms: int
@@ -370,6 +374,8 @@ class ScheduleRunner:
         devices = BitMap()
         starts = 1
         try:
+            if len(found.runs) >= RUNS_UNDER_WAY:
+                raise problem("invalid_request", TOO_MANY_RUNS)
             if request.target.duty is not None:
                 devices = BitMap([0])
             else:

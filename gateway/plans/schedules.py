@@ -13,6 +13,7 @@ import secrets
 import sqlite3
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, StringConstraints
@@ -30,10 +31,10 @@ from gateway.described_model import DescribedModel
 from gateway.errors import Problem, problem
 from gateway.pages import ListPage, fill_page
 from gateway.plans import schedule_rows as rows
-from gateway.plans.due_times import DAY_MS, naive_ms
+from gateway.plans.due_times import DAY_MS, EAST_MS, WEST_MS, naive_ms
 from gateway.plans.parts import readable_request, request_text
 from gateway.plans.schedule_rows import KIND, RunRow, RunState, ScheduleRow, ScheduleState
-from gateway.plans.schedule_runner import ScheduleRunner
+from gateway.plans.schedule_runner import RUNS_UNDER_WAY, ScheduleRunner
 from gateway.plans.timing import GRACE_MS, Timing
 from gateway.printable import Printable
 from gateway.store.database import Database
@@ -181,6 +182,11 @@ class ScheduleStore:
         if request.kind == "command":
             await self._runner.resolve(app.no, request)
         timing = self._runner.timing_of(request, app.no, since)
+        if _has_crowded_dates(timing, request.spread):
+            raise problem(
+                "invalid_request",
+                f"spread: more than {RUNS_UNDER_WAY} runs would be under way: shorten it, or have fewer dates",
+            )
         listed = request.target.devices if request.target.device is None else [request.target.device]
 
         def read(connection: sqlite3.Connection) -> list[int]:
@@ -464,6 +470,13 @@ def _check_times(request: PushRequest, since: int) -> None:
         trouble = 'repeat: "signed" and "encrypted" are good for one time, and devices take them once'
     if trouble is not None:
         raise problem("invalid_request", trouble)
+
+
+def _has_crowded_dates(timing: Timing, spread_s: int | None) -> bool:
+    """Whether the first dates of a schedule follow each other faster than its runs end."""
+    lasts_ms = (spread_s or 0) * 1000 + (EAST_MS + WEST_MS if timing.is_by_device else 0)
+    dates = list(islice(timing.dates(None), RUNS_UNDER_WAY + 1))
+    return len(dates) > RUNS_UNDER_WAY and dates[-1] - dates[0] < lasts_ms
 
 
 def _is_near(local: str, since: int) -> bool:

@@ -132,7 +132,7 @@ class Timing:
         return opening(self.window, zone if self.window.zone == DEVICE_ZONE else ZoneInfo(self.window.zone), instant)
 
     def hours(self, due: int, zone_name: str, wall_ms: int) -> tuple[int | None, int | None]:
-        """For devices of a zone that are due at an instant: when the window is open next, and when it closes on them.
+        """Find when the window is open next for devices of a zone, and when it closes on those due at an instant.
 
         None and None if there is none. The first is `wall_ms` if it is open then.
         """

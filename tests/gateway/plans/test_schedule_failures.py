@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import Problem, RetryableProblem
+from gateway.plans import schedule_runner
 from gateway.plans.schedule_runner import UNSEEN_SCHEDULES, Found
 from gateway.plans.schedules import ScheduleFields
 from gateway.plans.timing import Timing
@@ -179,6 +180,23 @@ def test_twenty_thousand_schedules_are_looked_at_some_at_a_time_those_that_are_d
     before = len(looked)
     world.due()
     assert len(looked) == before, "once"
+
+
+def test_a_schedule_has_a_few_runs_under_way(world: PlanWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedule_runner, "RUNS_UNDER_WAY", 5)
+    world.set_wall("2027-01-10T08:30")
+    with pytest.raises(Problem, match="more than 64 runs"):
+        world.schedule(repeat={"cron": "* * * * *", "zone": "UTC"}, spread=86_400)
+    world.schedule(repeat={"cron": "*/30 * * * *", "zone": "UTC"}, spread=86_400)
+    for _ in range(10):
+        world.enrol()
+    schedule = world.schedule(repeat={"cron": "0 0-23 * * *", "zone": "device"}, spread=86_400)
+    for _ in range(5 + 2):
+        world.run(world.schedules.run_now(APP.no, schedule))
+        world.due()
+    ran = world.history(schedule)
+    assert [run["state"] for run in ran] == ["running"] * 5 + ["failed"] * 2
+    assert "are under way" in ran[-1]["problem"]
 
 
 def test_dates_are_found_by_few_looks_in_zones(monkeypatch: pytest.MonkeyPatch) -> None:
