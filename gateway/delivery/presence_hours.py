@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 from pyroaring import BitMap
 
-from gateway.audience.device_sets import SEGMENT_BITS, pack, unpack, whole_segment
+from gateway.audience.device_sets import SEGMENT_BITS, pack, segments_of, unpack, whole_segment
 from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery.handles import DEVICE_MASK
 from gateway.store.database import Database
@@ -202,7 +202,8 @@ def read_sample(connection: sqlite3.Connection, window: range, devices: BitMap) 
         return None
     seen = BitMap()
     if devices:
-        segments = json.dumps(list(range(devices.min() >> SEGMENT_BITS, (devices.max() >> SEGMENT_BITS) + 1)))
+        # Only those with such devices: an app of two, enrolled with a million of others between them, reads two.
+        segments = json.dumps([segment for segment, _ in segments_of(devices)])
         for (blob,) in connection.execute(
             "SELECT devices FROM presence_hour WHERE hour >= ? AND hour < ?"
             " AND segment IN (SELECT value FROM json_each(?))",

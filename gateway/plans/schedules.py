@@ -13,7 +13,7 @@ import secrets
 import sqlite3
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, StringConstraints
@@ -475,8 +475,12 @@ def _check_times(request: PushRequest, since: int) -> None:
 def _has_crowded_dates(timing: Timing, spread_s: int | None) -> bool:
     """Whether the first dates of a schedule follow each other faster than its runs end."""
     lasts_ms = (spread_s or 0) * 1000 + (EAST_MS + WEST_MS if timing.is_by_device else 0)
-    dates = list(islice(timing.dates(None), RUNS_UNDER_WAY + 1))
-    return len(dates) > RUNS_UNDER_WAY and dates[-1] - dates[0] < lasts_ms
+    dates = timing.dates(None)
+    first = next(dates, None)
+    if first is None or not lasts_ms:
+        return False
+    during = takewhile(lambda date: date < first + lasts_ms, dates)
+    return sum(1 for _ in islice(during, RUNS_UNDER_WAY)) == RUNS_UNDER_WAY
 
 
 def _is_near(local: str, since: int) -> bool:

@@ -52,6 +52,9 @@ WALKED_DATES_LISTED = 100
 WALKED_DATES_SHOWN = 8_000
 """Dates that are walked through for those: five days of minutes, of which a window leaves one. Of each schedule in a
 list one date is shown, which is nearly always the next."""
+SHOWN_MS = 50 * 366 * 86_400_000
+"""How far ahead of these dates the last one is: as far as a cron expression must have one. Where the window lets none
+of a yearly repetition through, the walk would come to the end of the calendar."""
 LOOKS_SHOWN = 20_000
 LOOKS_LISTED = 5_000
 """Of these dates, those that are looked at, times the zones that they are looked at in: each takes up to 50 µs, and
@@ -268,7 +271,8 @@ class Timing:
         found: list[int] = []
         walked, looks = WALKED_DATES_SHOWN if count > 1 else WALKED_DATES_LISTED, 0
         behind: int | None = None
-        for date in islice(self.dates(last), max(0, min(self._left(used), walked))):
+        near = takewhile(lambda date: date <= self.since + SHOWN_MS, self.dates(last))
+        for date in islice(near, max(0, min(self._left(used), walked))):
             if behind is not None and date <= behind:
                 continue
             due = self.first_due(date, [zone for zone in zones if not self.is_stale(date, zone)])

@@ -79,6 +79,13 @@ def test_a_local_time_lies_within_a_year(world: PlanWorld, at: str) -> None:
         world.schedule(send_at_local=at)
 
 
+@pytest.mark.parametrize("cron", ["0 21 1 1 *", "*/59 21 29 2 1#5"])
+def test_dates_of_which_the_window_lets_none_through_are_refused(world: PlanWorld, cron: str) -> None:
+    window = {"from": "08:00", "to": "20:00", "zone": "UTC"}
+    with pytest.raises(Problem, match="no date would ever be sent"):
+        world.schedule(repeat={"cron": cron, "zone": "Europe/London"}, window=window, ttl=60)
+
+
 # -- failures ----------------------------------------------------------------------------------------------------------
 
 
