@@ -1,8 +1,8 @@
 """Saved templates: contents of pushes by name, each change a version that is kept for a while.
 
 A version never changes, so a push that names it, or was made with it, says what its devices got. The newest is used
-unless a push asks for another. A template that is removed leaves with all its versions; one that is made anew under its
-name begins with version 1.
+unless a push asks for another. A template that is removed leaves with all its versions, but its number stays: one that is
+made anew under its name goes on behind it, so that a campaign which was approved with a version never gets another.
 
 Templates are on disk alone, and read when a push is made with one. What is in a version is not this module's business:
 it is JSON that was checked before (`delivery/push_template`).
@@ -23,6 +23,8 @@ MAX_TEMPLATES = 500
 """Templates of an app: what a person finds their way in, with one for each kind of message of many products."""
 MAX_VERSIONS = 20
 """Versions of a template that are kept, the newest: those of a few weeks, for a mistake that is noticed late."""
+MAX_REMOVED = MAX_TEMPLATES
+"""Names of removed templates of an app whose last version is remembered, the latest removed: a row each."""
 MAX_TEMPLATE_BYTES = 131_072
 """Bytes of a version as JSON: 100 languages of a kibibyte each, and some."""
 MAX_BYTES_OF_APP = 16 * 1024 * 1024
@@ -64,7 +66,7 @@ class TemplateStore:
             if newest is not None and newest.content == content:
                 return newest
             (others, kept) = connection.execute(
-                "SELECT (SELECT count(*) FROM template WHERE app_no = ?1 AND name <> ?2),"
+                "SELECT (SELECT count(DISTINCT name) FROM template_version WHERE app_no = ?1 AND name <> ?2),"
                 " (SELECT coalesce(sum(size), 0) FROM template_version WHERE app_no = ?1)",
                 (app_no, name),
             ).fetchone()
@@ -76,12 +78,12 @@ class TemplateStore:
                     f"the templates of an app have at most {MAX_BYTES_OF_APP} bytes with all versions that are kept: "
                     "remove some first",
                 )
-            version = 1 if newest is None else newest.version + 1
-            connection.execute(
-                "INSERT INTO template (app_no, name, version, created_at, updated_at) VALUES (?1, ?2, ?3, ?4, ?4)"
-                " ON CONFLICT DO UPDATE SET version = excluded.version, updated_at = excluded.updated_at",
-                (app_no, name, version, now_ms),
-            )
+            (version,) = connection.execute(
+                "INSERT INTO template (app_no, name, version, created_at, updated_at) VALUES (?1, ?2, 1, ?3, ?3)"
+                " ON CONFLICT DO UPDATE SET version = version + 1, updated_at = excluded.updated_at,"
+                "  created_at = iif(?4, created_at, excluded.created_at) RETURNING version",
+                (app_no, name, now_ms, newest is not None),
+            ).fetchone()
             connection.execute(
                 "INSERT INTO template_version (app_no, name, version, content, size, created_at)"
                 " VALUES (?, ?, ?, ?, ?, ?)",
@@ -130,9 +132,21 @@ class TemplateStore:
     async def remove(self, app_no: int, name: str) -> None:
         """Remove a template with all its versions. Raises Problem 404."""
 
+        now_ms = self._clock_ms()
+
         def operation(connection: sqlite3.Connection) -> bool:
-            removed = connection.execute("DELETE FROM template WHERE app_no = ? AND name = ?", (app_no, name)).rowcount
-            connection.execute("DELETE FROM template_version WHERE app_no = ? AND name = ?", (app_no, name))
+            removed = connection.execute(
+                "DELETE FROM template_version WHERE app_no = ? AND name = ?", (app_no, name)
+            ).rowcount
+            connection.execute(
+                "UPDATE template SET updated_at = ? WHERE app_no = ? AND name = ?", (now_ms, app_no, name)
+            )
+            connection.execute(
+                "DELETE FROM template WHERE app_no = ?1 AND name IN (SELECT t.name FROM template AS t"
+                " WHERE t.app_no = ?1 AND NOT EXISTS (SELECT 1 FROM template_version AS v"
+                "  WHERE v.app_no = ?1 AND v.name = t.name) ORDER BY t.updated_at DESC LIMIT -1 OFFSET ?2)",
+                (app_no, MAX_REMOVED),
+            )
             return removed > 0
 
         if not await self._database.write(operation, app_no):

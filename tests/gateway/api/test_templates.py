@@ -35,7 +35,9 @@ async def test_a_template_from_its_making_to_its_end(gateway: InProcessGateway) 
     for method in ("GET", "DELETE"):
         await gateway.refused(method, "/v1/templates/lunch", 404, "template_not_found")
     await gateway.refused("GET", "/v1/templates/lunch/versions/1", 404, "template_not_found")
-    assert (await gateway.call("PUT", "/v1/templates/lunch", json=LUNCH))["version"] == 1
+    made_anew = await gateway.call("PUT", "/v1/templates/lunch", json=LUNCH)
+    assert made_anew["version"] > 2, "nobody who named a version gets another content"
+    await gateway.refused("GET", "/v1/templates/lunch/versions/1", 404, "template_not_found")
 
 
 @pytest.mark.parametrize(
