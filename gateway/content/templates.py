@@ -1,8 +1,8 @@
 """Saved templates: contents of pushes by name, each change a version that is kept for a while.
 
 A version never changes, so a push that names it, or was made with it, says what its devices got. The newest is used
-unless a push asks for another. A template that is removed leaves with all its versions, but its number stays: one that is
-made anew under its name goes on behind it, so that a campaign which was approved with a version never gets another.
+unless a push asks for another. A template that is removed leaves with all its versions, but its number stays: one that
+is made anew under its name goes on behind it, so that a campaign which was approved with a version never gets another.
 
 Templates are on disk alone, and read when a push is made with one. What is in a version is not this module's business:
 it is JSON that was checked before (`delivery/push_template`).

@@ -8,8 +8,8 @@ decided then. In memory is only when to look at each campaign that runs, and wha
                                               └────────────▶ paused or aborted
 
 Fairness: campaigns are looked after by MOST_WORKERS tasks, the longest due first, each for one move: a part, or a look
-at the counts. Who has looked rests for REST_FACTOR times as long. One target is frozen at a time, in slices; the parts
-wait in acceptance's queue like any other push, behind those of their app that mailboxes have no room for.
+at the counts. Who has looked rests for REST_FACTOR times as long. One target is frozen at a time, in slices, apps in
+turn; the parts wait in acceptance's queue like any push, behind those of their app that mailboxes have no room for.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from gateway.plans.campaign_fields import (
 from gateway.plans.campaign_reach import Reach, measure_reach, resolve_cohort
 from gateway.plans.campaign_rows import Campaign, CampaignState, Phase
 from gateway.plans.campaign_rules import RunningRules
-from gateway.plans.target_freeze import freeze_target
+from gateway.plans.target_freeze import FreezeTurns, freeze_target
 from gateway.store.database import Database
 from gateway.store.errors import StorageError
 from gateway.timestamps import wall_time
@@ -128,7 +128,7 @@ class Campaigns:
         """Campaign number -> server time at which to look after it."""
         self._busy: set[int] = set()
         self._rules: dict[int, RunningRules] = {}
-        self._freezing = asyncio.Lock()
+        self._freezing = FreezeTurns(clock_ms, LOOK_MS)
         """Held while a target is frozen: that takes memory for each device."""
         self.under_way = 0
         """Campaigns that have not ended, for metrics."""
@@ -421,9 +421,9 @@ class Campaigns:
         early_ms = campaign.start_at - wall_time.of(self._clock_ms())
         if early_ms > 0:
             return min(early_ms, WALL_CLOCK_MS)
-        if self._freezing.locked():
+        if not self._freezing.is_turn_of(campaign.app_no):
             return LOOK_MS
-        async with self._freezing:
+        async with self._freezing.lock:
             fields = await self._fields_of(campaign)
             app = AppRef(campaign.app_no, campaign.app_id)
             try:

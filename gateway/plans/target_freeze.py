@@ -11,7 +11,7 @@ import asyncio
 import json
 import sqlite3
 from array import array
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 
 from pyroaring import BitMap
@@ -26,6 +26,34 @@ DRAWERS_PER_TURN = 16
 """Drawers of an order that are sorted before the loop gets a turn: 4,000 devices of a million, about 1 ms."""
 SET_PLACES = 10_000
 """Places of an order that become a set at once, about 1 ms."""
+
+
+class FreezeTurns:
+    """Turns of apps at having a target frozen: one is at a time, and who had its turn waits behind the others. Loop.
+
+    `clock_ms` gives server time; whoever is refused asks again after about `again_ms`.
+    """
+
+    def __init__(self, clock_ms: Callable[[], int], again_ms: int) -> None:
+        self._clock_ms = clock_ms
+        self._lost_ms = 5 * again_ms
+        """Time after which an app that has not asked again loses its place: its campaigns were paused or ended."""
+        self._asked: dict[int, int] = {}
+        """Apps that wait, in the order of their turns, and when they last asked."""
+        self.lock = asyncio.Lock()
+        """Held while a target is frozen."""
+
+    def is_turn_of(self, app_no: int) -> bool:
+        """Whether the app may take the lock now; if so, its next turn is behind the others'."""
+        now_ms = self._clock_ms()
+        self._asked[app_no] = now_ms  # who asks again keeps its place
+        for other, asked_at in list(self._asked.items()):
+            if now_ms - asked_at > self._lost_ms:
+                del self._asked[other]
+        if self.lock.locked() or next(iter(self._asked)) != app_no:
+            return False
+        del self._asked[app_no]
+        return True
 
 
 async def freeze_target(

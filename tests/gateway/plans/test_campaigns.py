@@ -367,7 +367,7 @@ def test_a_template_that_is_a_command_needs_approval_too(world: CampaignWorld) -
     assert world.parts(made) == [(1, None, 20)]
 
 
-def test_a_template_that_becomes_a_command_is_not_sent_unapproved(world: CampaignWorld) -> None:
+def test_a_template_that_is_made_anew_as_a_command_is_not_sent(world: CampaignWorld) -> None:
     world.set_policy(approve_above=5)
     save(world, "note", data=1)
     push = {"target": {"all": True}, "template": "note"}
@@ -377,11 +377,14 @@ def test_a_template_that_becomes_a_command_is_not_sent_unapproved(world: Campaig
     )
     world.go()
     world.run(world.templates.remove(APP.no, "note"))
-    save(world, "note", **COMMAND)  # its first version again
+    save(world, "note", **COMMAND)  # which is no version that was checked
     world.passes(600)
     assert world.parts(made) == [(1, None, 2)]
-    assert world.show(made)["state"] == "awaiting_approval"
-    assert world.show(later)["state"] == "awaiting_approval"
+    assert not world.parts(later)
+    for campaign in (made, later):
+        shown = world.show(campaign)
+        assert shown["state"] == "paused"
+        assert "template" in shown["reason"]
 
 
 def test_all_groups_get_the_version_of_a_template_that_was_checked(world: CampaignWorld) -> None:
