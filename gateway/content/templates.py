@@ -23,7 +23,7 @@ MAX_TEMPLATES = 500
 """Templates of an app: what a person finds their way in, with one for each kind of message of many products."""
 MAX_VERSIONS = 20
 """Versions of a template that are kept, the newest: those of a few weeks, for a mistake that is noticed late."""
-MAX_REMOVED = MAX_TEMPLATES
+MAX_REMOVED_TEMPLATES = MAX_TEMPLATES
 """Names of removed templates of an app whose last version is remembered, the latest removed: a row each."""
 MAX_TEMPLATE_BYTES = 131_072
 """Bytes of a version as JSON: 100 languages of a kibibyte each, and some."""
@@ -145,7 +145,7 @@ class TemplateStore:
                 "DELETE FROM template WHERE app_no = ?1 AND name IN (SELECT t.name FROM template AS t"
                 " WHERE t.app_no = ?1 AND NOT EXISTS (SELECT 1 FROM template_version AS v"
                 "  WHERE v.app_no = ?1 AND v.name = t.name) ORDER BY t.updated_at DESC LIMIT -1 OFFSET ?2)",
-                (app_no, MAX_REMOVED),
+                (app_no, MAX_REMOVED_TEMPLATES),
             )
             return removed > 0
 
