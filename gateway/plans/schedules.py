@@ -307,7 +307,7 @@ class ScheduleStore:
         return {"name": row.name, "missed": row.missed, "push": json.loads(row.push)}
 
     async def change(self, app: AppRef, schedule_id: str, fields: ScheduleFields) -> dict[str, Any]:
-        """Replace the fields of a schedule; its dates are counted from now. Raises Problem 404, 409, 422."""
+        """Replace the fields of a schedule; dates that change are counted from now. Raises Problem 404, 409, 422."""
         row = await self._open(app.no, schedule_id)
         former = readable_request(row.push)
         is_single = former is not None and former.repeat is None
@@ -319,13 +319,15 @@ class ScheduleStore:
             "name": fields.name,
             "missed": fields.missed,
             "push": request_text(fields.push),
-            "since": since,
-            "last_date": _passed(row, since),
         }
-        if former is None or former.repeat != fields.push.repeat:
-            columns["used"] = 0
-        if former is None or not _go_on(former.repeat, fields.push.repeat):
-            columns["last_date"] = None
+        last_date = _passed(row, since)
+        # Else a date that is due now, and has not begun, would be left out by a new title.
+        if former is None or last_date != row.last_date or _times(former) != _times(fields.push):
+            columns |= {"since": since, "last_date": last_date}
+            if former is None or former.repeat != fields.push.repeat:
+                columns["used"] = 0
+            if former is None or not _go_on(former.repeat, fields.push.repeat):
+                columns["last_date"] = None
         if row.state == ScheduleState.ACTIVE:
             columns["wake"] = since
         return await self._change(row, columns, must_not_begin=is_single)
@@ -421,6 +423,11 @@ def _passed(row: ScheduleRow, wall_ms: int) -> int | None:
     One that is days ahead was begun by a machine's clock that was wrong: without this it would be waited for.
     """
     return None if row.last_date is not None and row.last_date > wall_ms + WRONG_CLOCK_MS else row.last_date
+
+
+def _times(request: PushRequest) -> tuple[object, ...]:
+    """What says when the dates of a push are due."""
+    return request.send_at, request.send_at_local, request.repeat, request.window
 
 
 def _go_on(before: Repeat | None, after: Repeat | None) -> bool:

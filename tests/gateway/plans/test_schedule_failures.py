@@ -72,6 +72,30 @@ def test_a_single_time_that_begins_while_it_is_changed_stays(world: PlanWorld) -
         world.run(world.schedules._change(read, {"used": 0}, must_not_begin=True))
 
 
+@pytest.mark.parametrize("times", [{"repeat": HOURLY}, {"send_at": "2027-01-10T09:00:00Z"}])
+def test_a_date_that_is_due_is_not_lost_by_a_change_of_the_text(
+    world: PlanWorld, monkeypatch: pytest.MonkeyPatch, times: dict[str, Any]
+) -> None:
+    resolve = world.runner._targets.resolve
+    world.set_wall("2027-01-10T08:30")
+    schedule = world.schedule(**times)
+
+    async def resolve_and_change(app_no: int, target: Any) -> Any:
+        found = await resolve(app_no, target)
+        monkeypatch.setattr(world.runner._targets, "resolve", resolve)
+        world.now += 1
+        fields = await world.schedules.fields(APP.no, schedule)
+        body = json.dumps(fields | {"push": fields["push"] | {"ttl": 77}})
+        await world.schedules.change(APP, schedule, ScheduleFields.model_validate_json(body))
+        return found
+
+    monkeypatch.setattr(world.runner._targets, "resolve", resolve_and_change)
+    world.passes_until("2027-01-10T09:01")
+    (run,) = world.history(schedule)
+    assert run["state"] == "done"
+    assert world.run(world.reports.push(APP.no, run["push_ids"][0]))["ttl"] == 77
+
+
 @pytest.mark.parametrize("at", ["9999-12-31T23:59", "0001-01-01T00:00", "2029-01-10T09:00"])
 def test_a_local_time_lies_within_a_year(world: PlanWorld, at: str) -> None:
     world.set_wall("2027-01-10T08:30")
