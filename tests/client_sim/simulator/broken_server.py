@@ -477,7 +477,7 @@ def shuffled() -> None:
 
 def refuses(also_sends: bool) -> Callable[[], None]:
     def plant() -> None:
-        accept = Acceptance.accept
+        accept = Acceptance.accept_pending
         asked = 0
 
         async def accept_mostly(self: Acceptance, *arguments: Any, **named: Any) -> Any:
@@ -489,7 +489,7 @@ def refuses(also_sends: bool) -> Callable[[], None]:
                 await accept(self, *arguments, **named)
             raise problem("invalid_request", "it is Sunday")
 
-        Acceptance.accept = accept_mostly  # type: ignore[method-assign]
+        Acceptance.accept_pending = accept_mostly  # type: ignore[method-assign]
 
     return plant
 
