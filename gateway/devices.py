@@ -29,7 +29,6 @@ from gateway.auth import new_token, secret_hash
 from gateway.delivery.delivery_sets import devices_with_waiting
 from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery.device_connections import DeviceConnections
-from gateway.delivery.notification import Name
 from gateway.delivery.push import DeviceId
 from gateway.delivery.receipts import MAX_ATTRIBUTES_BYTES
 from gateway.delivery.reports import cursor_number
@@ -38,6 +37,7 @@ from gateway.described_model import DescribedModel
 from gateway.device_topics import client_id, device_topics
 from gateway.errors import Problem, RateLimited, problem
 from gateway.merge_patch import merge_patch
+from gateway.names import Name
 from gateway.pages import PAGE_BYTES, ListPage, fill_page
 from gateway.printable import Printable
 from gateway.store.attribute_index import INDEXED_ATTRIBUTES

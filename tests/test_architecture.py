@@ -66,6 +66,7 @@ GATEWAY_LAYERS = (
         "latency",
         "merge_patch",
         "misspelling",
+        "names",
         "pages",
         "periodic",
         "printable",

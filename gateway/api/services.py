@@ -34,7 +34,6 @@ from gateway.delivery.forecast import Forecast
 from gateway.delivery.heartbeats import Heartbeats
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.notices import Notices
-from gateway.delivery.notification import NAME_PATTERN
 from gateway.delivery.reports import Reports
 from gateway.delivery.submission import AppRef
 from gateway.delivery.text_rendering import TextRenderer
@@ -46,6 +45,7 @@ from gateway.events.event_feed import EventFeed
 from gateway.events.webhooks import WebhookStore
 from gateway.keys import Keys
 from gateway.metrics_key import MetricsKey
+from gateway.names import NAME_PATTERN
 from gateway.plans.campaign_reports import CampaignReports
 from gateway.plans.campaigns import Campaigns
 from gateway.plans.schedules import ScheduleStore

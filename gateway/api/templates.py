@@ -21,17 +21,16 @@ from gateway.api.services import (
     services,
 )
 from gateway.content.templates import SavedTemplate
-from gateway.content.text_fields import MAX_VERSIONS_MADE, TEMPLATE_NAME_PATTERN
+from gateway.content.text_fields import MAX_VERSIONS_MADE
 from gateway.delivery.push import DeviceId
 from gateway.delivery.push_template import TemplateFields, saved_content
 from gateway.described_model import DescribedModel
+from gateway.names import NAME_PATTERN
 from gateway.timestamps import rfc3339
 
 router = APIRouter(prefix="/v1/templates", tags=["templates"])
 
-NewTemplateName = Annotated[
-    str, Path(pattern=TEMPLATE_NAME_PATTERN, description=f"The template's name: {NAME_LETTERS}.")
-]
+NewTemplateName = Annotated[str, Path(pattern=NAME_PATTERN, description=f"The template's name: {NAME_LETTERS}.")]
 Version = Annotated[
     int,
     Path(

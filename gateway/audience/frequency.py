@@ -19,9 +19,10 @@ from functools import lru_cache
 from typing import Annotated, Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
 from gateway.described_model import DescribedModel
+from gateway.names import Name
 
 WINDOWS_MS = {"hour": 3_600_000, "day": 86_400_000, "week": 604_800_000}
 """Milliseconds; rolling."""
@@ -91,7 +92,7 @@ class GroupSelector(NamedTuple):
 class CapGroup(_Strict):
     """Devices with limits of their own."""
 
-    tag: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
+    tag: Name
     """The devices with this tag."""
     limits: Annotated[list[Cap], Field(max_length=MAX_LIMITS)]
     """Limits instead of all others of these caps, at most three. Empty: none, these devices are not limited here."""

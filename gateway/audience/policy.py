@@ -18,6 +18,7 @@ from gateway.audience.frequency import Caps, ChannelCaps, GroupSelector, QuietHo
 from gateway.audience.time_zones import is_time_zone
 from gateway.described_model import DescribedModel
 from gateway.errors import Problem, problem
+from gateway.names import Name
 from gateway.printable import Printable
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339
@@ -29,7 +30,6 @@ MAX_JOINABLE_TOPICS = 100
 
 Consent = Literal["unknown", "granted", "denied"]
 Verdict = Literal["allow", "suppress"]
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
 TopicPattern = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9_.:-]{1,64}|[A-Za-z0-9_.:-]{0,63}\*)$")]
 CRITICAL = 0
 """The priority, as the database holds it."""

@@ -9,8 +9,8 @@ from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from gateway.content.locales import MAX_LOCALES, LocaleName
 from gateway.described_model import DescribedModel
+from gateway.names import Name
 
-TEMPLATE_NAME_PATTERN = r"^[A-Za-z0-9_.:-]{1,64}$"
 MAX_VERSIONS_MADE = 1_000_000_000
 """A billion versions, one a second, take thirty years."""
 RenderMode = Literal["liquid"]
@@ -44,13 +44,12 @@ class LocalizedText(_Strict):
 
 
 LocalizedTexts = Annotated[dict[LocaleName, LocalizedText], Field(min_length=1, max_length=MAX_LOCALES)]
-TemplateName = Annotated[str, StringConstraints(pattern=TEMPLATE_NAME_PATTERN)]
 
 
 class TemplateUse(_Strict):
     """A saved template, and what it is given."""
 
-    name: TemplateName
+    name: Name
     """The template's name. The app has none of it: 404 `template_not_found`."""
     version: Annotated[int, Field(ge=1, le=MAX_VERSIONS_MADE)] | None = None
     """A version of it that is still kept. Left out: the newest."""

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, StringConstraints
+from pydantic import ConfigDict, Field
 
 from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.handles import handle_of
@@ -22,6 +22,7 @@ from gateway.delivery.whole_deliveries import whole_delivery
 from gateway.delivery_states import DeliveryState
 from gateway.described_model import DescribedModel
 from gateway.errors import problem
+from gateway.names import Name
 from gateway.store.database import Database
 
 MAX_WAIT_SECONDS = 120
@@ -33,7 +34,7 @@ class CallRequest(DescribedModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    command: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
+    command: Name
     """The command's name, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `_`, `.`, `:` and `-`."""
     data: dict[str, Any] = Field(default_factory=dict)
     """Arguments of the command, default `{}`. They reach the device as the push's `data`, with the name as

@@ -20,7 +20,7 @@ from pyroaring import BitMap
 
 from gateway.audience.device_sets import queried_devices
 from gateway.audience.frequency import GroupSelector, Hours
-from gateway.audience.policy import CRITICAL, Channel, Consent, Name, PolicyStore, Rules, choices_of
+from gateway.audience.policy import CRITICAL, Channel, Consent, PolicyStore, Rules, choices_of
 from gateway.audience.topics import TOPICS_OF_DEVICE, change_own_topics, topics_of
 from gateway.delivery.alert_days import note_opt_out
 from gateway.delivery.alert_rules import members_of
@@ -35,6 +35,7 @@ from gateway.delivery.not_before import mark_channels_rows, mark_device_rows
 from gateway.delivery_states import IS_WAITING, DeliveryState
 from gateway.described_model import DescribedModel
 from gateway.errors import problem
+from gateway.names import Name
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339_or_none
 

@@ -16,10 +16,10 @@ from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from gateway.audience import targeting
 from gateway.audience.device_sets import selected_devices
-from gateway.delivery.notification import Name
 from gateway.delivery.push import DeviceId, Target
 from gateway.described_model import DescribedModel
 from gateway.errors import Problem, problem
+from gateway.names import Name
 from gateway.printable import Printable
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339

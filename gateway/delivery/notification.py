@@ -8,12 +8,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from gateway.described_model import DescribedModel
+from gateway.names import Name
 
 MAX_ACTIONS = 8
 """More than any platform draws on a notification (Android 3, iOS 4), with room for media controls."""
-NAME_PATTERN = r"^[A-Za-z0-9_.:-]{1,64}$"
-Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
-"""Tags, channels and action ids."""
 
 
 class _Strict(DescribedModel):

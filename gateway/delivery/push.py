@@ -25,12 +25,13 @@ from gateway.content.text_fields import (
     unknown_actions,
 )
 from gateway.delivery.engine import Body, Properties
-from gateway.delivery.notification import Name, Notification
+from gateway.delivery.notification import Notification
 from gateway.delivery.push_texts import PushTexts, has_texts, load_texts
 from gateway.delivery.push_timing import MAX_SPREAD_SECONDS, LocalTime, Repeat, Window
 from gateway.delivery_states import PRIORITIES
 from gateway.described_model import DescribedModel
 from gateway.errors import problem
+from gateway.names import Name
 from gateway.printable import Printable
 from gateway.timestamps import rfc3339
 

@@ -11,10 +11,11 @@ from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from gateway.content.documents import NOTHING, Document, DocumentFault, compile_document
 from gateway.content.text_fields import LocalizedText, LocalizedTexts, OnMissing
-from gateway.delivery.notification import Name, Notification
+from gateway.delivery.notification import Notification
 from gateway.delivery.push import MAX_TTL_SECONDS, Kind, PushRequest, check_actions, check_kind
 from gateway.described_model import DescribedModel
 from gateway.errors import problem
+from gateway.names import Name
 from gateway.printable import Printable
 
 SCALARS = ("kind", "channel", "priority", "qos", "ttl", "collapse_key", "deadline", "on_missing")

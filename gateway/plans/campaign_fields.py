@@ -33,10 +33,11 @@ from pydantic import (
 )
 
 from gateway.content.text_fields import LocalizedTexts, TemplateUse
-from gateway.delivery.notification import Name, Notification
+from gateway.delivery.notification import Notification
 from gateway.delivery.push import PushRequest, Target
 from gateway.delivery.push_timing import scheduled_by
 from gateway.described_model import DescribedModel
+from gateway.names import Name
 from gateway.plans.assignment import shares_of
 from gateway.plans.conditions import (
     FAILED,

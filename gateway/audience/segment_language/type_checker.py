@@ -71,6 +71,7 @@ from gateway.audience.segment_language.terms import (
     terms_within,
 )
 from gateway.misspelling import nearest
+from gateway.names import NAME_PATTERN
 from gateway.store.attribute_index import NAME_CHARACTERS, TEXT_CHARACTERS
 
 MAX_TERMS = 100
@@ -80,7 +81,7 @@ MAX_RECEIPT_TERMS = 10
 MAX_SPAN_MS = 400 * 86_400_000
 """Longest duration: as long as the counts of a push are kept."""
 
-_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_NAME = re.compile(NAME_PATTERN)
 """Tags, topics and channels, as the API has them."""
 _PUSH_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MIRRORED: Final = {"==": "==", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
