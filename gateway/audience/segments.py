@@ -6,15 +6,14 @@ accepted. It is compiled when it is saved, so that one with a mistake is refused
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, StringConstraints
-from pyroaring import BitMap
 
 from gateway.audience.target_resolution import TargetResolver, unknown_segment
+from gateway.audience.targeting import device_ids
 from gateway.described_model import DescribedModel
 from gateway.errors import problem
 from gateway.store.database import Database
@@ -22,8 +21,6 @@ from gateway.timestamps import rfc3339
 
 MAX_SEGMENTS = 1_000
 """Segments of an app, of 4,096 characters each: 16 MB of the disk at most."""
-EXAMPLE_DEVICES = 5
-"""Devices that are named beside the count: enough to notice a mistake."""
 
 Expression = Annotated[str, StringConstraints(min_length=1, max_length=4_096)]
 
@@ -110,8 +107,7 @@ class SegmentStore:
         Raises Problem 422, 503.
         """
         found = await self._targets.matching(app_no, expression)
-        some = found[:EXAMPLE_DEVICES]
-        examples = await self._database.read(lambda connection: _ids(connection, some), app_no)
+        examples = await self._database.read(lambda connection: device_ids(connection, found), app_no)
         return {"devices": len(found), "examples": examples}
 
 
@@ -126,12 +122,3 @@ def _described(row: Sequence[Any]) -> dict[str, Any]:
         "created_at": rfc3339(created_at),
         "updated_at": rfc3339(updated_at),
     }
-
-
-def _ids(connection: sqlite3.Connection, devices: BitMap) -> list[str]:
-    return [
-        device_id
-        for (device_id,) in connection.execute(
-            "SELECT d.id FROM json_each(?) AS x CROSS JOIN device AS d ON d.no = x.value", (json.dumps(list(devices)),)
-        )
-    ]

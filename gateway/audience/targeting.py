@@ -2,6 +2,8 @@
 
 They are looked up by id, so that unknown ones can be named. What a tag, a topic or `all` selects is a set
 (`device_sets`), for acceptance and forecast alike, so that the forecast cannot promise what acceptance would not do.
+
+The way back, from numbers to ids, is for a few devices that a person is shown.
 """
 
 from __future__ import annotations
@@ -10,6 +12,11 @@ import json
 import sqlite3
 from collections.abc import Sequence
 from typing import Protocol
+
+from pyroaring import BitMap
+
+EXAMPLE_DEVICES = 5
+"""Devices that are named beside a count: enough to notice a mistake."""
 
 
 class Selection(Protocol):
@@ -35,4 +42,14 @@ def device_rows(connection: sqlite3.Connection, app_no: int, device_ids: Sequenc
         (json.dumps(device_ids), app_no),
     ).fetchone()
     found: dict[str, int] = json.loads(text)
+    return found
+
+
+def device_ids(connection: sqlite3.Connection, devices: BitMap, count: int = EXAMPLE_DEVICES) -> list[str]:
+    """The ids of the first devices among these."""
+    (text,) = connection.execute(
+        "SELECT json_group_array(d.id) FROM json_each(?) AS w CROSS JOIN device AS d ON d.no = w.value",
+        (str(devices[:count].to_array().tolist()),),
+    ).fetchone()
+    found: list[str] = json.loads(text)
     return found

@@ -27,8 +27,6 @@ from gateway.store.database import Database
 MAX_COMBINATIONS = 1_000
 """Combinations of a push, and so its texts: of 4 KiB each, the default limit, they are 4 MiB, and rendering them takes
 about a tenth of a second."""
-EXAMPLE_DEVICES = 5
-"""Devices that a problem names for each variable."""
 _OWN_COLUMNS = {"id": "d.id", "name": "d.name", "locale": "d.locale", "timezone": "d.timezone"}
 _ASKED_TAGS = (
     "(SELECT json_group_array(t.tag) FROM (SELECT tag FROM device_tag WHERE device_no = d.no"
@@ -123,16 +121,6 @@ async def read_combinations(database: Database, app_no: int, devices: BitMap, do
     for _, segment in segments_of(devices):  # a read for each: 65,536 devices take up to half a second
         await database.read(lambda connection: combinations.add(connection, segment), app_no)  # noqa: B023  awaited here
     return combinations.found
-
-
-def device_ids(connection: sqlite3.Connection, devices: BitMap, count: int = EXAMPLE_DEVICES) -> list[str]:
-    """The ids of the first devices among these."""
-    (text,) = connection.execute(
-        "SELECT json_group_array(d.id) FROM json_each(?) AS w CROSS JOIN device AS d ON d.no = w.value",
-        (str(devices[:count].to_array().tolist()),),
-    ).fetchone()
-    found: list[str] = json.loads(text)
-    return found
 
 
 def _columns(variables: Sequence[tuple[Any, ...]], asked_tags: frozenset[str] | None) -> tuple[list[str], list[str]]:

@@ -26,7 +26,8 @@ from pydantic import ValidationError
 from pyroaring import BitMap
 
 from gateway.audience.device_sets import segments_of
-from gateway.content.device_values import EXAMPLE_DEVICES, Combination, device_ids, read_combinations
+from gateway.audience.targeting import EXAMPLE_DEVICES, device_ids
+from gateway.content.device_values import Combination, read_combinations
 from gateway.content.documents import NOTHING, Document, DocumentFault, MissingText, compile_document
 from gateway.content.templates import SavedTemplate, TemplateStore
 from gateway.delivery.attachments import Attachments
