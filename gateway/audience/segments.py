@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, StringConstraints
 
+from gateway.audience.segment_language.syntax_tree import MAX_EXPRESSION_CHARACTERS
 from gateway.audience.target_resolution import TargetResolver, unknown_segment
 from gateway.audience.targeting import device_ids
 from gateway.described_model import DescribedModel
@@ -22,7 +23,7 @@ from gateway.timestamps import rfc3339
 MAX_SEGMENTS = 1_000
 """Segments of an app, of 4,096 characters each: 16 MB of the disk at most."""
 
-Expression = Annotated[str, StringConstraints(min_length=1, max_length=4_096)]
+Expression = Annotated[str, StringConstraints(min_length=1, max_length=MAX_EXPRESSION_CHARACTERS)]
 
 
 class SegmentFields(DescribedModel):

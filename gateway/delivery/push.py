@@ -16,6 +16,7 @@ from pydantic import AwareDatetime, ConfigDict, Field, StringConstraints, field_
 from pydantic_core import to_json
 from pyroaring import BitMap
 
+from gateway.audience.segment_language.syntax_tree import MAX_EXPRESSION_CHARACTERS
 from gateway.content.text_fields import (
     LocalizedText,
     LocalizedTexts,
@@ -39,8 +40,6 @@ MAX_TTL_SECONDS = 31_536_000
 """One year in seconds (docs/contract.md: A request for a push)."""
 DEFAULT_TTL_SECONDS = 86_400
 MAX_DEVICES = 10_000
-MAX_WHERE_CHARACTERS = 4_096
-"""Characters of a target's expression."""
 ENVELOPE_BYTES = 512
 """Bytes of a push in memory besides its content, rounded up."""
 IDLE_PUSHES = 4_096
@@ -75,10 +74,10 @@ class Target(_Strict):
     duty has the name: 404 `duty_not_found`. Too many are under way: 429 `too_many_escalations`."""
     topic: Name | None = None
     """All devices in this topic, without a limit. None is: accepted, with 0 deliveries."""
-    condition: Annotated[str, StringConstraints(min_length=1, max_length=MAX_WHERE_CHARACTERS)] | None = None
+    condition: Annotated[str, StringConstraints(min_length=1, max_length=MAX_EXPRESSION_CHARACTERS)] | None = None
     """All devices for which a condition over at most 5 topics is true: `'news' in topics && !('beta' in topics)`, with
     `&&`, `||`, `!` and parentheses. With a mistake: 422 `invalid_expression`."""
-    where: Annotated[str, StringConstraints(min_length=1, max_length=MAX_WHERE_CHARACTERS)] | None = None
+    where: Annotated[str, StringConstraints(min_length=1, max_length=MAX_EXPRESSION_CHARACTERS)] | None = None
     """All devices for which an expression is true, 1 to 4,096 characters: `'store-7' in tags && attributes.model ==
     'K2'`. With a mistake: 422 `invalid_expression`. It takes too long: 503 `unavailable`."""
     segment: Name | None = None
@@ -255,7 +254,7 @@ def most_values(max_payload: int) -> int:
 
     Each takes a byte there, but for those of its target.
     """
-    return max_payload + MAX_DEVICES + MAX_WHERE_CHARACTERS
+    return max_payload + MAX_DEVICES + MAX_EXPRESSION_CHARACTERS
 
 
 class ActivePush:

@@ -20,6 +20,7 @@ from lark import Lark, Token, Transformer, UnexpectedCharacters, UnexpectedInput
 from gateway.audience.segment_language.messages import invalid, quoted
 from gateway.audience.segment_language.syntax_tree import (
     MAX_DEPTH_LEVELS,
+    MAX_EXPRESSION_CHARACTERS,
     Call,
     Field,
     Items,
@@ -32,8 +33,6 @@ from gateway.audience.segment_language.syntax_tree import (
     Prefixed,
 )
 
-MAX_CHARACTERS = 4_096
-"""Characters of an expression; the API has the same limit, and this one is for whoever else compiles."""
 MAX_TOKENS = 500
 """Words, values and signs of an expression: 80 conditions, or a list of 240 values. To compile them takes 5 ms."""
 LOCK_TOKENS = 100
@@ -116,10 +115,9 @@ class _BadLiteral(Exception):
 
 def parse(text: str) -> Node:
     """Parse an expression. Raises InvalidExpression."""
-    if len(text) > MAX_CHARACTERS:
-        raise invalid(
-            text, Place(MAX_CHARACTERS, len(text)), f"an expression has at most {MAX_CHARACTERS:,} characters"
-        )
+    if len(text) > MAX_EXPRESSION_CHARACTERS:
+        sentence = f"an expression has at most {MAX_EXPRESSION_CHARACTERS:,} characters"
+        raise invalid(text, Place(MAX_EXPRESSION_CHARACTERS, len(text)), sentence)
     for count, token in enumerate(_TOKEN.finditer(text)):
         if count == MAX_TOKENS:
             sentence = (

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+MAX_EXPRESSION_CHARACTERS = 4_096
+"""Characters of an expression, wherever it comes from."""
 MAX_DEPTH_LEVELS = 32
 """Levels of a tree. People nest four or five; each level is a call of the type checker and of the compiler, and one of
 the 1,000 that SQLite's parser has."""

@@ -8,14 +8,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from pydantic import ValidationError
 
 from gateway.audience.device_sets import ALL_TAG, add_to_sets
 from gateway.audience.segment_language import grammar, names
 from gateway.audience.segment_language import segment as segment_module
-from gateway.audience.segment_language.grammar import MAX_CHARACTERS
 from gateway.audience.segment_language.segment import compile_expression, resolve
+from gateway.audience.segment_language.syntax_tree import MAX_EXPRESSION_CHARACTERS
 from gateway.audience.segment_language.topic_conditions import compile_condition, devices_of_condition
-from gateway.delivery.push import MAX_WHERE_CHARACTERS
+from gateway.audience.segments import SegmentFields
+from gateway.delivery.push import Target
 from gateway.errors import InvalidExpression
 from gateway.timestamps import WallTime
 from tests.gateway.audience.segment_language.fleet import NOW_MS
@@ -116,7 +118,12 @@ def test_times_are_those_on_the_wall(connection: sqlite3.Connection, monkeypatch
 
 
 def test_the_length_of_expressions_is_that_of_the_api() -> None:
-    assert MAX_CHARACTERS == MAX_WHERE_CHARACTERS
+    longest = "x" * MAX_EXPRESSION_CHARACTERS
+    assert len(longest) == 4_096, "as the descriptions of the fields say"
+    for model, field in ((Target, "where"), (Target, "condition"), (SegmentFields, "expression")):
+        model.model_validate({field: longest})
+        with pytest.raises(ValidationError, match="at most 4096 characters"):
+            model.model_validate({field: longest + "x"})
 
 
 def test_a_long_expression_is_parsed_in_parts_between_which_others_have_their_turn(
