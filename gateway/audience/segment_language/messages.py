@@ -38,9 +38,12 @@ def invalid(text: str, place: Place, sentence: str) -> InvalidExpression:
     return InvalidExpression(detail, number, column)
 
 
+def shortened(text: str) -> str:
+    """A part of an expression as a sentence repeats it."""
+    return text if len(text) <= QUOTED_CHARACTERS else text[: QUOTED_CHARACTERS - 1] + "…"
+
+
 def quoted(text: str) -> str:
     """A text as an expression has it, in quotes, shortened if it is long."""
-    if len(text) > QUOTED_CHARACTERS:
-        text = text[: QUOTED_CHARACTERS - 1] + "…"
-    printable = "".join(letter if letter.isprintable() else "?" for letter in text)
+    printable = "".join(letter if letter.isprintable() else "?" for letter in shortened(text))
     return f'"{printable}"' if "'" in printable else f"'{printable}'"

@@ -100,9 +100,8 @@ class FixedVersion:
     components: tuple[int, ...]
 
 
-Operand: TypeAlias = (
-    Term
-    | Fixed
+NoCondition: TypeAlias = (
+    Fixed
     | NullValue
     | ListValue
     | AttributeValue
@@ -115,22 +114,8 @@ Operand: TypeAlias = (
     | AttributeVersion
     | FixedVersion
 )
-"""What an expression can be: a condition, or one of these."""
-
-NO_CONDITIONS = (
-    Fixed,
-    NullValue,
-    ListValue,
-    AttributeValue,
-    TextField,
-    TimeField,
-    NameSet,
-    SetSize,
-    Span,
-    Moment,
-    AttributeVersion,
-    FixedVersion,
-)
+Operand: TypeAlias = Term | NoCondition
+"""What an expression can be: a condition, or one of the others."""
 FIXED_OPERANDS = (Fixed, NullValue, Span, Moment, FixedVersion)
 """Operands that are the same for every device."""
 

@@ -12,16 +12,16 @@ import re
 from typing import Final, NoReturn, cast
 
 from gateway.audience.segment_language import names
-from gateway.audience.segment_language.messages import QUOTED_CHARACTERS, invalid, quoted
+from gateway.audience.segment_language.messages import QUOTED_CHARACTERS, invalid, quoted, shortened
 from gateway.audience.segment_language.operands import (
     FIXED_OPERANDS,
-    NO_CONDITIONS,
     AttributeValue,
     AttributeVersion,
     Fixed,
     FixedVersion,
     ListValue,
     NameSet,
+    NoCondition,
     NullValue,
     Operand,
     SetSize,
@@ -256,8 +256,7 @@ class _Checker:
         self.refuse(node, f"{self._shown(owner)} has no fields; only attributes have: attributes.model")
 
     def _shown(self, node: Node) -> str:
-        text = " ".join(self._text[node.place.start : node.place.end].split())
-        return text if len(text) <= 40 else text[:39] + "…"
+        return shortened(" ".join(self._text[node.place.start : node.place.end].split()))
 
     # -- functions ---------------------------------------------------------------------------------------------------
 
@@ -458,8 +457,7 @@ class _Checker:
     def _comparison(self, node: Operation) -> Term:
         left, right = self._operand(node.left), self._operand(node.right)
         operator, asked, given = node.operator, node.left, node.right
-        constants = (Fixed, Moment, FixedVersion, NullValue, Span)
-        if isinstance(left, constants) and not isinstance(right, constants):
+        if isinstance(left, FIXED_OPERANDS) and not isinstance(right, FIXED_OPERANDS):
             left, right, operator, asked, given = right, left, _MIRRORED[operator], given, asked
         term = self._compared(node, left, right, cast(Operator, "==" if operator == "!=" else operator), asked, given)
         return Negation(term) if operator == "!=" else term
@@ -478,7 +476,7 @@ class _Checker:
                 return MembershipCount(of, operator, number)  # type: ignore[arg-type]  # a name of the table
             case AttributeVersion(name), FixedVersion(components):
                 return AttributeTest(name, VersionComparison(operator, components))
-            case _, Fixed(bool() as value) if not isinstance(left, NO_CONDITIONS):
+            case _, Fixed(bool() as value) if not isinstance(left, NoCondition):
                 if operator != "==":
                     self.refuse(node.operator_place, "what is true or false is compared with == and != only")
                 return left if value else Negation(left)
@@ -519,7 +517,7 @@ class _Checker:
                 self.refuse(node.operator_place, "use in for a list: attributes.model in ['K1', 'K2']")
         if isinstance(left, FIXED_OPERANDS) and isinstance(right, FIXED_OPERANDS):
             self.refuse(node, "both sides are fixed values, so this is the same for every device; compare an attribute")
-        if isinstance(left, NO_CONDITIONS) or isinstance(right, NO_CONDITIONS):
+        if isinstance(left, NoCondition) or isinstance(right, NoCondition):
             self.refuse(node, "these two cannot be compared; write something like attributes.model == 'K2'")
         self.refuse(node, "two conditions are joined with && or ||, not compared")
 
