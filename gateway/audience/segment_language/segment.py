@@ -34,7 +34,6 @@ from gateway.audience.segment_language.sql_compiler import (
     NowMatches,
     Parameter,
     ServerTime,
-    bind,
     compile_search,
     compile_statement,
     rank_of,
@@ -157,17 +156,20 @@ def _bound(
     def wall_ms(moment: Moment) -> int:
         return now_ms + moment.ms if moment.from_now else moment.ms
 
-    def value(parameter: Parameter) -> int:
+    connected = numbers_json(BitMap(online)) if Given.ONLINE in statement.parameters else "[]"
+    given: dict[Given, int | str] = {Given.APP: app_no, Given.ONLINE: connected, Given.CANDIDATES: candidates}
+
+    def value(parameter: Parameter) -> str | int | float | bytes:
         match parameter:
+            case Given():
+                return given[parameter]
             case ServerTime(moment):
                 return wall_time.to_server(wall_ms(moment))
             case NowMatches(compared, moment):
                 return int(_COMPARED[compared](now_ms, wall_ms(moment)))
-        raise AssertionError("these depend on the time")
+        return parameter
 
-    connected = numbers_json(BitMap(online)) if Given.ONLINE in statement.parameters else "[]"
-    given: dict[Given, int | str] = {Given.APP: app_no, Given.ONLINE: connected, Given.CANDIDATES: candidates}
-    return statement.sql, bind(statement.parameters, given, value)
+    return statement.sql, [value(parameter) for parameter in statement.parameters]
 
 
 def compile_expression(text: str) -> Segment:

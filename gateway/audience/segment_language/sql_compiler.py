@@ -20,10 +20,10 @@ Types need no look at each value: in SQLite numbers sort before texts, and texts
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
-from typing import Any, TypeAlias, assert_never
+from typing import TypeAlias, assert_never
 
 from gateway.audience.segment_language.terms import (
     COMPONENT_DIGITS,
@@ -502,17 +502,3 @@ def _version_compares(value: str, operator: Operator, components: tuple[int, ...
         f" FROM (SELECT ltrim(substr({value}, 1, 1), 'vV') || substr({value}, 2) AS t))",
         tuple(components),
     )
-
-
-def bind(
-    parameters: Sequence[Parameter], given: Mapping[Given, int | str], times: Callable[[Parameter], int]
-) -> list[Any]:
-    """The values of a statement's parameters. `times` answers those that depend on the time."""
-    return [
-        given[parameter]
-        if isinstance(parameter, Given)
-        else times(parameter)
-        if isinstance(parameter, ServerTime | NowMatches)
-        else parameter
-        for parameter in parameters
-    ]
