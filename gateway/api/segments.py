@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from gateway.api import responses
-from gateway.api.bodies import json_response, read_model
+from gateway.api.bodies import json_response, page_response, read_model
 from gateway.api.openapi import request_body
 from gateway.api.services import Cursor, DeviceManager, DeviceReader, Limit, NewSegmentName, SegmentName, services
 from gateway.audience.segments import SegmentFields
@@ -19,7 +19,7 @@ async def list_segments(
 ) -> Response:
     """List the segments of the app by name, without counting their devices. Needs a key with the scope `devices` or
     `read`."""
-    return json_response(await services(request).segments.page(principal.app_no, limit, cursor))
+    return page_response(await services(request).segments.page(principal.app_no, limit, cursor))
 
 
 @router.post("/preview", response_model=responses.SelectedResponse, openapi_extra=request_body(SegmentFields))

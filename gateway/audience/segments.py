@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, StringConstraints
@@ -17,6 +18,7 @@ from gateway.audience.target_resolution import TargetResolver, unknown_segment
 from gateway.audience.targeting import device_ids
 from gateway.described_model import DescribedModel
 from gateway.errors import problem
+from gateway.pages import ListPage, fill_page
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339
 
@@ -78,18 +80,14 @@ class SegmentStore:
         described = _described(row)
         return {**described, **await self.preview(app_no, described["expression"])}
 
-    async def page(self, app_no: int, limit: int, cursor: str | None) -> dict[str, Any]:
+    async def page(self, app_no: int, limit: int, cursor: str | None) -> ListPage:
         """List the segments of an app, by name."""
-        rows = await self._database.read(
-            lambda connection: connection.execute(
-                f"{_SELECT} AND id > ? ORDER BY id LIMIT ?", (app_no, cursor or "", limit + 1)
-            ).fetchall(),
-            app_no,
-        )
-        return {
-            "items": [_described(row) for row in rows[:limit]],
-            "next_cursor": rows[limit - 1][0] if len(rows) > limit else None,
-        }
+
+        def read(connection: sqlite3.Connection) -> ListPage:
+            rows = connection.execute(f"{_SELECT} AND id > ? ORDER BY id LIMIT ?", (app_no, cursor or "", limit + 1))
+            return fill_page(rows, limit, _described, itemgetter(0))
+
+        return await self._database.read(read, app_no)
 
     async def remove(self, app_no: int, name: str) -> None:
         """Remove a segment. What was sent to it goes on. Raises Problem 404."""

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from gateway.api import responses
 from tests.gateway.in_process import InProcessGateway
 
@@ -30,6 +32,14 @@ async def test_a_segment_from_its_making_to_its_end(gateway: InProcessGateway) -
     await gateway.call("DELETE", "/v1/segments/k2", 204)
     for method in ("GET", "DELETE"):
         await gateway.refused(method, "/v1/segments/k2", 404, "segment_not_found")
+
+
+async def test_a_page_is_bounded_in_bytes(gateway: InProcessGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        await gateway.call("PUT", f"/v1/segments/{name}", json=K2)
+    monkeypatch.setattr("gateway.pages.PAGE_BYTES", 1)
+    page = await gateway.call("GET", "/v1/segments")
+    assert ([one["name"] for one in page["items"]], page["next_cursor"]) == (["a"], "a")
 
 
 async def test_pushes_go_to_whom_an_expression_selects(gateway: InProcessGateway) -> None:
