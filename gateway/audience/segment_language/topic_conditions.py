@@ -1,8 +1,8 @@
-"""Topic conditions: expressions over topics alone, evaluated in the operation that stores a push.
+"""Topic conditions: expressions over topics alone.
 
 FCM has them: `'news' in topics && ('sport' in topics || !('beta' in topics))`, with at most five topics. A condition is
-an operation on some bitmaps (`set_algebra`): a few milliseconds for 1,000,000 devices, whatever it says. So it may run
-on the writer thread, in the operation that stores a push.
+an operation on some bitmaps (`set_algebra`): a few milliseconds for 1,000,000 devices, whatever it says. Compiling it
+is not for the writer thread, so `target_resolution` evaluates it on a reader, as it does every expression.
 """
 
 from __future__ import annotations
