@@ -157,30 +157,32 @@ def is_inside(window: Window, zone: ZoneInfo, instant: int) -> bool:
     return shown >= window.start or shown < window.to
 
 
+def _edges(shown: str, zone: ZoneInfo, instant: int, days: range, period: tuple[int, int]) -> list[int]:
+    """Instants at which hours may begin or end.
+
+    When the clocks of a zone show a time, on these days around an instant, and when they are set within a period.
+    """
+    hour, minute = map(int, shown.split(":"))
+    today = local_of(zone, instant).replace(hour=hour, minute=minute, second=0, microsecond=0)
+    found = [instant_of(zone, today + timedelta(days=day)) for day in days]
+    change = clock_change(zone, *period)
+    return found if change is None else [*found, change]
+
+
 @lru_cache(maxsize=4_096)  # devices of one zone, and dates of one day, ask the same
 def opening(window: Window, zone: ZoneInfo, instant: int) -> int:
     """The first instant, this one or later, at which the clocks of a zone are within the hours of a window."""
     if is_inside(window, zone, instant):
         return instant
-    hour, minute = map(int, window.start.split(":"))
-    today = local_of(zone, instant).replace(hour=hour, minute=minute, second=0, microsecond=0)
     # Three days, because a window may lie in what the clocks leave out.
-    found = [instant_of(zone, today + timedelta(days=day)) for day in range(-1, 4)]
-    change = clock_change(zone, instant, instant + 3 * DAY_MS)
-    if change is not None:
-        found.append(change)
+    found = _edges(window.start, zone, instant, range(-1, 4), (instant, instant + 3 * DAY_MS))
     return min(begin for begin in found if begin > instant and is_inside(window, zone, begin))
 
 
 @lru_cache(maxsize=4_096)  # as above
 def closing(window: Window, zone: ZoneInfo, instant: int) -> int:
     """The first instant behind this one, which is within the hours of a window, that is not."""
-    hour, minute = map(int, window.to.split(":"))
-    today = local_of(zone, instant).replace(hour=hour, minute=minute, second=0, microsecond=0)
-    found = [instant_of(zone, today + timedelta(days=day)) for day in range(3)]
-    change = clock_change(zone, instant, instant + DAY_MS)
-    if change is not None:
-        found.append(change)
+    found = _edges(window.to, zone, instant, range(3), (instant, instant + DAY_MS))
     return min(end for end in found if end > instant and not is_inside(window, zone, end))
 
 
@@ -188,10 +190,5 @@ def last_inside(window: Window, zone: ZoneInfo, instant: int) -> int:
     """The last instant, this one or earlier, at which the clocks of a zone are within the hours of a window."""
     if is_inside(window, zone, instant):
         return instant
-    hour, minute = map(int, window.to.split(":"))
-    today = local_of(zone, instant).replace(hour=hour, minute=minute, second=0, microsecond=0)
-    ends = [instant_of(zone, today + timedelta(days=day)) for day in range(-4, 2)]
-    change = clock_change(zone, instant - 3 * DAY_MS, instant)
-    if change is not None:
-        ends.append(change)
-    return max(end - 1 for end in ends if end <= instant and is_inside(window, zone, end - 1))
+    found = _edges(window.to, zone, instant, range(-4, 2), (instant - 3 * DAY_MS, instant))
+    return max(end - 1 for end in found if end <= instant and is_inside(window, zone, end - 1))
