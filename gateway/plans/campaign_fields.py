@@ -42,6 +42,7 @@ from gateway.plans.assignment import shares_of
 from gateway.plans.conditions import (
     FAILED,
     MAX_CONDITION_CHARACTERS,
+    UNITS_MS,
     BadCondition,
     Condition,
     parse_condition,
@@ -65,8 +66,7 @@ MAX_RATE_DAYS = 90
 """Days that a rate may take: longer than that nobody remembers what is being rolled out."""
 _SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,4})?)\s*%")
 _RATE = re.compile(r"(\d{1,9})\s*/\s*([smhd])")
-_RATE_UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-DAY_MS = _RATE_UNITS_MS["d"]
+DAY_MS = UNITS_MS["d"]
 VARIANT_CONTENT = ("notification", "data", "texts", "template")
 """Fields of a variant that replace those of the push."""
 
@@ -113,7 +113,7 @@ def devices_per_ms(text: str) -> Fraction:
     match = _RATE.fullmatch(text.strip())
     if match is None or not int(match[1]):
         raise ValueError(f"{text!r}: write a rate as devices in a second, minute, hour or day, such as 500/m")
-    return Fraction(int(match[1]), _RATE_UNITS_MS[match[2]])
+    return Fraction(int(match[1]), UNITS_MS[match[2]])
 
 
 def _is_condition(text: str) -> str:
