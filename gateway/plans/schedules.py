@@ -24,7 +24,7 @@ from gateway.delivery.escalations import Escalations
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.plan_parts import parts_of_run
 from gateway.delivery.push import PushRequest
-from gateway.delivery.push_timing import DATES_OF_DAY, DEVICE_ZONE, SCHEDULE_FIELDS, Repeat, has_few_dates
+from gateway.delivery.push_timing import DATES_OF_DAY, DEVICE_ZONE, SCHEDULE_FIELDS, Repeat, has_few_dates, scheduled_by
 from gateway.delivery.reports import cursor_number, read_counts
 from gateway.delivery.submission import AppRef, Submission, key_reused, nobody_known
 from gateway.described_model import DescribedModel
@@ -454,7 +454,7 @@ def _check_times(request: PushRequest, since: int) -> None:
     """Check that the times of a push go together, and lie ahead. Raises Problem 422."""
     given = [name for name in ("send_at", "send_at_local", "repeat") if getattr(request, name) is not None]
     trouble: str | None = None
-    if not any(getattr(request, name) is not None for name in SCHEDULE_FIELDS):
+    if scheduled_by(request) is None:
         trouble = f"push: give one of {', '.join(SCHEDULE_FIELDS)}; without them it is sent at once, by POST /v1/pushes"
     elif len(given) > 1:
         trouble = f"{given[0]} and {given[1]}: give one of them"
