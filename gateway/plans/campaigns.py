@@ -129,7 +129,7 @@ class Campaigns:
         self._busy: set[int] = set()
         self._rules: dict[int, RunningRules] = {}
         self._freezing = FreezeTurns(clock_ms, LOOK_MS)
-        """Held while a target is frozen: that takes memory for each device."""
+        """One target is frozen at a time: that takes memory for each device."""
         self.under_way = 0
         """Campaigns that have not ended, for metrics."""
         self.parts = 0

@@ -1,4 +1,4 @@
-"""VariantComparison of the variants of a campaign: whether one did better, and by more than chance.
+"""Comparison of the variants of a campaign: whether one did better, and by more than chance.
 
 Each variant has n devices that were sent it, of which x did what the campaign is for. Two variants are compared by the
 two-proportion z-test with the pooled share (Fleiss, *Statistical Methods for Rates and Proportions*, 3rd edition, 3.1,
