@@ -455,13 +455,8 @@ class Campaigns:
         """Send the next part of the present group."""
         if not self._storage_left() or campaign.app_no in self._acceptance.limits.apps_behind():
             return LOOK_MS
-        if campaign.group_no >= len(plan.groups):  # nobody at all
-            now_ms = self._clock_ms()
-            await self._database.write(
-                lambda connection: rows.observe_group(connection, campaign, "", now_ms), campaign.app_no
-            )
-            return 0
-        name = plan.groups[campaign.group_no].name
+        # A rate has no groups if it is for nobody at all.
+        name = plan.groups[campaign.group_no].name if campaign.group_no < len(plan.groups) else ""
 
         def find(connection: sqlite3.Connection) -> tuple[int, BitMap, PushRequest] | None:
             variant_no = rows.next_variant(connection, campaign.no, campaign.group_no)
