@@ -7,7 +7,6 @@ request is checked before (unknown devices and reused keys are answers, not erro
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from gateway.delivery.consent import preferences_of, unwanted, unwanted_selected
 from gateway.delivery.delivery_sets import insert_set
 from gateway.delivery.digest import PushNumbers
 from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK
+from gateway.delivery.idempotency_records import remember_answers, remembered_answer
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.ledger_statements import end_devices, insert_listed_rows, insert_single_rows, supersede_rows
 from gateway.delivery.mailbox_limits import EnforcedLimits, MailboxLimits
@@ -157,15 +157,15 @@ class PushStore:
             if pending.push_no:
                 pending.answer = AcceptedPush(pending.push_id, pending.targeted, pending.suppressed, pending.unknown)
         self._answer_twins(twins)
-        connection.executemany(
-            "INSERT OR REPLACE INTO idempotency_record (app_no, key, body_hash, response, created_at)"
-            " VALUES (?, ?, ?, ?, ?)",
-            [
-                (app_no, key, body_hash, f"{{{pending.answer.members()}}}", now_ms)
-                for (app_no, key), (body_hash, pending) in answered.items()
-                if isinstance(pending.answer, AcceptedPush)
-            ],
-        )
+        if answered:
+            remember_answers(
+                connection,
+                [
+                    (app_no, key, body_hash, f"{{{pending.answer.members()}}}", now_ms)
+                    for (app_no, key), (body_hash, pending) in answered.items()
+                    if isinstance(pending.answer, AcceptedPush)
+                ],
+            )
         return stored
 
     def _known_preferences(
@@ -219,15 +219,10 @@ class PushStore:
     def remembered(
         self, connection: sqlite3.Connection, pending: PendingPush, key: str, now_ms: int
     ) -> AcceptedPush | Problem | None:
-        row = connection.execute(
-            "SELECT body_hash, response FROM idempotency_record WHERE app_no = ? AND key = ? AND created_at > ?",
-            (pending.app.no, key, now_ms - self._idempotency_ms),
-        ).fetchone()
-        if row is None:
-            return None
-        if row[0] != pending.body_hash:
-            return key_reused(key)
-        answer = json.loads(row[1])
+        after_ms = now_ms - self._idempotency_ms
+        answer = remembered_answer(connection, pending.app.no, key, pending.body_hash, after_ms)
+        if answer is None or isinstance(answer, Problem):
+            return answer
         return AcceptedPush(**{**answer, "unknown": tuple(answer["unknown"])})
 
     @staticmethod

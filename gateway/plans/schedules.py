@@ -21,12 +21,13 @@ from pydantic import ConfigDict, StringConstraints
 from gateway.audience.targeting import device_rows
 from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.escalations import Escalations
+from gateway.delivery.idempotency_records import remember_answers, remembered_answer
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.plan_parts import parts_of_run
 from gateway.delivery.push import PushRequest
 from gateway.delivery.push_timing import DATES_OF_DAY, DEVICE_ZONE, SCHEDULE_FIELDS, Repeat, has_few_dates, scheduled_by
 from gateway.delivery.reports import cursor_number, read_counts
-from gateway.delivery.submission import AppRef, Submission, key_reused, nobody_known
+from gateway.delivery.submission import AppRef, Submission, nobody_known
 from gateway.described_model import DescribedModel
 from gateway.errors import Problem, problem
 from gateway.pages import ListPage, fill_page
@@ -125,7 +126,8 @@ class ScheduleStore:
 
         def store(connection: sqlite3.Connection) -> tuple[dict[str, Any] | Problem, bool]:
             if key is not None:
-                earlier = self._remembered(connection, app.no, key, body_hash, now_ms)
+                after_ms = now_ms - self._idempotency_ms
+                earlier = remembered_answer(connection, app.no, key, body_hash, after_ms)
                 if earlier is not None:
                     return earlier, False
             if refusal is not None:
@@ -135,11 +137,7 @@ class ScheduleStore:
                 return _too_many(count), False
             rows.insert_schedule(connection, schedule_id, app.no, fields.name, text, fields.missed, since, now_ms)
             if key is not None:
-                connection.execute(
-                    "INSERT OR REPLACE INTO idempotency_record (app_no, key, body_hash, response, created_at)"
-                    " VALUES (?, ?, ?, ?, ?)",
-                    (app.no, key, body_hash, json.dumps(answer), now_ms),
-                )
+                remember_answers(connection, [(app.no, key, body_hash, json.dumps(answer), now_ms)])
             return answer, True
 
         result, is_new = await self._database.write(store, app.no)
@@ -151,20 +149,6 @@ class ScheduleStore:
             if key is not None:
                 self._answer_remembered(app.no, len(key) + len(json.dumps(answer)))
         return result
-
-    def _remembered(
-        self, connection: sqlite3.Connection, app_no: int, key: str, body_hash: bytes | None, now_ms: int
-    ) -> dict[str, Any] | Problem | None:
-        row = connection.execute(
-            "SELECT body_hash, response FROM idempotency_record WHERE app_no = ? AND key = ? AND created_at > ?",
-            (app_no, key, now_ms - self._idempotency_ms),
-        ).fetchone()
-        if row is None:
-            return None
-        if row[0] != body_hash:
-            return key_reused(key)
-        answer: dict[str, Any] = json.loads(row[1])
-        return answer
 
     async def preview(self, app: AppRef, fields: ScheduleFields) -> dict[str, Any]:
         """The next dates of a schedule, which is not made: `{"next"}`. Raises Problem as `create`."""
