@@ -194,7 +194,7 @@ class ScheduleStore:
         return await self._shown(found)
 
     async def _shown(self, found: ScheduleRow) -> dict[str, Any]:
-        sent = await self._sent(found.no, 1)
+        sent = await self._sent(found.no, 2**62, 1)
 
         def read(connection: sqlite3.Connection) -> dict[str, Any]:
             described = self._describe(connection, found, 5)
@@ -218,7 +218,7 @@ class ScheduleStore:
         """A page of the runs of a schedule, the newest first, with the pushes they were sent in. Raises Problem 404."""
         found = await self._find(app_no, schedule_id)
         before = cursor_number(cursor) or 2**62
-        sent = await self._sent(found.no, limit)
+        sent = await self._sent(found.no, before, limit)
 
         def read(connection: sqlite3.Connection) -> ListPage:
             counted = 0
@@ -235,12 +235,12 @@ class ScheduleStore:
 
         return await self._database.read(read, app_no)
 
-    async def _sent(self, schedule_no: int, limit: int) -> dict[int, list[int]]:
-        """The hand-overs in memory of the pushes of the last runs, by push number."""
+    async def _sent(self, schedule_no: int, before: int, limit: int) -> dict[int, list[int]]:
+        """The hand-overs in memory of the pushes of so many runs before this one, by push number."""
 
         def read(connection: sqlite3.Connection) -> list[int]:
             numbers: list[int] = []
-            for row in rows.runs_of_schedule(connection, schedule_no, 2**62):
+            for row in islice(rows.runs_of_schedule(connection, schedule_no, before), limit):
                 numbers += [no for no, _ in parts_of_run(connection, KIND, row[0])]
                 if len(numbers) >= COUNTED_PARTS:
                     break

@@ -15,7 +15,7 @@ from gateway.errors import Problem
 from gateway.plans.parts import waiting_devices
 from gateway.plans.schedule_rows import ScheduleState
 from gateway.timestamps import wall_time
-from tests.gateway.delivery.world import APP
+from tests.gateway.delivery.world import APP, items
 from tests.gateway.plans.world import Killed, PlanWorld
 
 
@@ -350,6 +350,21 @@ def test_a_run_at_once_is_besides_the_dates(world: PlanWorld) -> None:
     world.passes_until("2027-01-10T09:10")
     assert len(world.sent(1)) == 2
     assert [run["asked"] for run in world.history(schedule)] == [True, False]
+
+
+def test_every_page_of_runs_knows_what_was_handed_over(world: PlanWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.plans.schedules.COUNTED_PARTS", 1)
+    world.connect(1)
+    world.set_wall("2027-01-10T08:00")
+    schedule = world.schedule({"device": "d1"}, repeat={"cron": "0 * * * *", "zone": "UTC", "count": 2})
+    world.passes_until("2027-01-10T10:01", 60)
+    cursor, counts = None, []
+    for _ in range(2):
+        page = world.run(world.schedules.runs(APP.no, schedule, 10, cursor))
+        cursor = page.next_cursor
+        counts += [(run["counts"]["sent"], run["counts"]["waiting"]) for run in items(page)]
+    assert counts == [(1, 0), (1, 0)]
+    assert cursor is None
 
 
 def test_an_apps_thousand_schedules_do_not_keep_another_ones_waiting(world: PlanWorld) -> None:
