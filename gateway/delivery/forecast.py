@@ -171,9 +171,9 @@ class Forecast:
                 devices = BitMap(known.values())
             else:
                 devices = selected_devices(connection, app.no, target) if searched is None else searched
-            above = self._policies.of(app.no).policy.approve_above
-            if above is not None and request.kind == "command" and len(devices) > above:
-                raise approval_needed(len(devices), above)
+            refusal = approval_needed(self._policies.of(app.no).policy, request.kind, len(devices))
+            if refusal is not None:
+                raise refusal
             suppressed, left = self._would_suppress(connection, app.no, request, devices)
             if without and (lacking := left.intersection_cardinality(without)):
                 suppressed[NO_TEXT] = lacking

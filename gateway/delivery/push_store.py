@@ -123,9 +123,9 @@ class PushStore:
                 pending.devices = selected_devices(connection, pending.app.no, pending.target)
             without = None if pending.texts is None else pending.choose_texts()
             if pending.kind == "command" and not pending.is_approved:
-                above = self._policies.of(pending.app.no).policy.approve_above
-                if above is not None and len(pending.devices) > above:
-                    pending.answer = approval_needed(len(pending.devices), above)
+                policy = self._policies.of(pending.app.no).policy
+                pending.answer = approval_needed(policy, pending.kind, len(pending.devices))
+                if pending.answer is not None:
                     continue
             push_no += 1
             left_out = self._unwanted(connection, pending, preferences)

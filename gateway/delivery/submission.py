@@ -12,6 +12,7 @@ from typing import Annotated, NamedTuple, Protocol
 from pydantic import StringConstraints
 from pyroaring import BitMap
 
+from gateway.audience.policy import Policy
 from gateway.delivery.push import PUSH_ID_CHARACTERS, ActivePush, PushRequest, Target, wire_size
 from gateway.delivery.push_texts import PreparedText, PushTexts, mark
 from gateway.delivery_states import PRIORITIES
@@ -267,7 +268,11 @@ def nobody_known(unknown: Sequence[str]) -> Problem:
     return problem("device_not_found", f"no such device: {names}; enrol it with POST /v1/devices")
 
 
-def approval_needed(targeted: int, above: int) -> Problem:
+def approval_needed(policy: Policy, kind: str | None, targeted: int) -> Problem | None:
+    """The refusal of a push to so many devices that nobody has approved; None if it needs no approval."""
+    above = policy.approve_above
+    if above is None or kind != "command" or targeted <= above:
+        return None
     return problem(
         "approval_needed",
         f"a command to {targeted} devices, and above {above} another key has to approve it: make it a campaign, POST"

@@ -29,7 +29,7 @@ from gateway.audience.policy import PolicyStore
 from gateway.audience.target_resolution import TargetResolver
 from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.push import PushRequest
-from gateway.delivery.submission import AppRef, PendingPush, Submission, key_reused
+from gateway.delivery.submission import AppRef, PendingPush, Submission, approval_needed, key_reused
 from gateway.errors import Problem, problem
 from gateway.plans import campaign_rows as rows
 from gateway.plans.campaign_clearing import clear_one
@@ -234,8 +234,7 @@ class Campaigns:
         return campaign.approved_by is None and self._is_above(campaign.app_no, kind, campaign.targeted)
 
     def _is_above(self, app_no: int, kind: str, targeted: int) -> bool:
-        above = self._policies.of(app_no).policy.approve_above
-        return above is not None and kind == "command" and targeted > above
+        return approval_needed(self._policies.of(app_no).policy, kind, targeted) is not None
 
     async def _ask_approval(self, campaign: Campaign, targeted: int) -> None:
         now_ms = self._clock_ms()

@@ -330,9 +330,9 @@ class ScheduleRunner:
         The whole run is compared with what the policy allows: its parts may be small.
         """
         devices = await self._targets.resolve(app_no, request.target)
-        above = self._policies.of(app_no).policy.approve_above
-        if request.kind == "command" and above is not None and len(devices) > above:
-            raise approval_needed(len(devices), above)
+        refusal = approval_needed(self._policies.of(app_no).policy, request.kind, len(devices))
+        if refusal is not None:
+            raise refusal
         return devices
 
     # -- steps -----------------------------------------------------------------------------------------------------
