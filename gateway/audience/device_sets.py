@@ -81,8 +81,13 @@ def live_devices(connection: sqlite3.Connection, app_no: int) -> BitMap:
 
 def devices_of_set(connection: sqlite3.Connection, app_no: int, name: str) -> BitMap:
     """The devices of a tag, of a topic (`topic_set`), or all (`ALL_TAG`)."""
+    return stored_devices(connection, "SELECT devices FROM device_set WHERE app_no = ? AND tag = ?", (app_no, name))
+
+
+def stored_devices(connection: sqlite3.Connection, select: str, parameters: Sequence[Any]) -> BitMap:
+    """The devices in the sets, one column, that a SELECT yields: in the segments of one set, as a rule."""
     found = BitMap()
-    for (devices,) in connection.execute("SELECT devices FROM device_set WHERE app_no = ? AND tag = ?", (app_no, name)):
+    for (devices,) in connection.execute(select, parameters):
         found |= unpack(devices)
     return found
 

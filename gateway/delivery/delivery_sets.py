@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 from pyroaring import BitMap
 
-from gateway.audience.device_sets import SEGMENT_BITS, pack, segments_of, unpack
+from gateway.audience.device_sets import SEGMENT_BITS, pack, segments_of, stored_devices, unpack
 from gateway.delivery.event_log import ENTRY_DEVICES, log_outcome
 from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK, handle_of
 from gateway.delivery_states import IS_WAITING, DeliveryState
@@ -433,10 +433,7 @@ def device_to_rows(connection: sqlite3.Connection, device_no: int, among: str) -
 
 def devices_with_waiting(connection: sqlite3.Connection, app_no: int) -> BitMap:
     """The devices of an app for which something waits in sets."""
-    found = BitMap()
-    for (blob,) in connection.execute("SELECT devices FROM waiting_set WHERE app_no = ?", (app_no,)):
-        found |= unpack(blob)
-    return found
+    return stored_devices(connection, "SELECT devices FROM waiting_set WHERE app_no = ?", (app_no,))
 
 
 def state_counts(connection: sqlite3.Connection, push_no: int) -> dict[int, int]:

@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 from pyroaring import BitMap
 
-from gateway.audience.device_sets import SEGMENT_BITS, pack, segments_of, unpack, whole_segment
+from gateway.audience.device_sets import SEGMENT_BITS, pack, segments_of, stored_devices, unpack, whole_segment
 from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery.handles import DEVICE_MASK
 from gateway.store.database import Database
@@ -204,12 +204,12 @@ def read_sample(connection: sqlite3.Connection, window: range, devices: BitMap) 
     if devices:
         # Only those with such devices: an app of two, enrolled with a million of others between them, reads two.
         segments = json.dumps([segment for segment, _ in segments_of(devices)])
-        for (blob,) in connection.execute(
+        seen = stored_devices(
+            connection,
             "SELECT devices FROM presence_hour WHERE hour >= ? AND hour < ?"
             " AND segment IN (SELECT value FROM json_each(?))",
             (window.start, window.stop, segments),
-        ):
-            seen |= unpack(blob)
+        )
     return PresenceSample(seen & devices, _enrolled_before(connection, window.start * HOUR_MS))
 
 

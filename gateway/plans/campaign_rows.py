@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from pyroaring import BitMap
 
-from gateway.audience.device_sets import pack, segments_of, unpack
+from gateway.audience.device_sets import pack, segments_of, stored_devices
 from gateway.delivery.event_log import log_of_app
 from gateway.delivery.push import PushRequest
 from gateway.plans.campaign_fields import Plan, merged_push
@@ -156,13 +156,11 @@ def campaigns_with_work(connection: sqlite3.Connection) -> tuple[list[int], int]
 
 def set_of_part(connection: sqlite3.Connection, campaign_no: int, group_no: int, variant_no: int) -> BitMap:
     """The devices of a part that was not sent, or of the holdout. Any thread."""
-    found = BitMap()
-    for (devices,) in connection.execute(
+    return stored_devices(
+        connection,
         "SELECT devices FROM campaign_set WHERE campaign_no = ? AND group_no = ? AND variant_no = ?",
         (campaign_no, group_no, variant_no),
-    ):
-        found |= unpack(devices)
-    return found
+    )
 
 
 def next_variant(connection: sqlite3.Connection, campaign_no: int, group_no: int) -> int | None:

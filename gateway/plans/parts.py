@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 from pyroaring import BitMap
 
-from gateway.audience.device_sets import live_devices, pack, segments_of, unpack
+from gateway.audience.device_sets import live_devices, pack, segments_of, stored_devices, unpack
 from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.plan_parts import PlanKind, insert_part
 from gateway.delivery.push import PushRequest
@@ -38,12 +38,7 @@ def insert_waiting(connection: sqlite3.Connection, kind: PlanKind, run_no: int, 
 
 def waiting_devices(connection: sqlite3.Connection, kind: PlanKind, run_no: int) -> BitMap:
     """The devices of a run that have had no part. Any thread."""
-    found = BitMap()
-    for (devices,) in connection.execute(
-        "SELECT devices FROM plan_waiting WHERE kind = ? AND run_no = ?", (kind, run_no)
-    ):
-        found |= unpack(devices)
-    return found
+    return stored_devices(connection, "SELECT devices FROM plan_waiting WHERE kind = ? AND run_no = ?", (kind, run_no))
 
 
 def remove_from_waiting(connection: sqlite3.Connection, kind: PlanKind, run_no: int, devices: BitMap) -> int:
