@@ -45,9 +45,9 @@ SCHEDULES_OF_APP = 1_000
 """Schedules of an app that are active or paused: each is looked at after a restart, and at nine all may be due."""
 SCHEDULE_BYTES_OF_APP = 64 * 1024 * 1024
 """Bytes of their pushes: a hundred lists of ten thousand devices."""
-AHEAD_MS = 366 * 86_400_000
+AHEAD_MS = 366 * DAY_MS
 """How far ahead a time may be: a year, as a ttl."""
-WRONG_CLOCK_MS = 2 * 86_400_000
+WRONG_CLOCK_MS = 2 * DAY_MS
 """Distance ahead at which no date can have begun: by the devices' clocks it is 14 hours."""
 COUNTED_PARTS = 1_000
 """Parts whose counts a page of runs sums up: about 50 ms of a reader. Later runs of the page are on the next one."""

@@ -25,6 +25,7 @@ from cronsim import CronSim
 from gateway.delivery.push import PushRequest
 from gateway.delivery.push_timing import DEVICE_ZONE, MAX_DATES, Repeat, Window
 from gateway.plans.due_times import (
+    DAY_MS,
     EAST_MS,
     WEST_MS,
     closing,
@@ -52,7 +53,7 @@ WALKED_DATES_LISTED = 100
 WALKED_DATES_SHOWN = 8_000
 """Dates that are walked through for those: five days of minutes, of which a window leaves one. Of each schedule in a
 list one date is shown, which is nearly always the next."""
-SHOWN_MS = 50 * 366 * 86_400_000
+SHOWN_MS = 50 * 366 * DAY_MS
 """How far ahead of these dates the last one is: as far as a cron expression must have one. Where the window lets none
 of a yearly repetition through, the walk would come to the end of the calendar."""
 LOOKS_SHOWN = 20_000
@@ -197,13 +198,13 @@ class Timing:
         if repeat.until is not None:
             wall_ms = min(wall_ms, int(repeat.until.timestamp() * 1000))
         if self.is_local:
-            at = wall_ms - WEST_MS - (86_400_000 if self.window is not None else 0)
+            at = wall_ms - WEST_MS - (DAY_MS if self.window is not None else 0)
             local = latest_local(repeat.cron, naive(at))
             return None if local is None else naive_ms(local)
         if self.window is not None and self.window.zone != DEVICE_ZONE:
             wall_ms = last_inside(self.window, ZoneInfo(self.window.zone), wall_ms)
         elif self.window is not None:
-            wall_ms -= 2 * 86_400_000
+            wall_ms -= 2 * DAY_MS
         return latest_cron_date(repeat.cron, ZoneInfo(repeat.zone), wall_ms)
 
     # -- what is next
