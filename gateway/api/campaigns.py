@@ -11,11 +11,9 @@ from pydantic import ConfigDict, Field, StringConstraints
 from gateway.api import responses
 from gateway.api.bodies import PUSH_BYTES, json_response, page_response, parse, read_body, read_model
 from gateway.api.openapi import idempotent, request_body
-from gateway.api.request_headers import header_of
+from gateway.api.request_headers import check_idempotency_key, header_of
 from gateway.api.services import Cursor, Limit, ReaderOf, Sender, app_of, services
-from gateway.delivery.submission import MAX_KEY_CHARACTERS
 from gateway.described_model import DescribedModel
-from gateway.errors import problem
 from gateway.plans.campaign_fields import CampaignRequest
 from gateway.printable import Printable
 
@@ -65,10 +63,7 @@ async def create_campaign(request: Request, principal: Sender) -> Response:
     key = header_of(request, b"idempotency-key")
     remembered = None
     if key is not None:
-        if not (0 < len(key) <= MAX_KEY_CHARACTERS and key.isascii() and key.isprintable()):
-            raise problem(
-                "invalid_request", f"Idempotency-Key: must be 1 to {MAX_KEY_CHARACTERS} printable ASCII characters"
-            )
+        check_idempotency_key(key)
         remembered = key, hashlib.sha256(body).digest()
     campaign_id = await found.campaigns.create(app_of(principal), principal.key_id, fields, remembered)
     return json_response(await found.campaign_reports.one(principal.app_no, campaign_id), 201)
