@@ -48,14 +48,6 @@ IN_PATH: Final = {
     "request_id": ("request_not_found",),
 }
 _TEXTS: Final = ("template_not_found", "template_error", "too_many_texts")
-_PUSH: Final = (
-    "device_not_found",
-    "segment_not_found",
-    "attachment_not_found",
-    "duty_not_found",
-    "invalid_expression",
-    *_TEXTS,
-)
 _CAMPAIGN: Final = (
     "device_not_found",
     "segment_not_found",
@@ -63,6 +55,7 @@ _CAMPAIGN: Final = (
     "invalid_expression",
     *_TEXTS,
 )
+_PUSH: Final = (*_CAMPAIGN, "duty_not_found", "approval_needed")
 _ENROLMENT: Final = ("device_exists", "too_many_devices")
 SPECIFIC: Final[Mapping[Operation, tuple[str, ...]]] = {
     ("post", "/v1/pushes"): (
@@ -71,7 +64,6 @@ SPECIFIC: Final[Mapping[Operation, tuple[str, ...]]] = {
         "too_many_calls",
         "too_many_schedules",
         "idempotency_key_reused",
-        "approval_needed",
     ),
     ("post", "/v1/campaigns"): (*_CAMPAIGN, "too_many_campaigns", "idempotency_key_reused"),
     ("post", "/v1/campaigns/forecast"): _CAMPAIGN,
@@ -79,13 +71,13 @@ SPECIFIC: Final[Mapping[Operation, tuple[str, ...]]] = {
     ("post", "/v1/campaigns/{campaign_id}/resume"): ("campaign_state",),
     ("post", "/v1/campaigns/{campaign_id}/approve"): ("campaign_state", "other_key_needed"),
     ("post", "/v1/campaigns/{campaign_id}/abort"): ("campaign_state",),
-    ("post", "/v1/schedules"): (*_PUSH, "too_many_schedules", "idempotency_key_reused", "approval_needed"),
-    ("post", "/v1/schedules/preview"): (*_PUSH, "approval_needed"),
-    ("patch", "/v1/schedules/{schedule_id}"): (*_PUSH, "schedule_ended", "approval_needed"),
+    ("post", "/v1/schedules"): (*_PUSH, "too_many_schedules", "idempotency_key_reused"),
+    ("post", "/v1/schedules/preview"): _PUSH,
+    ("patch", "/v1/schedules/{schedule_id}"): (*_PUSH, "schedule_ended"),
     ("post", "/v1/schedules/{schedule_id}/pause"): ("schedule_ended",),
     ("post", "/v1/schedules/{schedule_id}/resume"): ("schedule_ended",),
     ("post", "/v1/schedules/{schedule_id}/run"): ("schedule_ended",),
-    ("post", "/v1/pushes/forecast"): (*_PUSH, "approval_needed"),
+    ("post", "/v1/pushes/forecast"): _PUSH,
     ("get", "/v1/pushes/{push_id}/deliveries"): ("device_not_found",),
     ("get", "/v1/pushes/{push_id}/texts"): ("device_not_found",),
     ("put", "/v1/templates/{template_name}"): ("template_error",),
@@ -121,7 +113,6 @@ SPECIFIC: Final[Mapping[Operation, tuple[str, ...]]] = {
 OF_ITEMS: Final[Mapping[Operation, tuple[str, ...]]] = {
     ("post", "/v1/pushes/batch"): (
         *_PUSH,
-        "approval_needed",
         "too_many_escalations",
         "idempotency_key_reused",
         "malformed_json",
