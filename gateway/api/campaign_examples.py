@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from gateway.api.responses import CountsResponse
+
 _CAMPAIGN: Final = {
     "name": "New price list",
     "push": {"target": {"tag": "lobby"}, "kind": "command", "data": {"command": "update"}},
@@ -25,26 +27,9 @@ BODIES: Final[dict[tuple[str, str], Any]] = {
 }
 
 _AT: Final = "2026-12-01T11:00:00.000Z"
-_NOBODY: Final = {
-    "targeted": 0,
-    "waiting": 0,
-    "sent": 0,
-    "delivered": 0,
-    "displayed": 0,
-    "dismissed": 0,
-    "opened": 0,
-    "acted": 0,
-    "expired": 0,
-    "superseded": 0,
-    "cancelled": 0,
-    "suppressed": 0,
-    "overflowed": 0,
-    "refused": 0,
-    "revoked": 0,
-}
 _NONE_REACHED: Final = {"delivered": 0, "displayed": 0, "opened": 0, "acted": 0}
 _ONE_WAITS: Final = {
-    "counts": {**_NOBODY, "targeted": 1, "waiting": 1},
+    "counts": dict.fromkeys(CountsResponse.model_fields, 0) | {"targeted": 1, "waiting": 1},
     "reached": _NONE_REACHED,
     "failed": 0,
 }

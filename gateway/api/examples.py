@@ -11,6 +11,7 @@ import json
 from typing import Any, Final
 
 from gateway.api import campaign_examples, schedule_examples
+from gateway.api.responses import CountsResponse
 
 _PUSH: Final = {
     "target": {"tag": "lobby"},
@@ -94,23 +95,7 @@ _HELD: Final = {rule: {"dropped": 0, "deferred": 0} for rule in ("capped", "quie
 _AT: Final = "2026-12-01T11:00:00.000Z"
 _SOON: Final = "2026-12-01T11:00:00.412Z"
 _LATER: Final = "2026-12-01T12:00:00.000Z"
-_COUNTS: Final = {
-    "targeted": 2,
-    "waiting": 1,
-    "sent": 0,
-    "delivered": 0,
-    "displayed": 1,
-    "dismissed": 0,
-    "opened": 0,
-    "acted": 0,
-    "expired": 0,
-    "superseded": 0,
-    "cancelled": 0,
-    "suppressed": 0,
-    "overflowed": 0,
-    "refused": 0,
-    "revoked": 0,
-}
+_COUNTS: Final = dict.fromkeys(CountsResponse.model_fields, 0) | {"targeted": 2, "waiting": 1, "displayed": 1}
 _SENT: Final = {
     "push_id": _PUSH_ID,
     "target": {"tag": "lobby"},

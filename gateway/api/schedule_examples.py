@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from gateway.api.responses import CountsResponse
+
 _SCHEDULE: Final = {
     "name": "Lunch",
     "push": {
@@ -23,10 +25,6 @@ BODIES: Final[dict[tuple[str, str], Any]] = {
 _AT: Final = "2026-12-01T11:00:00.000Z"
 _ID: Final = "sQm9xT2yLs8RbW4nA"
 _NEXT: Final = [f"2026-12-0{day}T10:45:00.000Z" for day in (1, 2, 3, 4, 7)]
-_STATES: Final = (
-    "targeted", "waiting", "sent", "delivered", "displayed", "dismissed", "opened", "acted", "expired", "superseded",
-    "cancelled", "suppressed", "overflowed", "refused", "revoked",
-)  # fmt: skip
 _RUN: Final = {
     "run": 17,
     "due": "2026-11-30T10:45:00.000Z",
@@ -40,7 +38,7 @@ _RUN: Final = {
     "started_at": "2026-11-30T10:45:00.212Z",
     "ended_at": "2026-11-30T10:45:00.230Z",
     "push_ids": ["Zk3vQm9xT2yLs8RbW4nA"],
-    "counts": dict.fromkeys(_STATES, 0) | {"targeted": 2, "waiting": 1, "displayed": 1},
+    "counts": dict.fromkeys(CountsResponse.model_fields, 0) | {"targeted": 2, "waiting": 1, "displayed": 1},
 }
 _LISTED: Final = {
     "schedule_id": _ID,
