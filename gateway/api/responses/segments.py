@@ -27,13 +27,8 @@ class SavedSegmentResponse(Response):
     """When its expression was last replaced. RFC 3339, UTC, milliseconds."""
 
 
-class SegmentResponse(SavedSegmentResponse):
+class SegmentResponse(SelectedResponse, SavedSegmentResponse):
     """A segment, and the devices that it selects now."""
-
-    devices: int
-    """How many there are."""
-    examples: list[str]
-    """Ids of the first five, in the order of enrolment."""
 
 
 class SegmentsResponse(PageResponse):
