@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from datetime import datetime
 from typing import Annotated, Any
@@ -78,8 +77,7 @@ def time_fields(
 
 def local_time(instant: str) -> str:
     """Format an instant of the server by this machine's clock, with its offset."""
-    found = datetime.fromisoformat(re.sub(r"\.\d+Z$", "+00:00", instant)).astimezone()
-    return found.strftime("%a %Y-%m-%d %H:%M %z")
+    return datetime.fromisoformat(instant).astimezone().strftime("%a %Y-%m-%d %H:%M %z")
 
 
 def send_scheduled(
