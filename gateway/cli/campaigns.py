@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,6 +27,7 @@ from gateway.cli.terminal import (
 
 if TYPE_CHECKING:
     from rich.console import Group
+    from rich.live import Live
 
 campaigns = command_group("Pushes with a plan: make, forecast, list, show, watch, pause, resume, approve, abort.")
 
@@ -208,12 +210,10 @@ def watch_campaign(client: ServerClient, campaign_id: str, *, timeout: float | N
     deadline = None if timeout is None else time.monotonic() + timeout
     draws = is_terminal() and not as_json
     said = ""
-    from rich.live import Live
-
-    with Live(console=console(), auto_refresh=False, transient=False) if draws else _Nothing() as live:
+    with live_display() if draws else nullcontext() as live:
         while True:
             found = client.call("GET", path)
-            if isinstance(live, Live):
+            if live is not None:
                 live.update(draw_campaign(found), refresh=True)
             else:
                 line = json_text(found) if as_json else describe_progress(found)
@@ -229,14 +229,11 @@ def watch_campaign(client: ServerClient, campaign_id: str, *, timeout: float | N
         raise Failure(f"{found['state']}: {found['reason'] or 'another key has to approve it'}")
 
 
-class _Nothing:
-    """Stands for a live display where there is none."""
+def live_display() -> Live:
+    """A part of the terminal that is drawn anew with each look."""
+    from rich.live import Live
 
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        return None
+    return Live(console=console(), auto_refresh=False)
 
 
 def describe_progress(found: Mapping[str, Any]) -> str:
