@@ -158,7 +158,7 @@ def campaigns_pause(
     as_json: AsJson = False,
 ) -> None:
     """Have nothing more of a campaign sent. What was sent goes on."""
-    command(campaign_id, "pause", server, data_dir, as_json, **_given(reason=reason))
+    command(campaign_id, "pause", server, data_dir, as_json, reason=reason)
 
 
 @campaigns.command("resume")
@@ -190,16 +190,13 @@ def campaigns_abort(
     as_json: AsJson = False,
 ) -> None:
     """End a campaign, and take back what still waits of it."""
-    command(campaign_id, "abort", server, data_dir, as_json, **_given(reason=reason))
-
-
-def _given(**fields: Any) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}
+    command(campaign_id, "abort", server, data_dir, as_json, reason=reason)
 
 
 def command(campaign_id: str, verb: str, server: str | None, data_dir: Any, as_json: bool, **fields: Any) -> None:
-    """Give a campaign a command, and print how it stands then."""
-    body = {} if verb == "approve" else {"json": fields}
+    """Give a campaign a command, with the fields that are not None, and print how it stands then."""
+    given = {name: value for name, value in fields.items() if value is not None}
+    body = {} if verb == "approve" else {"json": given}
     with client_of(server, data_dir) as client:
         print_campaign(client.call("POST", f"/v1/campaigns/{segment(campaign_id)}/{verb}", **body), as_json)
 
@@ -342,7 +339,7 @@ def print_campaign(found: dict[str, Any], as_json: bool) -> None:
         facts[f"variant {variant['id']}"] = describe_goal(variant)
     if found["result"] is not None:
         facts["result"] = describe_result(found["result"])
-    print_facts({name: value for name, value in facts.items() if value is not None})
+    print_facts(facts)
     rows = [
         (
             group["group"],
