@@ -114,9 +114,9 @@ def _change(method: str, topic: str, ids: list[str], server: str | None, data_di
     if as_json:
         print_json({"topic": topic, "devices": found})
     else:
-        changed = sum(1 for item in found if item.get("result") != "unchanged") - len(failed)
+        unchanged = sum(1 for item in found if item.get("result") == "unchanged")
         verb = "joined" if method == "PUT" else "left"
-        print(f"{changed} {verb} {topic}, {len(found) - len(failed) - changed} unchanged")
+        print(f"{len(found) - len(failed) - unchanged} {verb} {topic}, {unchanged} unchanged")
         for item in failed:
             note(f"{item['device_id']}: {item['error']['detail']}")
     if failed:
