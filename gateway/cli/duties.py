@@ -12,7 +12,6 @@ from gateway.cli.lists import Columns, Cursor, Limit, print_list
 from gateway.cli.options import AsJson, DataDir, ServerUrl, client_of, command_group, seconds_of
 from gateway.cli.server_client import segment
 from gateway.cli.terminal import PROGRAM, describe_counts, describe_devices, fail, note, print_facts, print_json
-from gateway.printable import printable
 
 duties = command_group("Set, list, show, remove the duties that urgent pushes escalate through, and list those pushes.")
 STEP = re.compile(r"(?:tag:(?P<tag>[^@,]+)|(?P<devices>[^@]+))(?:@(?P<wait>.+))?")
@@ -105,7 +104,7 @@ def duties_escalations(
         "next": "next_at",
         "ended": "ended_at",
     }
-    empty = "No pushes to duties" + ("." if state is None else f" that are {printable(state)}.")
+    empty = "No pushes to duties" + ("." if state is None else f" that are {state}.")
     with client_of(server, data_dir) as client:
         print_list(
             client, "/v1/escalations", columns, empty=empty, as_json=as_json, limit=limit, cursor=cursor, state=state
