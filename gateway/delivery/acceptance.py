@@ -185,12 +185,10 @@ class Acceptance:
             request = submission.request
             if SCHEDULE_FIELD_SET & request.__pydantic_fields_set__:
                 refuse_times(request)
-            is_composed = request.render is not None or request.texts is not None or request.template is not None
-            fetch_from = None if is_composed else self._attachments.refer(app.no, request)
+            fetch_from = self._attachments.refer(app.no, request)
             pending = pending_push(app, submission, self._limits.max_payload, fetch_from)
-            pending.is_prepared = pending.composed is None and not self._targets.is_searched_for(
-                submission.request.target
-            )
+            if pending.target is not None and self._targets.is_searched_for(pending.target):
+                pending.is_prepared = False
         except Problem as refusal:
             if submission.idempotency_key is None:
                 raise

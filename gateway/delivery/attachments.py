@@ -345,8 +345,9 @@ class Attachments:
     def refer(self, app_no: int, request: PushRequest, *, keep: bool = True) -> str | None:
         """Put the addresses of attachments into a push, and with `keep` have them live as long as it.
 
-        Answers where devices fetch them from (`https://host`), None if it has none. Called before the push is stored,
-        so that this is on disk with it at the latest. Raises Problem 404.
+        Answers where devices fetch them from (`https://host`), None if it has none; those of a push that is composed
+        are in its texts, when they are rendered. Called before the push is stored, so that this is on disk with it at
+        the latest. Raises Problem 404.
         """
         notification = request.notification
         if notification is None:
@@ -359,6 +360,8 @@ class Attachments:
                     break
             else:
                 return None
+        if request.is_composed:
+            return None
         found: dict[str, StoredAttachment] = {}
         ours = self._url("")
 

@@ -104,11 +104,10 @@ class Forecast:
 
         Of a push with templates or texts by locale also `texts`, and what is `missing`. Raises as `Acceptance.accept`.
         """
-        is_composed = request.render is not None or request.texts is not None or request.template is not None
-        fetch_from = None if is_composed else self._attachments.refer(app.no, request, keep=False)
+        fetch_from = self._attachments.refer(app.no, request, keep=False)
         pending_push(app, Submission(request), self._max_payload, fetch_from)
         self.made += 1
-        if is_composed:
+        if request.is_composed:
             return await self._of_composed(app, request)
         return await self._count(app, request)
 

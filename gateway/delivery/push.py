@@ -180,12 +180,12 @@ class PushRequest(_Strict):
                 check_kind(self.kind, shows, self.deadline)
             if self.texts is not None:
                 check_actions(self.texts, self.notification)
-        if self.render is not None or self.texts is not None or self.template is not None:
-            if self.signed is not None or self.encrypted is not None:
-                raise ValueError('"signed" and "encrypted" are sent as they are: without "render", "texts", "template"')
-            if self.target.duty is not None:
-                raise ValueError('whom a "duty" is for, nobody knows yet: no "render", "texts" or "template"')
-        if self.signed is not None or self.encrypted is not None:
+        is_sealed = self.signed is not None or self.encrypted is not None
+        if is_sealed and self.is_composed:
+            raise ValueError('"signed" and "encrypted" are sent as they are: without "render", "texts", "template"')
+        if self.target.duty is not None and self.is_composed:
+            raise ValueError('whom a "duty" is for, nobody knows yet: no "render", "texts" or "template"')
+        if is_sealed:
             if self.kind not in ("command", "silent"):
                 raise ValueError('"signed" and "encrypted" are for the kinds "command" and "silent"')
             if self.signed is not None and self.encrypted is not None:
@@ -193,11 +193,16 @@ class PushRequest(_Strict):
         if self.target.duty is not None:
             if self.kind == "command":
                 raise ValueError('a "command" is for devices; somebody on "duty" acts on an "alert" or "in_app"')
-            if self.signed is not None or self.encrypted is not None:
+            if is_sealed:
                 raise ValueError('"signed" and "encrypted" name a device; whom a "duty" is for, nobody knows yet')
             if not self.ttl:
                 raise ValueError('a push to a "duty" has a "ttl": it ends when that is over')
         return self
+
+    @property
+    def is_composed(self) -> bool:
+        """Whether its content has to be put together, for some of its devices or for all, before it is known."""
+        return self.render is not None or self.texts is not None or self.template is not None
 
     def content(self) -> str:
         """Encode `notification`, `data`, `deadline`, `signed` and `encrypted` as compact JSON text.

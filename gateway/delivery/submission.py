@@ -217,7 +217,7 @@ def pending_push(app: AppRef, submission: Submission, max_payload: int, fetch_fr
     """
     request = submission.request
     pending = unchecked_push(app, submission)
-    if request.render is not None or request.texts is not None or request.template is not None:
+    if request.is_composed:
         pending.composed, pending.is_prepared = request, False
         return pending
     pending.content, pending.frame_size = checked_content(request, max_payload, fetch_from)
