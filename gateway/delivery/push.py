@@ -487,22 +487,17 @@ def load_pushes(
         f"SELECT {_COLUMNS} FROM push WHERE no IN (SELECT value FROM json_each(?)) ORDER BY no",
         (json.dumps(list(push_nos)),),
     ).fetchall()
+    found: list[ActivePush] = []
     looked = 0
-    left_out: set[int] = set()
-
-    def texts_of(row: Sequence[Any]) -> PushTexts | None:
-        nonlocal looked
-        if not has_texts(row[8]):
-            return None
-        if text_sets is not None and looked > text_sets:
-            left_out.add(row[0])
-            return None
-        texts, sets = load_texts(connection, row[0], BitMap(devices))
-        looked += sets
-        return texts
-
-    found = [_active_push(row, texts_of(row)) for row in rows]
-    return [push for push in found if push.no not in left_out] if left_out else found
+    for row in rows:
+        texts: PushTexts | None = None
+        if has_texts(row[8]):
+            if text_sets is not None and looked > text_sets:
+                continue
+            texts, sets = load_texts(connection, row[0], BitMap(devices))
+            looked += sets
+        found.append(_active_push(row, texts))
+    return found
 
 
 def _active_push(row: Sequence[Any], texts: PushTexts | None) -> ActivePush:
