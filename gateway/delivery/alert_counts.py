@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 
 from pyroaring import BitMap
 
-from gateway.audience.device_sets import SEGMENT_BITS, pack, unpack
+from gateway.audience.device_sets import SEGMENT_BITS, pack, unpack, whole_segment
 
 COUNT_DIGITS = 8
 MAX_COUNTED_ALERTS = (1 << COUNT_DIGITS) - 1
@@ -104,6 +104,6 @@ def unstack(stacked: BitMap, count: int) -> Iterator[BitMap]:
     for place in range(count):
         first = place << SEGMENT_BITS
         if stacked and first <= stacked.max():
-            yield (stacked & BitMap(range(first, first + SEGMENT_SIZE))).shift(-first)
+            yield (stacked & whole_segment(place)).shift(-first)
         else:
             yield BitMap()

@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 from pyroaring import BitMap
 
-from gateway.audience.device_sets import ALL_TAG, SEGMENT_BITS, pack, tags_of_app, unpack
+from gateway.audience.device_sets import ALL_TAG, SEGMENT_BITS, pack, segments_of, tags_of_app, unpack
 from gateway.audience.policy import MAX_CHANNELS, choices_of
 from gateway.delivery.alert_counts import SEGMENT_SIZE, DeviceCounts, unstack
 from gateway.delivery.event_log import last_position
@@ -136,7 +136,8 @@ def follow_events(connection: sqlite3.Connection, after: int) -> FollowedEvents:
         room -= len(devices)
         if event in ("opened", "acted"):
             devices = _opened_first(connection, push_no, event, devices)
-        for segment, places in _by_segment(devices):
+        for segment, here in segments_of(devices):
+            places = here.shift(-(segment << SEGMENT_BITS))
             channels = known.get((app_no, segment, last_day))
             if channels is None:
                 channels = known[app_no, segment, last_day] = _known_channels(connection, app_no, segment, last_day)
@@ -171,19 +172,6 @@ def _opened_first(connection: sqlite3.Connection, push_no: int, event: str, devi
         (json.dumps(list(devices)), push_no),
     ).fetchone()
     return devices - BitMap(json.loads(twice))
-
-
-def _by_segment(devices: BitMap) -> Iterator[tuple[int, BitMap]]:
-    """Divide devices by segments: (segment, their places in it) each."""
-    while devices:
-        segment = devices.min() >> SEGMENT_BITS
-        first = segment << SEGMENT_BITS
-        if devices.max() < first + SEGMENT_SIZE:
-            yield segment, devices.shift(-first)
-            return
-        here = devices & BitMap(range(first, first + SEGMENT_SIZE))
-        yield segment, here.shift(-first)
-        devices = devices - here
 
 
 def _known_channels(connection: sqlite3.Connection, app_no: int, segment: int, day: int) -> set[str]:
