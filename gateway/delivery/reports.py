@@ -27,7 +27,7 @@ from gateway.delivery.escalation_rows import (
     sent_steps,
     step_numbers,
 )
-from gateway.delivery.kept_forecasts import KeptForecast, described_forecast, read_forecasts
+from gateway.delivery.kept_forecasts import described_forecast, read_forecasts
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.plan_parts import plan_members
 from gateway.delivery.push import push_number
@@ -87,17 +87,12 @@ class Reports:
         sent = {number: self._ledger.sent_of(number) for number in numbers}
 
         def read(connection: sqlite3.Connection) -> dict[str, Any] | None:
-            described = read_push(connection, push_no, sent[push_no])
-            if described is not None:
-                described |= escalation_members(connection, [push_no]).get(push_no, {})
-                described |= plan_members(connection, [push_no]).get(push_no, {})
-                described |= campaign_members(connection, [push_no]).get(push_no, {})
-                described |= _forecast_members(described, read_forecasts(connection, [push_no]).get(push_no))
-                if "escalation" in described:
-                    described["escalation"]["steps"] = [
-                        step | {"counts": read_counts(connection, number, sent.get(number, ()))}
-                        for number, step in sent_steps(connection, push_no)
-                    ]
+            described = next((push for _, push in _read_pushes(connection, {push_no: sent[push_no]})), None)
+            if described is not None and "escalation" in described:
+                described["escalation"]["steps"] = [
+                    step | {"counts": read_counts(connection, number, sent.get(number, ()))}
+                    for number, step in sent_steps(connection, push_no)
+                ]
             return described
 
         described = await self._database.read(read, app_no)
@@ -139,24 +134,7 @@ class Reports:
         in_flight = {no: self._ledger.sent_of(no) for no in numbers}
 
         def read(connection: sqlite3.Connection) -> ListPage:
-            members = escalation_members(connection, numbers)
-            plans = plan_members(connection, numbers)
-            campaigns = campaign_members(connection, numbers)
-            forecasts = read_forecasts(connection, numbers)
-            found = ((no, read_push(connection, no, in_flight[no])) for no in numbers)
-            kept = (
-                (
-                    no,
-                    push
-                    | members.get(no, {})
-                    | plans.get(no, {})
-                    | campaigns.get(no, {})
-                    | _forecast_members(push, forecasts.get(no)),
-                )
-                for no, push in found
-                if push is not None
-            )
-            page = fill_page(kept, limit, itemgetter(1), itemgetter(0))
+            page = fill_page(_read_pushes(connection, in_flight), limit, itemgetter(1), itemgetter(0))
             return page._replace(next_cursor=str(numbers[-1])) if more and page.next_cursor is None else page
 
         return await self._database.read(read, app_no)
@@ -381,8 +359,25 @@ def read_push(connection: sqlite3.Connection, push_no: int, sent: Sequence[int])
     }
 
 
-def _forecast_members(push: Mapping[str, Any], forecast: KeptForecast | None) -> dict[str, Any]:
-    return {} if forecast is None else {"forecast": described_forecast(forecast, push)}
+def _read_pushes(
+    connection: sqlite3.Connection, sent: Mapping[int, Sequence[int]]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Describe pushes whose counts are kept, with what they are parts of: (push number, description) each, in order.
+
+    `sent`: the devices to which each of them is in flight, by its number.
+    """
+    numbers = list(sent)
+    members = [find(connection, numbers) for find in (escalation_members, plan_members, campaign_members)]
+    forecasts = read_forecasts(connection, numbers)
+    for number in numbers:
+        push = read_push(connection, number, sent[number])
+        if push is None:
+            continue
+        for of_kind in members:
+            push |= of_kind.get(number, {})
+        if number in forecasts:
+            push["forecast"] = described_forecast(forecasts[number], push)
+        yield number, push
 
 
 def _describe_delivery(row: Sequence[Any], in_flight: bool) -> dict[str, Any]:
