@@ -10,7 +10,6 @@ member, of texts by locale, and data as a whole.
 from __future__ import annotations
 
 import asyncio
-import importlib
 import threading
 from collections import OrderedDict
 from collections.abc import Generator, Iterator, Mapping
@@ -155,11 +154,6 @@ def without_null(value: Any) -> Any:
 # -- compiling ---------------------------------------------------------------------------------------------------------
 
 
-async def load_language() -> None:
-    """Load what parses templates, on a thread: it takes a tenth of a second, once."""
-    await asyncio.to_thread(importlib.import_module, "gateway.content.liquid_language")
-
-
 async def compile_document(
     *,
     notification: Any = None,
@@ -171,9 +165,8 @@ async def compile_document(
     """Compile JSON values to a document; their strings are templates if `is_liquid`. Raises DocumentFault."""
     if not is_liquid:
         return Document(notification, texts or {}, data, None if data is NOTHING else data, values or {})
-    await load_language()
 
-    def compiled() -> Document:
+    def compiled() -> Document:  # what comes first loads the language, a tenth of a second
         document = Document(
             _compiled(notification, "notification"),
             _compiled(dict(texts or {}), "texts"),

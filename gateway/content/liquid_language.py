@@ -13,7 +13,7 @@ Laws
 4. A template yields text. What becomes of it, and how it is written as JSON, is not its business.
 
 Loading python-liquid takes a tenth of a second, so this module is imported when the first template comes
-(`documents.load_language`).
+(`documents.compile_document`, on a thread).
 """
 
 from __future__ import annotations

@@ -109,7 +109,6 @@ async def test_all_templates_together_are_bounded(monkeypatch: pytest.MonkeyPatc
 async def test_parsed_templates_are_kept_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = documents._ParsedTemplates()
     monkeypatch.setattr(documents, "PARSED_CHARACTERS", 40)
-    await documents.load_language()
     first = kept.get("{{ device.name }}")
     assert kept.get("{{ device.name }}") is first
     kept.get("{{ device.id }}")
