@@ -110,9 +110,8 @@ class Components:
         self.enrolments = EnrolmentQuota(clock_ms)
         self.event_log_quota = EventLogQuota(database)
         self.uplink_quota = UplinkQuota(database)
-        kept = _kept(settings)
-        self._kept_counts_ms = kept.counts
-        self._retention = Retention(database, kept)
+        self._kept = _kept(settings)
+        self._retention = Retention(database, self._kept)
         self._wire_http()
         self.activity = activity = DeviceActivity(database=database, clock_ms=clock_ms, timers=timers)
         self._authenticator = DeviceAuthenticator(
@@ -394,10 +393,10 @@ class Components:
             try:
                 await self.enrolment.token_expiry.run()
                 await self._retention.run(self._clock_ms())
-                await self.plans.schedule_runner.remove_ended(int(self._settings.retention_days * DAY_MS))
+                await self.plans.schedule_runner.remove_ended(self._kept.deliveries)
                 wall_seconds = wall_time.of(self._clock_ms()) / 1000
                 await asyncio.to_thread(kept_ledger.remove_expired, self._settings.data_dir, wall_seconds)
-                await self.campaigns.remove_old(self._clock_ms() - self._kept_counts_ms)
+                await self.campaigns.remove_old(self._clock_ms() - self._kept.counts)
                 await self.delivery.attachments.remove_expired()
                 while await self._database.give_back():
                     pass
