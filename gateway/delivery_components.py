@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from pyroaring import BitMap
-
 from gateway.audience.policy import PolicyStore
 from gateway.audience.target_resolution import TargetResolver
 from gateway.auth import DeviceIdentity
@@ -259,7 +257,7 @@ class DeliveryComponents:
         self.presence_hours = PresenceHours(
             database=database,
             activity=activity,
-            connected=lambda: BitMap(hand_over.connected),
+            connected=connections.online_set,
             clock_ms=clock_ms,
         )
         self.forecast = Forecast(

@@ -125,8 +125,9 @@ class Forecast:
             pass
         accepted = await accept(pending)
         if kept is not None:
+            keep = partial(keep_forecast, app_no=pending.app.no, push_id=accepted.push_id, forecast=kept)
             try:
-                await self._database.write(partial(_keep, pending.app.no, accepted.push_id, kept), pending.app.no)
+                await self._database.write(keep, pending.app.no)
             except (StorageError, Problem) as error:
                 log.warning("the forecast of push %s is not kept: %s", accepted.push_id, error)
         return accepted
@@ -250,7 +251,3 @@ class Forecast:
                 counts[reason] = len(unwilling)
                 devices = devices - unwilling
         return counts, devices
-
-
-def _keep(app_no: int, push_id: str, forecast: KeptForecast, connection: sqlite3.Connection) -> None:
-    keep_forecast(connection, app_no, push_id, forecast)
