@@ -354,12 +354,7 @@ def store_messages(
             message.device_no = _device_number(connection, message)
         if message.device_no is None:
             continue  # removed meanwhile: there is nobody to say it of
-        if (
-            message.identifier is not None
-            and connection.execute(
-                "SELECT 1 FROM received_message WHERE identifier = ?", (message.identifier,)
-            ).fetchone()
-        ):
+        if message.identifier is not None and _is_known(connection, message.identifier):
             continue  # said again after a kill: an earlier run has stored it
         if message.leaf == "receipts":
             for number, receipt in enumerate(message.content, 1):
@@ -385,6 +380,11 @@ def store_messages(
         changed.done = len(messages), 0
     store_receipts()
     return changed
+
+
+def _is_known(connection: sqlite3.Connection, identifier: int) -> bool:
+    row = connection.execute("SELECT 1 FROM received_message WHERE identifier = ?", (identifier,)).fetchone()
+    return row is not None
 
 
 def _store_settings(
