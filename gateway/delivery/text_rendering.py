@@ -106,8 +106,6 @@ class TextRenderer:
         self._waiting = 0
         self.rendered = 0
         """Texts rendered, for metrics."""
-        self.lacked = 0
-        """Devices that got no text because they lack something, for metrics."""
         self.seconds = 0.0
         """Seconds of the loop spent on it, for metrics."""
 
@@ -120,7 +118,6 @@ class TextRenderer:
             rendered = await self.render(pending.app, composed, devices)
         if rendered.lacking and composed.fields["on_missing"] == "refuse":
             raise lacking_problem(rendered.lacking)
-        self.lacked += len(rendered.without)
         fields = composed.fields
         pending.kind, pending.priority = fields["kind"], PRIORITIES.index(fields["priority"])
         pending.qos, pending.ttl = fields["qos"], fields["ttl"]
