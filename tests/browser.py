@@ -64,7 +64,9 @@ class Browser:
         self._reader.start()
         assert listening.wait(ANSWER_TIMEOUT), f"Chromium does not start: {self._said}"
         assert self._url, f"Chromium ended: {self._said}"
-        self._socket = connect(self._url, max_size=None, proxy=None)
+        # No pings: their thread would draw from `random` under whatever test runs then, and hypothesis takes that for a
+        # draw of its strategies. Every answer has a timeout without them.
+        self._socket = connect(self._url, max_size=None, proxy=None, ping_interval=None)
         self._numbers = itertools.count(1)
         self._pages: dict[str, Page] = {}
 
