@@ -8,6 +8,7 @@ import re
 import socket
 import struct
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -91,6 +92,27 @@ async def peers(port: int, count: int) -> AsyncIterator[list[Peer]]:
         for peer in opened:
             peer.reset()
         await asyncio.gather(*(peer.close() for peer in opened))
+
+
+def connect_silently(
+    ending: contextlib.ExitStack, address: tuple[str, int], seconds: float, most: int, source: str | None = None
+) -> None:
+    """Open connections for so many seconds, and say nothing. Of more than `most` the first ends, and the rest with
+    `ending`: a test that fails leaves none to the collector, which would complain of them in another test."""
+    silent: deque[socket.socket] = deque()
+
+    def close() -> None:
+        for raw in silent:
+            raw.close()
+
+    ending.callback(close)
+    source_address = None if source is None else (source, 0)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        with contextlib.suppress(OSError):
+            silent.append(socket.create_connection(address, timeout=5, source_address=source_address))
+        if len(silent) > most:
+            silent.popleft().close()
 
 
 def resident(pid: int) -> int:

@@ -16,6 +16,7 @@ import pytest
 from tests import wire
 from tests.end_to_end.harness import Server
 from tests.hostile.canary import Canary
+from tests.hostile.peer import connect_silently
 
 SECONDS = 1.0
 
@@ -80,16 +81,8 @@ def test_guesses_lock_nobody_out_and_fill_no_log(tmp_path: Path, full: int) -> N
 @pytest.mark.timeout(60)
 def test_who_only_waits_keeps_nobody_out(tmp_path: Path, full: int) -> None:
     """More silent connections than there are descriptors, made anew when they are cut off."""
-    silent: list[socket.socket] = []
-    with Server(tmp_path / "data", open_files=256) as server:
+    with contextlib.ExitStack() as ending, Server(tmp_path / "data", open_files=256) as server:
         with Canary(server):
-            until = time.monotonic() + SECONDS * full
-            while time.monotonic() < until:
-                with contextlib.suppress(OSError):
-                    silent.append(socket.create_connection(("127.0.0.1", server.mqtt_port), timeout=5))
-                if len(silent) > 400:
-                    silent.pop(0).close()
+            connect_silently(ending, ("127.0.0.1", server.mqtt_port), SECONDS * full, 400)
         text = server.api.request("GET", "/metrics").text
         assert 'fleetpush_broker_refused_connections_total{reason="evicted_stranger"}' in text
-    for raw in silent:
-        raw.close()

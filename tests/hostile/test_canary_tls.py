@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
-import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ import pytest
 from tests.certificates import Authority
 from tests.end_to_end.harness import Server
 from tests.hostile.canary import Canary
+from tests.hostile.peer import connect_silently
 
 SECONDS = 1.0
 STRANGERS = "127.0.0.2"
@@ -25,19 +24,14 @@ def test_who_does_not_begin_a_handshake_keeps_nobody_out(tmp_path: Path, port: s
     authority = Authority(tmp_path)
     pair = authority.issue("server", "localhost", "127.0.0.1")
     options = ["--tls-cert", str(pair.certificate), "--tls-key", str(pair.key), "--listen", "mqtt://127.0.0.1:0"]
-    silent: list[socket.socket] = []
-    with Server(tmp_path / "data", *options, ca=authority.certificate, open_files=512) as server:
+    with (
+        contextlib.ExitStack() as ending,
+        Server(tmp_path / "data", *options, ca=authority.certificate, open_files=512) as server,
+    ):
         target = ("127.0.0.1", server.mqtt_port if port == "mqtts" else server.http_port)
         with Canary(server) as canary:
-            until = time.monotonic() + SECONDS * full
-            while time.monotonic() < until:
-                with contextlib.suppress(OSError):
-                    silent.append(socket.create_connection(target, timeout=5, source_address=(STRANGERS, 0)))
-                if len(silent) > 600:
-                    silent.pop(0).close()
+            connect_silently(ending, target, SECONDS * full, 600, STRANGERS)
         assert canary.report.descriptors_most < 400
         text = server.api.request("GET", "/metrics").text
         assert 'fleetpush_broker_refused_connections_total{reason="evicted_stranger"}' in text
         assert "no_descriptor" not in text
-    for raw in silent:
-        raw.close()
