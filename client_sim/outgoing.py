@@ -14,6 +14,7 @@ from client_sim.push import Push
 log = logging.getLogger(__name__)
 
 TIME = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
+CHANNEL_NAME = re.compile(r".{1,64}", re.DOTALL)
 TOPIC_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 CLIENT = "fleetpush-python/1"
 """The program that asked the person, in the record of a consent."""
@@ -36,22 +37,20 @@ def consent_change(consent: str, text_version: str | None) -> tuple[dict[str, An
 
 def channels_change(channels: dict[str, bool]) -> dict[str, Any]:
     """The change that muting channels or taking them up again is. Raises ValueError."""
-    given: dict[Any, Any] = channels  # a program without a type checker gives anything
-    for name, wanted in given.items():
-        if not (isinstance(name, str) and 1 <= len(name) <= 64 and isinstance(wanted, bool)):
-            raise ValueError(f"a channel's name (1 to 64 characters) and True or False, not {name!r}: {wanted!r}")
-    return {"channels": channels}
+    return {"channels": _checked(channels, CHANNEL_NAME, "a channel's name (1 to 64 characters)")}
 
 
 def topics_change(topics: dict[str, bool]) -> dict[str, Any]:
     """The change that joining topics (True) or leaving them (False) is. Raises ValueError."""
-    given: dict[Any, Any] = topics  # a program without a type checker gives anything
+    return {"topics": _checked(topics, TOPIC_NAME, "a topic's name (1 to 64 of A-Z a-z 0-9 _ . : -)")}
+
+
+def _checked(choices: dict[str, bool], names: re.Pattern[str], name_in_words: str) -> dict[str, bool]:
+    given: dict[Any, Any] = choices  # a program without a type checker gives anything
     for name, wanted in given.items():
-        if not (isinstance(name, str) and TOPIC_NAME.fullmatch(name) and isinstance(wanted, bool)):
-            raise ValueError(
-                f"a topic's name (1 to 64 of A-Z a-z 0-9 _ . : -) and True or False, not {name!r}: {wanted!r}"
-            )
-    return {"topics": topics}
+        if not (isinstance(name, str) and names.fullmatch(name) and isinstance(wanted, bool)):
+            raise ValueError(f"{name_in_words} and True or False, not {name!r}: {wanted!r}")
+    return choices
 
 
 def quiet_hours_change(start: str | None, end: str | None) -> dict[str, Any]:

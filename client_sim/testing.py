@@ -403,26 +403,20 @@ class FakeServer:
 
     def _settings(self, device_id: str, content: dict[str, Any]) -> None:
         """The highest sequence wins; without one the order of arrival."""
-        consent, channels = content.get("consent"), content.get("channels", {})
+        consent = content.get("consent")
         if consent not in (None, "unknown", "granted", "denied"):
             raise ValueError(f"consent is unknown, granted or denied, not {consent!r}")
-        if not isinstance(channels, dict) or not all(isinstance(wanted, bool) for wanted in channels.values()):
-            raise ValueError("channels is an object of true and false")
-        topics = content.get("topics", {})
-        if not isinstance(topics, dict) or not all(isinstance(wanted, bool) for wanted in topics.values()):
-            raise ValueError("topics is an object of true and false")
+        choices = {name: content.get(name, {}) for name in ("channels", "topics")}
+        for name, given in choices.items():
+            if not isinstance(given, dict) or not all(isinstance(wanted, bool) for wanted in given.values()):
+                raise ValueError(f"{name} is an object of true and false")
         settings = self.settings[device_id]
         if content.get("seq", 0) < settings.get("seq", 0):
             return
-        merged = {**settings.get("channels", {}), **channels}
-        joined = {**settings.get("topics", {}), **topics}
-        settings |= content
+        merged = {name: settings.get(name, {}) | given for name, given in choices.items()}
+        settings |= content | {name: chosen for name, chosen in merged.items() if chosen}
         if settings.get("quiet_hours", ...) is None:
             del settings["quiet_hours"]
-        if merged:
-            settings["channels"] = merged
-        if joined:
-            settings["topics"] = joined
 
 
 class _Connection(asyncio.Protocol):
