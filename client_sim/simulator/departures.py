@@ -33,9 +33,6 @@ class Departures:
     def __len__(self) -> int:
         return len(self._found)
 
-    def __bool__(self) -> bool:
-        return bool(self._found)
-
     def left(self, index: int, when: float, channel: str | None, acknowledged: bool) -> None:
         """Record that a person mutes a channel, or denies consent (None), or that the server has acknowledged it."""
         before = self._found.get(index, Departure(channel))

@@ -329,16 +329,9 @@ class Simulation:
             self._present((before - chosen) & self._online)
             before.clear()
             before |= chosen
-        returning = back & self._known
-        if returning:
-            self._pool.send(
-                "come_back", returning, JITTER_SECONDS if phase.return_within is None else phase.return_within
-            )
         new = [index for index in everyone if index not in self._known and index not in away]
-        if new:
-            self._random.shuffle(new)
-            self._pool.connect(new, phase.connect_rate)
-            self._known.update(new)
+        self._random.shuffle(new)
+        self._bring(back, new, phase, JITTER_SECONDS if phase.return_within is None else phase.return_within)
 
     def _send_away(self, away: set[int]) -> set[int]:
         """Disconnect those who are to be away from now on; those who were, and are not to be any more."""
@@ -347,6 +340,13 @@ class Simulation:
         self._pool.send("disconnect", (away - self._away) & self._known)
         self._away = away
         return back
+
+    def _bring(self, back: set[int], new: Sequence[int], phase: Phase, within: float) -> None:
+        """Have devices come: those that were there before within so many seconds, new ones at the phase's rate."""
+        self._pool.send("come_back", back & self._known, within)
+        if new:
+            self._pool.connect(new, phase.connect_rate)
+            self._known.update(new)
 
     def _zones(self) -> list[str] | None:
         """The time zones of the devices; None: the scenario has no hours."""
@@ -370,11 +370,7 @@ class Simulation:
             if away == self._away:
                 continue
             back = self._send_away(away)
-            self._pool.send("come_back", back & self._known, JITTER_SECONDS)
-            new = sorted(back - self._known)
-            if new:
-                self._pool.connect(new, phase.connect_rate)
-                self._known.update(new)
+            self._bring(back, sorted(back - self._known), phase, JITTER_SECONDS)
 
     async def _connected(self, phase: Phase) -> None:
         """Wait until all are connected that are to be."""
