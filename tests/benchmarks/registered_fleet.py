@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import sqlite3
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 from pyroaring import BitMap
@@ -58,16 +57,7 @@ _IS_OPENED = f"{_mixed(958689577, 5)} = 0"
 """Those among them that have opened it."""
 
 
-@dataclass(frozen=True)
-class Registered:
-    """What was put into the ledger."""
-
-    devices: int
-    received: int
-    """Devices that had the earlier push."""
-
-
-def register(ledger: Path, devices: int, online: int) -> Registered:
+def register(ledger: Path, devices: int, online: int) -> None:
     """Fill the ledger of a stopped server up to so many devices, and give all of them their values.
 
     The first `online` of them are there, and nothing else is.
@@ -84,10 +74,9 @@ def register(ledger: Path, devices: int, online: int) -> Registered:
         connection.execute("BEGIN")
         _insert_devices(connection, devices, online, now_ms)
         _insert_members(connection, now_ms)
-        received = _insert_push(connection, now_ms)
+        _insert_push(connection, now_ms)
         connection.execute("COMMIT")
         connection.execute("PRAGMA journal_mode = WAL")
-    return Registered(devices, received)
 
 
 def _insert_devices(connection: sqlite3.Connection, devices: int, online: int, now_ms: int) -> None:
@@ -123,8 +112,8 @@ def _insert_members(connection: sqlite3.Connection, now_ms: int) -> None:
             add_to_sets(connection, APP_NO, {prefix + name: json.loads(numbers)})
 
 
-def _insert_push(connection: sqlite3.Connection, now_ms: int) -> int:
-    """Insert a push that a tenth of the devices had: acknowledged together, and opened by a fifth of them; how many."""
+def _insert_push(connection: sqlite3.Connection, now_ms: int) -> None:
+    """Insert a push that a tenth of the devices had: acknowledged together, and opened by a fifth of them."""
     columns = (
         "id, app_no, kind, priority, qos, ttl, target, content, size, accepted_at, expires_at, closed_at, suppressed"
     )
@@ -151,4 +140,3 @@ def _insert_push(connection: sqlite3.Connection, now_ms: int) -> int:
         "INSERT INTO delivery_count (push_no, state, count) VALUES (?, ?, ?)",
         [(push_no, int(DeliveryState.OPENED), opened), (push_no, int(DeliveryState.DELIVERED), len(others))],
     )
-    return len(others) + int(opened)
