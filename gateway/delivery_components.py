@@ -239,7 +239,7 @@ class DeliveryComponents:
             store_made=self.acceptance.store_made,
             connected=lambda: hand_over.connected,
         )
-        self.callers = WaitingCallers()
+        self.callers = WaitingCallers(clock_ms)
         self.calls = Calls(database=database, acceptance=self.acceptance, callers=self.callers)
         self.analytics = Analytics(
             database=database, ledger=ledger, policies=policies, clock_ms=clock_ms, timers=timers
