@@ -27,7 +27,10 @@ from gateway.data_directory import BROKER, LEDGER
 log = logging.getLogger(__name__)
 
 CHECK_SECONDS = 0.1
-"""Time between two checks of the free space; what a fast disk takes meanwhile is a fraction of the reserve."""
+"""Time between two checks of the free space, as long as there is much of it."""
+FILL_BYTES_PER_SECOND = 512 << 20
+"""Bytes that pushes may take in a second: three times what a batch of large ones took, log and file together. The space
+is checked again before what is left could be gone, so that a small disk is not passed by its last bytes."""
 RESERVE_SHARE = 8
 """The reserve is no more than this part of a small disk: an eighth."""
 LOG_GROWTH_FACTOR = 2
@@ -58,9 +61,10 @@ class DiskSpace:
         """Is there room to accept more?"""
         now = self._clock()
         if now >= self._next_check:
-            self._next_check = now + CHECK_SECONDS
             beside_logs, beside_reserve = self._measure()
             has_room = beside_logs >= 0 and beside_reserve > 0
+            may_take = min(beside_logs, beside_reserve) / FILL_BYTES_PER_SECOND if has_room else CHECK_SECONDS
+            self._next_check = now + min(may_take, CHECK_SECONDS)
             if has_room is not self._has_room:
                 log.warning("new pushes are %s", "accepted again" if has_room else "refused: the disk is nearly full")
             self._has_room = has_room

@@ -50,6 +50,22 @@ def test_the_logs_must_be_able_to_grow_and_the_reserve_stays_free(
     assert space.has_room(), "what a log has taken, it need not take again"
 
 
+def test_the_less_is_left_the_sooner_it_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of a second of a fast disk was more than all that a small one had left."""
+    disk = Disk(monkeypatch, blocks=128 * KIB, free=128 * KIB)
+    now = 0.0
+    space = DiskSpace(path=tmp_path, reserve=1 << 30, clock=lambda: now, free_inside=lambda: 0)
+    looks: list[tuple[float, int]] = []
+    while space.has_room():
+        now += 0.001
+        if disk.looks > len(looks):
+            looks.append((now, disk.free))
+        disk.free -= 256  # KiB in a millisecond: 256 MiB/s, as a batch of large pushes writes
+    assert looks[1][0] - looks[0][0] > 0.09, "rarely, while there is much"
+    assert space.left() == 0
+    assert 32 * KIB - disk.free <= 2 * 256, "and not seen too late"
+
+
 def test_without_a_reserve_everything_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Disk(monkeypatch, blocks=1_000, free=1)
     assert DiskSpace(path=tmp_path, reserve=0, clock=lambda: 0.0, free_inside=lambda: 0).has_room()
