@@ -387,7 +387,7 @@ class Acceptance:
                 if not batch.stored.done():
                     batch.stored.set_exception(error)
 
-        self._database.submit(operation, on_commit, on_error)
+        self._database.submit(operation, on_commit, on_error, uses_reserve=False)
         self._ledger.flush_along()
 
     def store_made(
@@ -420,7 +420,7 @@ class Acceptance:
             self.limits.forget()
             on_error(error)
 
-        self._database.submit(operation, on_commit, refused)
+        self._database.submit(operation, on_commit, refused, uses_reserve=False)
 
     def _after_commit(self, stored: StoredPushes, pending_pushes: list[PendingPush], accepted_at: int) -> None:
         self.limits.enforced(stored.limited)

@@ -181,15 +181,20 @@ class Database:
         on_commit: Callable[[T], None],
         on_error: Callable[[BaseException], None],
         app_no: int | None = None,
+        *,
+        uses_reserve: bool = True,
     ) -> None:
         """Run `operation` on the writer thread, in the turn of the app that asks for it if one does.
+
+        On a full disk the reserve is not given up for an operation with `uses_reserve=False`: one that may be refused,
+        or done later. It is for what was accepted.
 
         Exactly one of the callbacks follows on the loop, `on_commit` after the fsync. The operation must not keep the
         connection nor end the transaction (so no `executescript`), and may run twice (see the laws).
         """
         if self._closed:
             raise RuntimeError("the database is closed")
-        self._queue.put(WriteOperation(operation, on_commit, on_error, app_no))
+        self._queue.put(WriteOperation(operation, on_commit, on_error, app_no, uses_reserve))
 
     async def write(self, operation: Callable[[sqlite3.Connection], T], app_no: int | None = None) -> T:
         """Run `operation` on the writer thread and wait for the commit.
@@ -250,7 +255,7 @@ class Database:
                 self._give_up(error)
             else:
                 _roll_back(raw)
-            if fault is Fault.FULL and self._on_full():
+            if fault is Fault.FULL and all(operation.uses_reserve for operation in group) and self._on_full():
                 for operation in group:
                     operation.error = None
                 self._run_group(raw, group)

@@ -17,6 +17,8 @@ class Writer(Protocol):
         operation: Callable[[sqlite3.Connection], T],
         on_commit: Callable[[T], None],
         on_error: Callable[[BaseException], None],
+        *,
+        uses_reserve: bool = True,
     ) -> None: ...
 
     async def write(self, operation: Callable[[sqlite3.Connection], T], app_no: int | None = None) -> T: ...

@@ -30,6 +30,8 @@ class WriteOperation:
     on_error: Callable[[BaseException], None]
     app_no: int | None = None
     """The app that asks for it by itself; None: the server's own."""
+    uses_reserve: bool = True
+    """Whether the disk's reserve may be given up for it."""
     number: int = 0
     """Number in the order of submission."""
     put_at: float = 0.0

@@ -105,6 +105,8 @@ class ManualWriter:
         operation: Callable[[sqlite3.Connection], T],
         on_commit: Callable[[T], None],
         on_error: Callable[[BaseException], None],
+        *,
+        uses_reserve: bool = True,
     ) -> None:
         self.queue.append(_Queued(operation, on_commit, on_error))
 

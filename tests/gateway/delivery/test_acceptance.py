@@ -268,7 +268,7 @@ def stored_together(world: World, monkeypatch: pytest.MonkeyPatch, fail_at: int 
     sizes: list[int] = []
     submit_operation = world.writer.submit
 
-    def noting(operation: Any, on_commit: Any, on_error: Any) -> None:
+    def noting(operation: Any, on_commit: Any, on_error: Any, **options: Any) -> None:
         def noted(connection: sqlite3.Connection) -> Any:
             before = connection.execute("SELECT count(*) FROM push").fetchone()[0]
             result = operation(connection)
@@ -278,7 +278,7 @@ def stored_together(world: World, monkeypatch: pytest.MonkeyPatch, fail_at: int 
                     raise StorageFull("no room")
             return result
 
-        submit_operation(noted, on_commit, on_error)
+        submit_operation(noted, on_commit, on_error, **options)
 
     monkeypatch.setattr(world.writer, "submit", noting)
     return sizes

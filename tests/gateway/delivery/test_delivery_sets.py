@@ -61,14 +61,14 @@ def test_a_mailbox_is_noted_as_deep_though_the_operation_that_found_it_has_to_ru
     world.push()
     submit = world.writer.submit
 
-    def twice(operation: Callable[[Any], Any], *callbacks: Callable[[Any], None]) -> None:
+    def twice(operation: Callable[[Any], Any], *callbacks: Callable[[Any], None], **options: Any) -> None:
         def rolled_back_first(connection: Any) -> Any:
             connection.execute("SAVEPOINT first")
             operation(connection)
             connection.execute("ROLLBACK TO first")
             return operation(connection)
 
-        submit(rolled_back_first, *callbacks)
+        submit(rolled_back_first, *callbacks, **options)
 
     monkeypatch.setattr(world.writer, "submit", twice)
     world.acceptance.limits._reducing = False

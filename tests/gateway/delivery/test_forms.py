@@ -67,7 +67,11 @@ def stored_as(form: str) -> Iterator[None]:
             patched.setattr(delivery_sets, "GROUP_DEVICES", 2)
         submit = ManualWriter.submit
         # Nothing is wrong with the disk: an operation that fails would be tried again for ever.
-        patched.setattr(ManualWriter, "submit", lambda self, operation, done, _: submit(self, operation, done, _raise))
+        patched.setattr(
+            ManualWriter,
+            "submit",
+            lambda self, operation, done, _, **options: submit(self, operation, done, _raise, **options),
+        )
         yield
 
 

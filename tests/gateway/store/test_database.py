@@ -180,6 +180,44 @@ async def test_a_really_full_disk_is_survived_and_forgotten(small_disk: Path) ->
     await database.close()
 
 
+async def test_nothing_is_given_up_for_what_may_be_refused(small_disk: Path) -> None:
+    reserve, ballast = small_disk / "reserve", small_disk / "ballast"
+    reserve.write_bytes(bytes(64 << 10))
+    given_up: list[bool] = []
+
+    def give_up() -> bool:
+        there_was_one = reserve.exists()
+        reserve.unlink(missing_ok=True)
+        given_up.append(there_was_one)
+        return there_was_one
+
+    database = await Database.open(small_disk / "test.db", lambda last_stored: lambda: 1_000, on_full=give_up)
+    await database.write(insert(1))
+    fill(ballast)
+    refused: list[type] = []
+    number = 1
+    while not refused:
+        number += 1
+        database.submit(insert(number), lambda _: None, lambda error: refused.append(type(error)), uses_reserve=False)
+        await database.write(lambda connection: None)
+    assert refused == [StorageFull]
+    assert not given_up
+    assert reserve.exists()
+
+    # The new beside what was accepted, in one group: the one is refused, the other stored.
+    may_go_on = threading.Event()
+    database.submit(lambda connection: may_go_on.wait(5), lambda _: None, lambda error: None)
+    database.submit(insert(number), lambda _: None, lambda error: refused.append(type(error)), uses_reserve=False)
+    accepted = asyncio.ensure_future(database.write(insert(1_000)))
+    await asyncio.sleep(0)
+    may_go_on.set()
+    await accepted
+    assert given_up == [True]
+    assert 1_000 in await numbers(database)
+    assert refused == [StorageFull] * 2
+    await database.close()
+
+
 async def test_a_file_that_another_process_keeps_locked_is_an_error_not_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
