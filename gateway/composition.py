@@ -274,6 +274,7 @@ class Components:
         await self.delivery.watches.load(self._stopped_at)
         await self.plans.schedule_runner.load()
         await self.delivery.analytics.load()
+        await self.delivery.fatigue.load()
         await self.delivery.presence_hours.load()
         await self._webhooks.load()
         await self.delivery.attachments.load()

@@ -242,10 +242,20 @@ class DeliveryComponents:
         self.callers = WaitingCallers(clock_ms)
         self.calls = Calls(database=database, acceptance=self.acceptance, callers=self.callers)
         self.analytics = Analytics(
-            database=database, ledger=ledger, policies=policies, clock_ms=clock_ms, timers=timers
+            database=database,
+            ledger=ledger,
+            policies=policies,
+            clock_ms=clock_ms,
+            timers=timers,
+            storage_left=storage_left,
         )
         self.adaptive_caps = AdaptiveCaps(policies=policies, fatigue=lambda: self.fatigue, clock_ms=clock_ms)
-        self.fatigue = Fatigue(database=database, clock_ms=clock_ms, on_day_closed=self.adaptive_caps.review)
+        self.fatigue = Fatigue(
+            database=database,
+            clock_ms=clock_ms,
+            storage_left=storage_left,
+            on_day_closed=self.adaptive_caps.review,
+        )
         self.reports = Reports(database, ledger)
         self.awaited_pushes = AwaitedPushes(
             database=database,
@@ -259,6 +269,7 @@ class DeliveryComponents:
             activity=activity,
             connected=connections.online_set,
             clock_ms=clock_ms,
+            storage_left=storage_left,
         )
         self.forecast = Forecast(
             database=database,

@@ -97,13 +97,22 @@ By = Literal["channel", "tag", "hour", "campaign", "variant"]
 class Analytics:
     """Counts what becomes of pushes and answers the sums. Loop.
 
-    `clock_ms` gives server time in milliseconds.
+    `clock_ms` gives server time in milliseconds. `storage_left` says whether the disk has room to accept more: until
+    then nothing is counted unasked, and what is left is for what was accepted.
     """
 
     def __init__(
-        self, *, database: Database, ledger: Ledger, policies: PolicyStore, clock_ms: Callable[[], int], timers: Timers
+        self,
+        *,
+        database: Database,
+        ledger: Ledger,
+        policies: PolicyStore,
+        clock_ms: Callable[[], int],
+        timers: Timers,
+        storage_left: Callable[[], bool],
     ) -> None:
         self._timers = timers
+        self._storage_left = storage_left
         self._database = database
         self._ledger = ledger
         self._policies = policies
@@ -138,6 +147,8 @@ class Analytics:
 
     def tick(self) -> None:
         """Count what has changed. Called a few times a second."""
+        if not (self._aged or self._ledger.changed) or not self._storage_left():
+            return
         if (
             not self._aged
             and self._clock_ms() - self._aged_at >= GATHER_MS
@@ -190,7 +201,7 @@ class Analytics:
         """Count pushes of many deliveries, until cancelled."""
         while True:
             pause = LARGE_PUSH_SECONDS
-            if self._large:
+            if self._large and self._storage_left():
                 push_no = self._large.pop()
                 began = time.monotonic()
                 try:

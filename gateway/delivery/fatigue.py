@@ -56,6 +56,7 @@ REPORT_DAYS = 28
 """Days of a report when none are asked for: four weeks, so each day of the week as often."""
 MEASURES = ("opted_out", "dismissed")
 """What is compared."""
+_LOADED = "it is loaded at the start"
 
 
 class Figures(NamedTuple):
@@ -75,23 +76,38 @@ class Figures(NamedTuple):
 class Fatigue:
     """Counts alerts by device and day, and answers the sums. Loop.
 
-    `clock_ms` gives server time in milliseconds. `on_day_closed` is called with a day that has been summed up for every
-    app; the next one waits for it.
+    `clock_ms` gives server time in milliseconds. `storage_left` says whether the disk has room to accept more: until
+    then nothing is counted. `on_day_closed` is called with a day that has been summed up for every app; the next one
+    waits for it.
     """
 
-    def __init__(self, *, database: Database, clock_ms: Callable[[], int], on_day_closed: Callable[[int], Any]) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        clock_ms: Callable[[], int],
+        storage_left: Callable[[], bool],
+        on_day_closed: Callable[[int], Any],
+    ) -> None:
         self._database = database
+        self._storage_left = storage_left
         self._clock_ms = clock_ms
         self._on_day_closed = on_day_closed
         self._position: FatiguePosition | None = None
         self._lock = asyncio.Lock()
         """Held while something is counted: one reader at a time adds to what is stored."""
 
+    async def load(self) -> None:
+        """Read how far an earlier run has counted; before the first connection."""
+        today = self._clock_ms() // DAY_MS
+        self._position = await self._database.write(partial(first_position, today=today))
+
     async def run(self) -> None:
         """Count, until cancelled."""
         while True:
             try:
-                await self.count()
+                if self._storage_left():
+                    await self.count()
             except Exception as error:  # above all a full disk: it is tried again
                 log.warning("alerts of the last days cannot be counted, trying again: %s", error)
             await asyncio.sleep(FOLLOW_SECONDS)
@@ -100,16 +116,14 @@ class Fatigue:
         """Follow the event log to its end, and sum up the days that are over."""
         async with self._lock:
             now_ms = self._clock_ms()
-            today = now_ms // DAY_MS
-            if self._position is None:
-                self._position = await self._database.write(partial(first_position, today=today))
+            assert self._position is not None, _LOADED
             await self._follow()
             over = (now_ms - GRACE_MS) // DAY_MS - 1
             while self._position.closed_day < over:
                 await self._close(self._position.closed_day + 1)
 
     async def _follow(self) -> None:
-        assert self._position is not None, "it is read before"
+        assert self._position is not None, _LOADED
         more = True
         while more:
             began = time.monotonic()
@@ -122,7 +136,7 @@ class Fatigue:
 
     async def _close(self, day: int) -> None:
         """Sum up a day of every app."""
-        assert self._position is not None, "it is read before"
+        assert self._position is not None, _LOADED
         app_no, tallies = 0, Tallies()
         place: tuple[int, int] | None = (0, -1)
         while place is not None:
@@ -161,10 +175,7 @@ class Fatigue:
         Of the days from `since` to before `until` (ms), whole days; of the last REPORT_DAYS if neither is given.
         """
         position = self._position
-        if position is None:
-            position = self._position = await self._database.write(
-                partial(first_position, today=self._clock_ms() // DAY_MS)
-            )
+        assert position is not None, _LOADED
         last = position.closed_day if until is None else min(position.closed_day, -(-until // DAY_MS) - 1)
         first = last - REPORT_DAYS + 1 if since is None else since // DAY_MS
         dimension, key = (

@@ -66,8 +66,11 @@ class PresenceHours:
         activity: DeviceActivity,
         connected: Callable[[], BitMap],
         clock_ms: Callable[[], int],
+        storage_left: Callable[[], bool],
     ) -> None:
+        """`storage_left` says whether the disk has room to accept more: until then nothing is written unasked."""
         self._database = database
+        self._storage_left = storage_left
         self._activity = activity
         self._connected = connected
         self._clock_ms = clock_ms
@@ -91,7 +94,8 @@ class PresenceHours:
         now_ms = self._clock_ms()
         if now_ms // HOUR_MS == self._hour and now_ms < self._write_at:
             return
-        self.flush()
+        if self._storage_left():
+            self.flush()
         self._write_at = now_ms + WRITE_MS
         if now_ms // HOUR_MS != self._hour:
             self._hour = now_ms // HOUR_MS

@@ -131,6 +131,7 @@ class World:
         self.run(self.heartbeats.load())
         self.run(self.watches.load(self.stopped_at))
         self.run(self.analytics.load())
+        self.run(self.fatigue.load())
         self.run(self.presence_hours.load())
 
     crash = boot
