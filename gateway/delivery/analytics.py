@@ -98,7 +98,7 @@ class Analytics:
     """Counts what becomes of pushes and answers the sums. Loop.
 
     `clock_ms` gives server time in milliseconds. `storage_left` says whether the disk has room to accept more: until
-    then nothing is counted unasked, and what is left is for what was accepted.
+    then no counting is begun unasked, and what is left is for what was accepted.
     """
 
     def __init__(
@@ -147,13 +147,12 @@ class Analytics:
 
     def tick(self) -> None:
         """Count what has changed. Called a few times a second."""
-        if not (self._aged or self._ledger.changed) or not self._storage_left():
-            return
         if (
             not self._aged
             and self._clock_ms() - self._aged_at >= GATHER_MS
             and self._ledger.changed
             and not self._reading_position
+            and self._storage_left()
         ):
             self._reading_position = True
             self._database.submit(position, self._start_counting, self._on_position_error)
@@ -182,7 +181,7 @@ class Analytics:
             self._on_writer = set()
             self._aged.update(changed)
 
-        self._database.submit(operation, on_commit, on_error)
+        self._database.submit(operation, on_commit, on_error, uses_reserve=False)
 
     def _start_counting(self, reached: CountedTo) -> None:
         """Start to count what has changed up to a position: callbacks come in the order of the operations."""
