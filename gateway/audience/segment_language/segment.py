@@ -7,10 +7,10 @@ was compiled lately is kept by `target_resolution`.
 `now_ms` is the time on the wall, as the API shows it. Times of devices are server time in the ledger, so moments are
 translated (`timestamps.wall_time`). A device that is connected is seen now.
 
-A segment has two ways to its devices, with the same result. `select` is one statement, for whoever joins it with
-something. `resolve` is for large fleets: of the conditions that are joined by `&&` it takes those first that leave few
-devices, as far as one can know, each as a set (`set_algebra`); when few are left, or what remains cannot be found by
-itself, those devices are asked the rest with one statement. So `!` costs what the devices cost that are left out.
+Of the conditions that are joined by `&&` those come first that leave few devices, as far as one can know, each as a set
+(`set_algebra`); when few are left, or what remains cannot be found by itself, those devices are asked the rest with one
+statement. So `!` costs what the devices cost that are left out. Few is what the questions cost, of which there is one
+for each device and condition: of a small fleet, too, sixty conditions are sixty sets (`_is_searched`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import operator
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -34,8 +34,8 @@ from gateway.audience.segment_language.sql_compiler import (
     NowMatches,
     Parameter,
     ServerTime,
+    compile_question,
     compile_search,
-    compile_statement,
     rank_of,
 )
 from gateway.audience.segment_language.syntax_tree import Place
@@ -55,6 +55,9 @@ from gateway.timestamps import wall_time
 
 FEW_DEVICES = 20_000
 """Devices that are asked what remains, although it could be found by itself: 10 ms for each condition."""
+QUESTION_DEVICES = 4
+"""Devices that are found in the time that it takes to ask one: a quarter of a fleet is asked no faster than all of them
+are found."""
 PART_DEVICES = 262_144
 """Devices that one statement asks: each takes 75 bytes of memory meanwhile, which a reader does not give back."""
 _COMPARED: Final[dict[str, Callable[[int, int], bool]]] = {
@@ -91,14 +94,6 @@ class Segment:
         """The pushes whose receipts it asks for."""
         return tuple(self._pushes)
 
-    def select(self, app_no: int, now_ms: int, online: Iterable[int] = ()) -> tuple[str, list[Any]]:
-        """Make the SELECT of one column `no`, the live devices of the app that match, and its parameters.
-
-        `now_ms` is wall time; `online` has the numbers of the connected devices, if it needs them. A push that nobody
-        knows has no receipts here; `resolve` refuses it.
-        """
-        return _bound(compile_statement(self.term), app_no, now_ms, online)
-
     def devices(self, connection: sqlite3.Connection, app_no: int, now_ms: int, online: Iterable[int] = ()) -> BitMap:
         """The live devices of the app that match. Reader thread."""
         sets = read_sets(connection, app_no, self._steps)
@@ -112,14 +107,14 @@ class Segment:
                     return connected
             return queried_devices(connection, *_bound(compile_search(term), app_no, now_ms, connected))
 
-        found = sets[ALL_TAG]
+        everybody = found = sets[ALL_TAG]
         left = list(self._steps)
-        while left and (len(found) > FEW_DEVICES or is_of_sets(left[0])):
+        while left and _is_searched(left, len(found), len(everybody)):
             found = evaluate(left.pop(0), found, devices_of)
         rest = (*left, *self._rest)
         if not found or not rest:
             return found
-        asked = compile_statement(AllOf(rest), of_candidates=True)
+        asked = compile_question(rest)
         # Receipts are read once for each statement, however many devices it asks.
         within = (one for term in rest for one in terms_within(term))
         size = len(found) if any(isinstance(one, HasReceipt | HasChannelReceipt) for one in within) else PART_DEVICES
@@ -146,6 +141,13 @@ class Segment:
             if not kept[push_id]:
                 sentence = "the deliveries of this push were removed by retention, so nobody knows who got it"
                 raise invalid(self.text, place, f"{sentence}; take the push_id of a newer one")
+
+
+def _is_searched(left: Sequence[Term], devices: int, fleet: int) -> bool:
+    """Whether the next of these conditions is found by itself, instead of all being asked of so many devices."""
+    if is_of_sets(left[0]) or devices > FEW_DEVICES:
+        return True
+    return devices * len(terms_within(AllOf(tuple(left)))) > FEW_DEVICES and devices * QUESTION_DEVICES >= fleet
 
 
 def _bound(

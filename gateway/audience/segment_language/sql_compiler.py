@@ -1,4 +1,4 @@
-"""The compiler: conditions become one SELECT of device numbers, whose values are all bound.
+"""The compiler: conditions become SELECTs of device numbers, whose values are all bound.
 
 The SQL is made of the texts in this module: what somebody wrote is in it as parameters only, and the names of columns
 come from the types of the terms. So no expression can say anything else than what its terms say.
@@ -8,10 +8,10 @@ Every condition has two forms:
 - *asked of a device* (`_asked`): 0 or 1, never NULL, of a row of `device`. A look-up in an index by the number of the
   device, where there is one; so what the conditions before leave is what the condition costs.
 - *found by itself* (`_found`): a SELECT of the numbers of the devices that have it, from an index, with a rank that
-  says how few they usually are. Not every condition has this form: `!` has not, nor has a text within a name.
+  says how few they usually are. Not every condition has this form: a text within a name has not.
 
-An expression is found by the best of its conditions that are joined by `&&`, and the others are asked of those devices.
-Without any, all live devices of the app are walked, in the order of their numbers, as all indexes have them.
+Conditions that are joined are asked of devices with one statement; found is each of them by itself, and what it finds
+is joined as sets (`set_algebra`). Which of the two is better, `segment` knows.
 
 Types need no look at each value: in SQLite numbers sort before texts, and texts before blobs, which booleans are
 (`store/attribute_index`). So "a number over 5" is the range from 5 to the first text.
@@ -106,11 +106,10 @@ class Rank(IntEnum):
 
 @dataclass(slots=True, frozen=True)
 class _Found:
-    """A SELECT of device numbers; `exact`: of all devices that have the condition, and of no other live ones."""
+    """A SELECT of the numbers of all devices that have a condition, and of no other live ones."""
 
     rank: Rank
     select: Fragment
-    exact: bool
 
 
 _MEMBERS = {"tags": ("device_tag", "tag"), "topics": ("device_topic", "topic")}
@@ -121,15 +120,11 @@ _CROWDED = (
     " CROSS JOIN device AS c ON c.no = m.device_no CROSS JOIN json_each(c.attributes) AS j"
     f" WHERE m.app_no = ? AND m.name = '{CROWDED}' AND {_CONDITION})"
 )
-_ALL = Fragment(
-    "SELECT live.value FROM device_set AS s CROSS JOIN json_each(devices_json(s.devices)) AS live"
-    " WHERE s.app_no = ? AND s.tag = ''",
-    (Given.APP,),
-)
 _CANDIDATES = Fragment(
     "json_each(?) AS candidate CROSS JOIN device ON device.no = candidate.value", (Given.CANDIDATES,)
 )
 """Each candidate is there once, so nobody needs a table of them, as `IN` makes one."""
+_LIVE = Fragment("device.app_no = ? AND device.removed_at IS NULL", (Given.APP,))
 _REACHED = {
     state: is_one_of(*(further for further in DeliveryState if state <= further <= DeliveryState.ACTED))
     for state in (DeliveryState.DELIVERED, DeliveryState.DISPLAYED, DeliveryState.OPENED, DeliveryState.ACTED)
@@ -161,28 +156,14 @@ def compile_search(term: Term) -> Fragment:
     return _with_tables(Fragment("SELECT no FROM found"), found.select)
 
 
-def compile_statement(term: Term, *, of_candidates: bool = False) -> Fragment:
-    """Compile a condition to a SELECT of one column `no`: the live devices of an app that have it.
-
-    `of_candidates`: only those of a given list are asked.
-    """
-    terms = term.terms if isinstance(term, AllOf) else (term,)
-    found = [(one, candidate) for one in terms if (candidate := _found(one)) is not None]
-    begun, best = min(found, key=lambda pair: pair[1].rank, default=(None, None))
-    # The app is not to be found by: the planner, who has no statistics, would walk all of its devices.
-    conditions = [Fragment("+device.app_no = ? AND device.removed_at IS NULL", (Given.APP,))]
-    source = Fragment("device")
-    if of_candidates:
-        source, begun = _CANDIDATES, None
-    elif best is None:
-        conditions.insert(0, _in(_ALL))
-    else:
-        conditions.insert(0, _in(best.select))
-        begun = begun if best.exact else None
-    conditions += [_asked(one) for one in terms if one is not begun]
-    where = _joined(" AND ", conditions)
+def compile_question(terms: Sequence[Term]) -> Fragment:
+    """Compile conditions to a SELECT of one column `no`: those of given devices that are live and have all of them."""
+    conditions = _joined(" AND ", [_LIVE, *map(_asked, terms)])
     return _with_tables(
-        Fragment(f"SELECT device.no AS no FROM {source.sql} WHERE {where.sql}", source.parameters + where.parameters)
+        Fragment(
+            f"SELECT device.no AS no FROM {_CANDIDATES.sql} WHERE {conditions.sql}",
+            _CANDIDATES.parameters + conditions.parameters,
+        )
     )
 
 
@@ -291,21 +272,11 @@ def _asked_attribute(name: str, test: ValueTest) -> Fragment:
 
 
 def _found(term: Term) -> _Found | None:
-    """A SELECT of the devices that have a condition, if an index has them together."""
+    """A SELECT of the devices that have a condition which is not joined, if an index has them together."""
     match term:
-        case AllOf(terms):
-            candidates = [found for found in map(_found, terms) if found is not None]
-            best = min(candidates, key=lambda found: found.rank, default=None)
-            return best and _Found(best.rank, best.select, exact=False)
-        case AnyOf(terms):
-            parts = [found for found in map(_found, terms) if found is not None]
-            if len(parts) < len(terms):
-                return None
-            select = _joined(" UNION ALL ", [part.select for part in parts])
-            return _Found(max(part.rank for part in parts), select, all(part.exact for part in parts))
         case Membership(of, name):
             table, column = _MEMBERS[of]
-            return _exact(
+            return _found_by(
                 Rank.MEMBERS,
                 f"SELECT m.device_no FROM {table} AS m WHERE m.app_no = ? AND m.{column} = ?",
                 Given.APP,
@@ -315,25 +286,25 @@ def _found(term: Term) -> _Found | None:
             return _found_attribute(name, test)
         case FieldTest("id", Comparison("==") | OneOf() as test):
             tested = _tested(test, "device.id", None)
-            return _exact(
+            return _found_by(
                 Rank.ONE,
                 f"SELECT device.no FROM device WHERE device.app_no = ? AND device.removed_at IS NULL AND {tested.sql}",
                 Given.APP,
                 *tested.parameters,
             )
         case FieldTest("consent", Comparison("==", "denied")):
-            return _exact(
+            return _found_by(
                 Rank.RANGE,
                 f"SELECT no FROM device WHERE app_no = ? AND {_RESTRICTED} AND consent = 'denied'",
                 Given.APP,
             )
         case IsMuted(channel):
             muted = "EXISTS (SELECT 1 FROM json_each(channels) AS j WHERE j.key = ? AND j.type = 'false')"
-            return _exact(
+            return _found_by(
                 Rank.RANGE, f"SELECT no FROM device WHERE app_no = ? AND {_RESTRICTED} AND {muted}", Given.APP, channel
             )
         case IsOnline():
-            return _exact(Rank.MANY, "SELECT no FROM online")
+            return _found_by(Rank.MANY, "SELECT no FROM online")
         case HasReceipt(state, push_id):
             rows = Fragment(
                 "SELECT d.device_no FROM delivery AS d"
@@ -342,14 +313,14 @@ def _found(term: Term) -> _Found | None:
             )
             if state is DeliveryState.DELIVERED:
                 rows = _joined(" UNION ALL ", [rows, _delivered_in_sets(push_id)])
-            return _Found(Rank.RECEIPTS, rows, exact=True)
+            return _Found(Rank.RECEIPTS, rows)
         case HasChannelReceipt(state, channel, span_ms):
             return _found_channel_receipt(state, channel, Moment(-span_ms, from_now=True))
     return None
 
 
-def _exact(rank: Rank, sql: str, *parameters: Parameter) -> _Found:
-    return _Found(rank, Fragment(sql, parameters), exact=True)
+def _found_by(rank: Rank, sql: str, *parameters: Parameter) -> _Found:
+    return _Found(rank, Fragment(sql, parameters))
 
 
 def _delivered_in_sets(push_id: str) -> Fragment:
@@ -378,7 +349,7 @@ def _found_channel_receipt(state: DeliveryState, channel: str, since: Moment) ->
         )
         in_sets = Fragment(f"SELECT here.value {sets} AND o.state = {DeliveryState.DELIVERED:d}", values)
         select = _joined(" UNION ALL ", [select, in_sets])
-    return _Found(Rank.MANY, select, exact=True)
+    return _Found(Rank.MANY, select)
 
 
 def _found_attribute(name: str, test: ValueTest) -> _Found:
@@ -391,7 +362,7 @@ def _found_attribute(name: str, test: ValueTest) -> _Found:
             rank = Rank.SEVERAL
         case _:
             rank = Rank.RANGE
-    return _exact(
+    return _found_by(
         rank,
         f"SELECT a.device_no FROM device_attribute AS a WHERE a.app_no = ? AND a.name = ? AND {indexed.sql}"
         f" UNION ALL SELECT a.device_no FROM crowded AS a WHERE a.name = ? AND {direct.sql}",

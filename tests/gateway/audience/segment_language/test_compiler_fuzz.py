@@ -7,11 +7,15 @@ import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from unittest.mock import patch
 
 import pytest
 
+from gateway.audience.device_sets import ALL_TAG, add_to_sets
 from gateway.audience.segment_language import names
+from gateway.audience.segment_language import segment as segment_module
 from gateway.audience.segment_language.segment import compile_expression
+from gateway.audience.segment_language.sql_compiler import compile_question
 from gateway.audience.segment_language.topic_conditions import compile_condition
 from gateway.errors import InvalidExpression
 from tests.gateway.audience.segment_language.fleet import NOW_MS
@@ -49,6 +53,7 @@ def mutated(chance: random.Random) -> str:
 @pytest.fixture
 def connection() -> Iterator[sqlite3.Connection]:
     connection = fresh_database()
+    add_to_sets(connection, APP_NO, {ALL_TAG: [1]})  # whose conditions are found or asked for
     yield connection
     connection.close()
 
@@ -65,7 +70,7 @@ def test_nothing_but_a_problem_comes_out(connection: sqlite3.Connection, full: i
         except InvalidExpression as error:
             refusals.append(error)
         else:
-            connection.execute("EXPLAIN " + (statement := segment.select(APP_NO, NOW_MS))[0], statement[1])
+            segment.devices(connection, APP_NO, NOW_MS, [1])
             compiled += 1
         if number % 10 == 0:
             with suppress(InvalidExpression):
@@ -76,6 +81,7 @@ def test_nothing_but_a_problem_comes_out(connection: sqlite3.Connection, full: i
     assert max(len(error.detail) for error in refusals) < 600
 
 
+@pytest.mark.parametrize("few", [0, 1_000], ids=["found", "asked"])
 @pytest.mark.parametrize(
     "text",
     [
@@ -88,7 +94,7 @@ def test_nothing_but_a_problem_comes_out(connection: sqlite3.Connection, full: i
     ],
     ids=lambda text: text[:12],
 )  # fmt: skip
-def test_the_worst_expressions_take_few_steps(text: str, connection: sqlite3.Connection) -> None:
+def test_the_worst_expressions_take_few_steps(text: str, few: int, connection: sqlite3.Connection) -> None:
     """Counted as calls of functions, because time says little of a loaded machine: 50,000 take some 5 ms."""
     calls = 0
 
@@ -105,5 +111,6 @@ def test_the_worst_expressions_take_few_steps(text: str, connection: sqlite3.Con
         sys.setprofile(None)
     assert calls < 50_000
     if segment is not None:
-        connection.execute("EXPLAIN " + (statement := segment.select(APP_NO, NOW_MS))[0], statement[1])
-        assert len(statement[0]) < 200_000
+        with patch.object(segment_module, "FEW_DEVICES", few):
+            segment.devices(connection, APP_NO, NOW_MS, [1])
+        assert len(compile_question([segment.term]).sql) < 200_000

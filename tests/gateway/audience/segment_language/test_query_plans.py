@@ -5,21 +5,20 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from gateway.audience.device_sets import ALL_TAG, add_to_sets
+from gateway.audience.segment_language import segment as segment_module
 from gateway.audience.segment_language.segment import compile_expression
-from gateway.audience.segment_language.sql_compiler import compile_statement
 from tests.gateway.audience.segment_language.fleet import NOW_MS
 from tests.gateway.delivery.machinery import APP_NO, fresh_database
 
-TAG = "SEARCH m USING PRIMARY KEY (app_no=? AND tag=?)"
 ATTRIBUTE = "SEARCH a USING PRIMARY KEY (app_no=? AND name=? AND value=?)"
 RECEIPTS = "SEARCH d USING PRIMARY KEY (push_no=?)"
-ALL_DEVICES = "SEARCH s USING INDEX sqlite_autoindex_device_set_1 (app_no=? AND tag=?)"
+ASKED = "SEARCH device USING INTEGER PRIMARY KEY (rowid=?)"
 FOUND_BY = {
-    "'hall' in tags && name.contains('K')": TAG,
-    "'news' in topics && !('beta' in topics)": "SEARCH m USING PRIMARY KEY (app_no=? AND topic=?)",
     "attributes.model == 'K2' && 'hall' in tags": ATTRIBUTE,
     "attributes.model in ['K1', 'K2'] && attributes.floor > 3": ATTRIBUTE,
     "attributes.serial.startsWith('SN00') && online": (
@@ -37,40 +36,61 @@ FOUND_BY = {
     "(muted('offers') || consent == 'denied') && locale == 'de'": (
         "SEARCH device USING INDEX device_restricted (app_no=?)"
     ),
-    "!('hall' in tags)": ALL_DEVICES,
-    "last_seen > now - duration('7d') && timezone == 'UTC'": ALL_DEVICES,
+    "'hall' in tags && name.contains('K')": ASKED,
+    "last_seen > now - duration('7d') && timezone == 'UTC'": ASKED,
 }  # fmt: skip
+"""What finds the first devices of an expression that are not those of a tag or a topic, which are a set each."""
 
 
 @pytest.fixture
 def connection() -> Iterator[sqlite3.Connection]:
     connection = fresh_database()
+    add_to_sets(connection, APP_NO, {ALL_TAG: range(1, 1_001), "hall": range(1, 1_001, 2)})
+    connection.execute(
+        "WITH RECURSIVE n(no) AS (SELECT 1 UNION ALL SELECT no + 1 FROM n WHERE no < 1000)"
+        " INSERT INTO device (no, app_no, id, token_hash, created_at, updated_at)"
+        f" SELECT no, {APP_NO}, 'kiosk-' || no, x'', 0, 0 FROM n"
+    )
     yield connection
     connection.close()
 
 
+def plans(connection: sqlite3.Connection, text: str) -> list[list[str]]:
+    """The plans of the statements that find the devices of an expression, in their order."""
+    asked: list[tuple[str, Any]] = []
+
+    class Recorder:
+        def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
+            asked.append((sql, parameters))
+            return connection.execute(sql, parameters)
+
+    compile_expression(text).devices(Recorder(), APP_NO, NOW_MS, [1, 2])  # type: ignore[arg-type]  # all it is asked
+    return [
+        [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", parameters)]
+        for sql, parameters in asked
+        if "device_set" not in sql
+    ]
+
+
+@pytest.mark.parametrize("few", [0, 10_000], ids=["found", "asked"])
 @pytest.mark.parametrize("text", FOUND_BY)
-def test_devices_are_found_by_an_index(connection: sqlite3.Connection, text: str) -> None:
-    statement, parameters = compile_expression(text).select(APP_NO, NOW_MS)
-    plan = [row[3] for row in connection.execute("EXPLAIN QUERY PLAN " + statement, parameters)]
-    begins = plan.index("SEARCH device USING INTEGER PRIMARY KEY (rowid=?)")
-    first = next(line for line in plan[begins + 1 :] if line.startswith("SEARCH"))
-    assert first == FOUND_BY[text]
-    of_tables = [line for line in plan if re.match(r"SCAN (device|m|d|p|o|s|c|w|push)\b", line)]
-    assert of_tables == []
-    if "MATERIALIZE crowded" not in plan:
-        assert "SCAN a" not in plan
+def test_no_table_is_walked(
+    connection: sqlite3.Connection, text: str, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segment_module, "FEW_DEVICES", few)
+    found = plans(connection, text)
+    for plan in found:
+        assert [line for line in plan if re.match(r"SCAN (device|m|d|p|o|s|c|w|push)\b", line)] == []
+        if "MATERIALIZE crowded" not in plan:
+            assert "SCAN a" not in plan
+    if not few:
+        searched = (line for line in found[0] if line.startswith("SEARCH"))
+        assert next(searched) == FOUND_BY[text]
 
 
 @pytest.mark.parametrize("text", ["'hall' in tags && attributes.model == 'K2'", "!opened('P') && 'hall' in tags"])
 def test_what_others_leave_is_looked_up_device_by_device(connection: sqlite3.Connection, text: str) -> None:
-    statement, parameters = compile_expression(text).select(APP_NO, NOW_MS)
-    plan = [row[3] for row in connection.execute("EXPLAIN QUERY PLAN " + statement, parameters)]
-    assert any(re.search(r"\(.*device_no=\?.*\)", line) for line in plan)
-
-
-def test_candidates_are_looked_up_by_their_numbers(connection: sqlite3.Connection) -> None:
-    asked = compile_statement(compile_expression("last_seen > now - duration('7d')").term, of_candidates=True)
-    plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {asked.sql}", [None] * len(asked.parameters))]
+    (plan,) = plans(connection, text)
     assert "SCAN candidate VIRTUAL TABLE INDEX 1:" in plan
-    assert "SEARCH device USING INTEGER PRIMARY KEY (rowid=?)" in plan
+    assert ASKED in plan
+    assert any(re.search(r"\(.*device_no=\?.*\)", line) for line in plan)

@@ -14,6 +14,7 @@ from gateway.audience.device_sets import ALL_TAG, add_to_sets
 from gateway.audience.segment_language import grammar, names
 from gateway.audience.segment_language import segment as segment_module
 from gateway.audience.segment_language.segment import compile_expression, resolve
+from gateway.audience.segment_language.sql_compiler import compile_question
 from gateway.audience.segment_language.syntax_tree import MAX_EXPRESSION_CHARACTERS
 from gateway.audience.segment_language.topic_conditions import compile_condition, devices_of_condition
 from gateway.audience.segments import SegmentFields
@@ -72,9 +73,29 @@ def test_what_a_segment_needs_is_known() -> None:
 def test_what_somebody_wrote_is_never_a_part_of_the_statement() -> None:
     word = "x'); DROP TABLE device; --"
     text = f'attributes["{word}"] == "{word}" || attributes.a.contains("{word}") || name in ["{word}"]'
-    statement, parameters = compile_expression(text).select(APP_NO, NOW_MS)
-    assert "DROP" not in statement
-    assert word in parameters
+    statement = compile_question([compile_expression(text).term])
+    assert "DROP" not in statement.sql
+    assert word in statement.parameters
+
+
+@pytest.mark.parametrize("joined", [" || ", " && "])
+def test_sixty_conditions_are_not_asked_of_every_device_of_a_small_fleet(
+    connection: sqlite3.Connection, joined: str
+) -> None:
+    count = segment_module.FEW_DEVICES
+    connection.execute(
+        "WITH RECURSIVE n(no) AS (SELECT 1 UNION ALL SELECT no + 1 FROM n WHERE no < ?)"
+        " INSERT INTO device (no, app_no, id, token_hash, created_at, updated_at)"
+        " SELECT no, ?, 'kiosk-' || no, x'', 0, 0 FROM n",
+        (count, APP_NO),
+    )
+    add_to_sets(connection, APP_NO, {ALL_TAG: range(1, count + 1)})
+    sign = "==" if joined == " || " else "!="
+    segment = compile_expression(joined.join(f"attributes.a{number} {sign} 1" for number in range(60)))
+    with counted_steps(connection) as steps:
+        found = resolve(connection, APP_NO, segment, NOW_MS)
+    assert len(found) == (0 if joined == " || " else count)
+    assert steps[0] < 50 * count, "of one condition at most, which takes that many"
 
 
 async def test_devices_are_found_by_what_was_said_of_them_last(gateway: InProcessGateway) -> None:
