@@ -27,7 +27,7 @@ import secrets
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from broker.authorization import Accepted, ClientCertificate, Credentials, Refused
 from broker.protocol.packets import ReasonCode
@@ -109,14 +109,26 @@ class CredentialReader(Protocol):
 
 @dataclass(slots=True, frozen=True)
 class Principal:
-    """The holder of a valid key."""
+    """The holder of a valid key, a device with its own token, or a person who has signed in without a key."""
 
     app_no: int
     app_id: str
     key_id: str
+    """Id of the key (`k_..`) or the person (`u_..`); of a device `device NUMBER`."""
     scopes: frozenset[str]
     is_device: bool = False
     """Whether the holder is a device with its own token, which may do what that device may; `key_id` names it."""
+    name: str = ""
+    """Name of the key, or of the person as the identity provider gives it; empty for a device."""
+    session_id: str | None = None
+    """Id of the session that the request came with (`s_..`); None: it came with the key itself."""
+
+    @property
+    def kind(self) -> Literal["key", "person", "device"]:
+        """Kind of thing that `key_id` is the id of."""
+        if self.is_device:
+            return "device"
+        return "person" if self.key_id.startswith("u_") else "key"
 
     def require(self, scope: str) -> None:
         """Raise Problem 403 unless the key has the scope; `admin` includes all."""
@@ -236,13 +248,13 @@ def _device_tokens(connection: sqlite3.Connection, device_id: str) -> list[tuple
 
 def _find_key(connection: sqlite3.Connection, digest: bytes) -> Principal | None:
     row = connection.execute(
-        "SELECT k.secret_hash, k.app_no, a.id, k.id, k.scopes FROM api_key AS k"
+        "SELECT k.secret_hash, k.app_no, a.id, k.id, k.scopes, k.name FROM api_key AS k"
         " JOIN application AS a ON a.no = k.app_no WHERE k.secret_hash = ? AND k.revoked_at IS NULL",
         (digest,),
     ).fetchone()
     if row is None or not hmac.compare_digest(row[0], digest):
         return None
-    return Principal(row[1], row[2], row[3], frozenset(row[4].split()))
+    return Principal(row[1], row[2], row[3], frozenset(row[4].split()), name=row[5])
 
 
 # -- MQTT ----------------------------------------------------------------------------------------------------

@@ -71,8 +71,8 @@ class Rows:
 
     def add_key(self, key_id: str, key: str, scopes: str) -> None:
         self.connection.execute(
-            "INSERT INTO api_key (id, app_no, name, scopes, secret_hash, created_at) VALUES (?, 1, '', ?, ?, 0)",
-            (key_id, scopes, secret_hash(key)),
+            "INSERT INTO api_key (id, app_no, name, scopes, secret_hash, created_at) VALUES (?, 1, ?, ?, ?, 0)",
+            (key_id, f"name of {key_id}", scopes, secret_hash(key)),
         )
 
 
@@ -98,6 +98,7 @@ async def test_a_key_opens_its_app_with_its_scopes(rows: Rows) -> None:
     ring = KeyCache(rows, lambda: NOW_MS)
     principal = await ring.authenticate("Bearer key_a")
     assert (principal.app_id, principal.key_id) == ("default", "k1")
+    assert (principal.kind, principal.name, principal.session_id) == ("key", "name of k1", None)
     principal.require("send")
     with pytest.raises(Problem) as refusal:
         principal.require("admin")
