@@ -178,6 +178,11 @@ class Connection:
 
     # -- called by the transport ---------------------------------------------------------------------------------------
 
+    @property
+    def has_received(self) -> bool:
+        """Whether bytes have come."""
+        return self.last_received > self._opened_at
+
     def data_received(self, data: bytes, now: float) -> None:  # Hot path.
         """Process bytes from the socket, which came at `now` (server time, seconds); never raises."""
         shared_state = self.shared_state

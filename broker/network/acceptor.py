@@ -79,6 +79,10 @@ class _Silent:
         self.late: asyncio.TimerHandle
         """Timer that ends the waiting."""
 
+    def spare(self) -> bool:
+        """It is looked at by itself whether a byte has come: that ends its silence (`evict_silent`)."""
+        return False
+
     def has_sent(self) -> bool:
         """Whether a byte has come that the loop has not reported yet."""
         try:

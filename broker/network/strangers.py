@@ -8,6 +8,8 @@ Laws
 1. An address that has a fourth of the strangers (`ADDRESS_DIVISOR`) loses one of its own, for its newcomers; otherwise
    the oldest stranger is cut off.
 2. A socket that is authenticated is no stranger any more, and is never cut off for a newcomer.
+3. Who has said something is spared once, and is the last to come then: a device whose CONNECT is being looked up, or
+   has come and waits to be read, is not taken for one that waits and says nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from collections.abc import Hashable
 from typing import Final, Generic, Protocol, TypeVar
 
 ADDRESS_DIVISOR: Final = 4
+MAX_SPARED_SOCKETS: Final = 16
+"""Strangers that one newcomer may have spared: each costs a call of the kernel."""
 
 
 class Newcomer(Hashable, Protocol):
@@ -23,6 +27,9 @@ class Newcomer(Hashable, Protocol):
 
     @property
     def is_stranger(self) -> bool: ...
+
+    def spare(self) -> bool:
+        """Whether it has said something and is to be spared for it; never twice."""
 
 
 T = TypeVar("T", bound=Newcomer)
@@ -60,12 +67,25 @@ class Strangers(Generic[T]):
 
     def pop_victim(self, address: str) -> T | None:
         """Remove and return the stranger to cut off for a newcomer from this address; None if there is none."""
+        for _ in range(MAX_SPARED_SOCKETS):
+            found = self._pop_oldest(address)
+            if found is None or not found[0].spare():
+                break
+            self.add(*found)
+        else:
+            found = self._pop_oldest(address)
+        return None if found is None else found[0]
+
+    def _pop_oldest(self, address: str) -> tuple[T, str] | None:
+        """Remove and return the stranger that is next by law 1, with its address."""
         if self._by_address.get(address, 0) * ADDRESS_DIVISOR >= len(self._waiting):
             found = next((w for w, a in self._waiting.items() if a == address and w.is_stranger), None)
         else:
             found = None
         if found is None:
             found = next((waiting for waiting in self._waiting if waiting.is_stranger), None)
-        if found is not None:
-            self.discard(found)
-        return found
+        if found is None:
+            return None
+        where = self._waiting[found]
+        self.discard(found)
+        return found, where

@@ -20,6 +20,8 @@ Price of an idle connection: this object about 200 bytes, uvloop's transport 1.4
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import termios
 import time
 from collections.abc import Callable
 from typing import Protocol, cast
@@ -63,6 +65,7 @@ class TcpTransport(asyncio.Protocol):
         "_reading_paused",
         "_receive",
         "_socket",
+        "_spared",
         "_unread",
         "_unread_from",
         "send",
@@ -87,6 +90,8 @@ class TcpTransport(asyncio.Protocol):
         self._unread: bytes | None = None
         """Bytes that wait for their turn, from `_unread_from` on."""
         self._unread_from = 0
+        self._spared = False
+        """It was the next to be cut off for a newcomer, and was not, because it had said something."""
         self._hung_up = False
         """The socket is gone, and its end waits for the unread bytes."""
         self._cut: asyncio.TimerHandle | None = None
@@ -137,6 +142,21 @@ class TcpTransport(asyncio.Protocol):
     def is_stranger(self) -> bool:
         """Whether no client is authenticated here, or none is any more."""
         return self._connection is None or self._connection.session is None
+
+    def spare(self) -> bool:
+        """Whether bytes have come, read or with the kernel still; never twice."""
+        if self._spared or self._connection is None:
+            return False
+        self._spared = self._connection.has_received or self._has_unread()
+        return self._spared
+
+    def _has_unread(self) -> bool:
+        """Whether the kernel has bytes that the loop has not reported yet."""
+        try:
+            waiting = fcntl.ioctl(self._socket.get_extra_info("socket").fileno(), termios.FIONREAD, bytes(4))
+        except OSError:  # it has hung up
+            return False
+        return any(waiting)
 
     def abort(self) -> None:
         """Cut off now; bytes that are written and not sent are lost."""
