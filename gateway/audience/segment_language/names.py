@@ -33,6 +33,7 @@ FIELDS: Final = {
 """Names and how they are used."""
 RECEIPTS: Final[dict[str, DeliveryState]] = dict(RECEIPT_STATES)
 CHANNEL_RECEIPTS: Final[dict[str, DeliveryState]] = {f"{name}_channel": state for name, state in RECEIPTS.items()}
+HAS_MISSED: Final = "missed"
 FUNCTIONS: Final = {
     "has": "has(attributes.model)",
     "size": "size(tags) > 2",
@@ -41,6 +42,7 @@ FUNCTIONS: Final = {
     "duration": "last_seen > now - duration('7d')",
     "muted": "muted('offers')",
     **{name: f"{name}('PUSH_ID')" for name in RECEIPTS},
+    HAS_MISSED: f"{HAS_MISSED}('PUSH_ID')",
     **{name: f"{name}('offers', duration('7d'))" for name in CHANNEL_RECEIPTS},
 }
 """Functions and how they are called."""

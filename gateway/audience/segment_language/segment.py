@@ -42,6 +42,7 @@ from gateway.audience.segment_language.syntax_tree import Place
 from gateway.audience.segment_language.terms import (
     AllOf,
     HasChannelReceipt,
+    HasMissed,
     HasReceipt,
     IsOnline,
     Membership,
@@ -117,7 +118,11 @@ class Segment:
         asked = compile_question(rest)
         # Receipts are read once for each statement, however many devices it asks.
         within = (one for term in rest for one in terms_within(term))
-        size = len(found) if any(isinstance(one, HasReceipt | HasChannelReceipt) for one in within) else PART_DEVICES
+        size = (
+            len(found)
+            if any(isinstance(one, HasReceipt | HasMissed | HasChannelReceipt) for one in within)
+            else PART_DEVICES
+        )
         matching = BitMap()
         for start in range(0, len(found), size):
             part = numbers_json(found[start : start + size])
@@ -185,7 +190,7 @@ def compile_expression(text: str) -> Segment:
         term,
         steps,
         tuple(one for one in terms if one not in steps),
-        {one.push_id: one.place for one in terms_within(term) if isinstance(one, HasReceipt)},
+        {one.push_id: one.place for one in terms_within(term) if isinstance(one, HasReceipt | HasMissed)},
     )
 
 

@@ -36,6 +36,7 @@ from gateway.audience.segment_language.terms import (
     Comparison,
     FieldTest,
     HasChannelReceipt,
+    HasMissed,
     HasReceipt,
     IsMuted,
     IsOnline,
@@ -53,7 +54,7 @@ from gateway.audience.segment_language.terms import (
     VersionComparison,
     terms_within,
 )
-from gateway.delivery_states import DeliveryState, is_one_of
+from gateway.delivery_states import MISSED, DeliveryState, is_one_of
 from gateway.store.attribute_index import CROWDED, FALSE, PREFIX_CHARACTERS, TRUE, entries
 
 
@@ -233,7 +234,7 @@ def _asked(term: Term) -> Fragment:
                 return asked
             in_sets = _in(_delivered_in_sets(push_id))
             return Fragment(f"({asked.sql} OR {in_sets.sql})", asked.parameters + in_sets.parameters)
-        case IsOnline() | HasChannelReceipt():
+        case IsOnline() | HasChannelReceipt() | HasMissed():
             found = _found(term)
             assert found is not None, "these can be found by themselves"
             return _in(found.select)
@@ -314,6 +315,8 @@ def _found(term: Term) -> _Found | None:
             if state is DeliveryState.DELIVERED:
                 rows = _joined(" UNION ALL ", [rows, _delivered_in_sets(push_id)])
             return _Found(Rank.RECEIPTS, rows)
+        case HasMissed(push_id):
+            return _Found(Rank.RECEIPTS, _missed(push_id))
         case HasChannelReceipt(state, channel, span_ms):
             return _found_channel_receipt(state, channel, Moment(-span_ms, from_now=True))
     return None
@@ -330,6 +333,19 @@ def _delivered_in_sets(push_id: str) -> Fragment:
         " WHERE o.push_no = (SELECT no FROM push WHERE app_no = ? AND id = ?)"
         f" AND o.state = {DeliveryState.DELIVERED:d}",
         (Given.APP, push_id),
+    )
+
+
+def _missed(push_id: str) -> Fragment:
+    """Devices for which a push has ended undelivered. What a row says of a device is true, whatever set it was in."""
+    push = "(SELECT no FROM push WHERE app_no = ? AND id = ?)"
+    ended = is_one_of(*MISSED)
+    return Fragment(
+        f"SELECT d.device_no FROM delivery AS d WHERE d.push_no = {push} AND d.state {ended}"
+        " UNION ALL SELECT here.value FROM outcome_set AS o CROSS JOIN json_each(devices_json(o.devices)) AS here"
+        f" WHERE o.push_no = {push} AND o.state {ended} AND NOT EXISTS (SELECT 1 FROM delivery AS d"
+        " WHERE d.push_no = o.push_no AND d.device_no = here.value)",
+        (Given.APP, push_id, Given.APP, push_id),
     )
 
 

@@ -170,6 +170,14 @@ class HasReceipt:
 
 
 @dataclass(slots=True, frozen=True)
+class HasMissed:
+    """A push was for a device, and has ended without reaching it: what the device is told of when it comes back."""
+
+    push_id: str
+    place: Place
+
+
+@dataclass(slots=True, frozen=True)
 class HasChannelReceipt:
     """Some push of a channel that was sent within a span has come this far on a device."""
 
@@ -191,6 +199,7 @@ Term: TypeAlias = (
     | IsOnline
     | IsMuted
     | HasReceipt
+    | HasMissed
     | HasChannelReceipt
 )
 

@@ -53,6 +53,7 @@ from gateway.audience.segment_language.terms import (
     Comparison,
     FieldTest,
     HasChannelReceipt,
+    HasMissed,
     HasReceipt,
     IsMuted,
     IsOnline,
@@ -97,7 +98,7 @@ def check(text: str, tree: Node) -> Term:
             tree, f"an expression has at most {MAX_TERMS} conditions, and this has {len(found)}; use a list"
             " (attributes.model in ['K1', 'K2']), or give the devices a tag"
         )  # fmt: skip
-    receipts = sum(isinstance(one, HasReceipt | HasChannelReceipt) for one in found)
+    receipts = sum(isinstance(one, HasReceipt | HasMissed | HasChannelReceipt) for one in found)
     if receipts > MAX_RECEIPT_TERMS:
         checker.refuse(
             tree, f"an expression asks for receipts at most {MAX_RECEIPT_TERMS} times, this {receipts} times"
@@ -287,9 +288,11 @@ class _Checker:
             return Moment(self._timestamp_ms(argument, constant), from_now=False)
         if name == "duration":
             return Span(self._duration_ms(argument, constant))
-        if name in names.RECEIPTS:
+        if name in names.RECEIPTS or name == names.HAS_MISSED:
             if not _PUSH_ID.fullmatch(constant):
                 self.refuse(argument, "this is no push id; it is the push_id in the answer to a push")
+            if name == names.HAS_MISSED:
+                return HasMissed(constant, argument.place)
             return HasReceipt(names.RECEIPTS[name], constant, argument.place)
         if not _NAME.fullmatch(constant):
             self.refuse(argument, "no channel is called so; the names have letters, digits and _ . : - only")

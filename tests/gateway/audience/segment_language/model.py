@@ -261,12 +261,17 @@ def has_come_to(device: ModelDevice, push_id: str, event: str) -> bool:
     return device.states.get(push_id) in REACHED[event] | {DeliveryState.ACTED}
 
 
+MISSED = {DeliveryState.EXPIRED, DeliveryState.CANCELLED, DeliveryState.OVERFLOWED}
 EVENTS = (*REACHED, "dismissed")
 SPANS = (("1h", DAY_MS // 24), ("1d", DAY_MS), ("36h", DAY_MS * 3 // 2), ("2d", 2 * DAY_MS))
 
 
 def receipt(event: str, push_id: str) -> Expression:
     return Expression(f"{event}({quoted(push_id)})", lambda device: has_come_to(device, push_id, event))
+
+
+def missed(push_id: str) -> Expression:
+    return Expression(f"missed({quoted(push_id)})", lambda device: device.states.get(push_id) in MISSED)
 
 
 def channel_receipt(event: str, channel: str, span: tuple[str, int]) -> Expression:
@@ -280,6 +285,7 @@ def channel_receipt(event: str, channel: str, span: tuple[str, int]) -> Expressi
 
 receipts = st.one_of(
     st.builds(receipt, st.sampled_from(EVENTS), st.sampled_from(PUSHES)),
+    st.builds(missed, st.sampled_from(PUSHES)),
     st.builds(channel_receipt, st.sampled_from(EVENTS), st.sampled_from([*CHANNELS, "other"]), st.sampled_from(SPANS)),
 )
 

@@ -29,6 +29,7 @@ FOUND_BY = {
         "SEARCH device USING INDEX device_id_of_app (app_no=? AND id=?)"
     ),
     "opened('P') && !acted('P')": RECEIPTS,
+    "missed('P') && 'hall' in tags": RECEIPTS,
     "delivered('P') || 'hall' in tags": RECEIPTS,
     "opened_channel('offers', duration('7d')) && size(tags) > 2": (
         "SEARCH p USING INDEX push_of_app (app_no=? AND no>?)"
