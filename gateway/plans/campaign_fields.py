@@ -241,6 +241,9 @@ class CampaignRequest(_Strict):
     """Share of the target that gets nothing, such as `"10%"`, to be compared with. Left out: none."""
     send_at: Annotated[AwareDatetime, Field(strict=False)] | None = None
     """Time at which it starts, RFC 3339 with an offset, at most a year ahead. Left out: at once."""
+    ask_approval: bool = False
+    """`true`: another key than the one that makes it has to approve it, whatever the policy says. Default `false`: a
+    `command` to more devices than the policy's `approve_above` has to be approved."""
 
     @model_validator(mode="after")
     def _fits(self) -> CampaignRequest:

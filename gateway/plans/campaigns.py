@@ -169,7 +169,7 @@ class Campaigns:
                 raise problem("invalid_request", "send_at: at most a year ahead")
         campaign_id = f"c{secrets.token_urlsafe(ID_BYTES)}"
         state = CampaignState.RUNNING
-        if self.needs_approval(app.no, kinds, reach.targeted):
+        if fields.ask_approval or self.needs_approval(app.no, kinds, reach.targeted):
             state = CampaignState.AWAITING_APPROVAL
         content = fields.model_dump_json(exclude_unset=True)
 

@@ -304,6 +304,16 @@ def test_a_start_goes_by_the_clock_on_the_wall(world: CampaignWorld, monkeypatch
     assert world.parts(made) == [(1, None, 10), (2, None, 10)], "what has begun goes by distances"
 
 
+def test_whatever_asks_for_approval_waits_for_another_key(world: CampaignWorld) -> None:
+    made = world.create(ask_approval=True)
+    world.passes(60)
+    assert (world.show(made)["state"], world.parts(made)) == ("awaiting_approval", [])
+    assert refusal(world, world.campaigns.approve(APP.no, made, "k_maker")) == "other_key_needed"
+    world.run(world.campaigns.approve(APP.no, made, "k_other"))
+    world.go()
+    assert world.parts(made)[0][2] > 0
+
+
 def test_commands_to_many_wait_for_another_key(world: CampaignWorld) -> None:
     world.set_policy(approve_above=5)
     made = world.create(push=COMMAND, canary=2)
