@@ -34,6 +34,7 @@ BODIES: Final[dict[tuple[str, str], Any]] = {
     ("post", "/v1/pushes"): _PUSH,
     ("post", "/v1/pushes/batch"): f"{json.dumps(_PUSH)}\n{json.dumps({**_PUSH, 'idempotency_key': 'lunch-1'})}\n",
     ("post", "/v1/pushes/forecast"): _PUSH,
+    ("post", "/v1/pushes/preview"): {"push": _PUSH, "device": "kiosk-1"},
     **campaign_examples.BODIES,
     **schedule_examples.BODIES,
     ("post", "/v1/devices"): _DEVICE,

@@ -78,6 +78,7 @@ SPECIFIC: Final[Mapping[Operation, tuple[str, ...]]] = {
     ("post", "/v1/schedules/{schedule_id}/resume"): ("schedule_ended",),
     ("post", "/v1/schedules/{schedule_id}/run"): ("schedule_ended",),
     ("post", "/v1/pushes/forecast"): _PUSH,
+    ("post", "/v1/pushes/preview"): ("device_not_found", "attachment_not_found", *_TEXTS),
     ("get", "/v1/pushes/{push_id}/deliveries"): ("device_not_found",),
     ("get", "/v1/pushes/{push_id}/texts"): ("device_not_found",),
     ("put", "/v1/templates/{template_name}"): ("template_error",),
@@ -133,6 +134,7 @@ OF_ITEMS: Final[Mapping[Operation, tuple[str, ...]]] = {
 """Problems of single lines or devices, within an answer that is a success."""
 READS: Final = (
     ("post", "/v1/pushes/forecast"),
+    ("post", "/v1/pushes/preview"),
     ("post", "/v1/campaigns/forecast"),
     ("post", "/v1/segments/preview"),
     ("post", "/v1/templates/{template_name}/preview"),

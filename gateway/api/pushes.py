@@ -1,4 +1,4 @@
-"""`/v1/pushes` and below: send, batch, forecast, report, recall. A body is parsed once, from its bytes."""
+"""`/v1/pushes` and below: send, batch, forecast, preview, report, recall. A body is parsed once, from its bytes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import ConfigDict
 from starlette.requests import ClientDisconnect
 
 from gateway.api import responses
@@ -27,7 +28,7 @@ from gateway.api.openapi import idempotent, request_body
 from gateway.api.request_headers import check_idempotency_key, header_of
 from gateway.api.services import Cursor, Limit, PushId, ReaderOf, Sender, Services, app_of, services
 from gateway.delivery.awaited_pushes import MAX_WAIT_SECONDS
-from gateway.delivery.push import PushRequest
+from gateway.delivery.push import DeviceId, PushRequest
 from gateway.delivery.push_timing import SCHEDULE_FIELD_SET, scheduled_by
 from gateway.delivery.submission import (
     AcceptedPush,
@@ -37,6 +38,7 @@ from gateway.delivery.submission import (
     Submission,
 )
 from gateway.delivery_states import DeliveryState
+from gateway.described_model import DescribedModel
 from gateway.errors import Problem, problem
 from gateway.pages import to_json
 from gateway.plans.schedules import ScheduleFields, schedule_hash
@@ -270,6 +272,31 @@ async def forecast(request: Request, principal: Sender) -> Response:
     found = services(request)
     push = await read_model(request, PushRequest, PUSH_BYTES, found.push_values)
     return json_response(await found.forecast.of(app_of(principal), push))
+
+
+class PushPreview(DescribedModel):
+    """A push that is being written, and a device."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    push: PushRequest
+    """The push, as it would be sent. Whom it is for is not asked."""
+    device: DeviceId
+    """The device for which it is rendered. Unknown: 404 `device_not_found`."""
+
+
+@router.post("/preview", response_model=responses.PreviewResponse, openapi_extra=request_body(PushPreview))
+async def preview_push(request: Request, principal: Sender) -> Response:
+    """Render a push for a device as it would get it now; nothing is stored or sent.
+
+    What the device lacks is listed, and the push is null then. What is signed or encrypted is not rendered: 422. Needs
+    a key with the scope `send`.
+    """
+    found = services(request)
+    preview = await read_model(request, PushPreview, PUSH_BYTES, found.push_values)
+    number = await found.devices.number(principal.app_no, preview.device)
+    shown = await found.texts.preview_push(app_of(principal), preview.push, number)
+    return json_response({"device_id": preview.device, **shown})
 
 
 @router.get("", response_model=responses.PushesResponse)

@@ -111,6 +111,7 @@ def push(
     yes: Yes = False,
     idempotency_key: Annotated[str | None, typer.Option(help="Repeating the command sends nothing new")] = None,
     forecast: Annotated[bool, typer.Option("--forecast", help="Who would get it; send nothing")] = False,
+    preview: Annotated[str | None, typer.Option(metavar="ID", help="What this device would get; send nothing")] = None,
     keep_forecast: Annotated[
         bool, typer.Option("--keep-forecast", help="Send it, and keep who was expected to get it beside who does")
     ] = False,
@@ -193,6 +194,10 @@ def push(
                 notification["attachment"]["name"] = Path(attach).name[:128]
         if forecast:
             print_forecast(client.call("POST", "/v1/pushes/forecast", json=body), as_json)
+            return
+        if preview is not None:
+            shown = client.call("POST", "/v1/pushes/preview", json={"push": body, "device": preview})
+            print_rendered(shown, preview, as_json)
             return
         if times:
             send_scheduled(client, body, name, missed, idempotency_key, yes=yes, as_json=as_json)
@@ -319,6 +324,17 @@ def print_forecast(answer: dict[str, Any], as_json: bool) -> None:
         facts |= {"missing": "; ".join(missing)} if missing else {}
         facts |= {"sampled": "caps and quiet hours, of 5,000 devices" if answer.get("sampled") else None}
         print_facts(facts)
+
+
+def print_rendered(rendered: dict[str, Any], device: str, as_json: bool) -> None:
+    """Show what a device would get. Ends with code 1 if it lacks something."""
+    if as_json:
+        print_json(rendered)
+    elif rendered["push"] is not None:
+        print_facts(rendered["push"] | {"bytes": rendered["size"]})
+    if rendered["missing"]:
+        missing = ", ".join(f"{one['variable']} (for {one['where']})" for one in rendered["missing"])
+        fail(f"{device} lacks {missing}", 1)
 
 
 def describe_limit(counts: dict[str, int]) -> str:

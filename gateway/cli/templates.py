@@ -19,6 +19,7 @@ from gateway.cli.options import (
     name_and_value,
     name_and_version,
 )
+from gateway.cli.push import print_rendered
 from gateway.cli.server_client import segment
 from gateway.cli.terminal import PROGRAM, fail, note, print_facts, print_json
 
@@ -130,10 +131,4 @@ def templates_preview(
         body["data"] = json_of(data, "--data")
     with client_of(server, data_dir) as client:
         rendered = client.call("POST", f"/v1/templates/{segment(name)}/preview", json=body)
-    if as_json:
-        print_json(rendered)
-    elif rendered["push"] is not None:
-        print_facts(rendered["push"] | {"bytes": rendered["size"]})
-    if rendered["missing"]:
-        missing = ", ".join(f"{one['variable']} (for {one['where']})" for one in rendered["missing"])
-        fail(f"{device} lacks {missing}", 1)
+    print_rendered(rendered, device, as_json)

@@ -207,6 +207,7 @@ def write_texts(session: Session, tmp_path: Path) -> None:
         "leave_out",
     ]
     assert session.json(*rendered, "--forecast")["targeted"] == 3
+    assert "Till" in session.run(*rendered, "--preview", "till-1").stdout
     for push_id in (with_template["push_id"], session.json(*rendered)["push_id"]):
         session.run("pushes", "recall", push_id)
     session.run("templates", "remove", "dinner")
@@ -231,6 +232,7 @@ def roll_out(session: Session, tmp_path: Path) -> None:
         "goal": "acted",
         "confidence": 0.9,
         "holdout": "1%",
+        "ask_approval": False,
         "send_at": "2026-01-01T00:00:00Z",
     }
     file.write_text(json.dumps(plan))

@@ -69,12 +69,12 @@ class MissingInPreviewResponse(Response):
 
 
 class PreviewResponse(Response):
-    """A template as a device would get it."""
+    """A template, or a push, as a device would get it."""
 
     device_id: str
     """The device for which it was rendered."""
-    template: TemplateUseResponse
-    """The version that was rendered."""
+    template: TemplateUseResponse | None
+    """The version that was rendered. null: the push is made without a template."""
     push: dict[str, Any] | None
     """The fields that the push would have. null: the device lacks something."""
     size: int | None

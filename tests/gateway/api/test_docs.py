@@ -74,6 +74,7 @@ CALLS = {
     "/v1/pushes": {"get", "post"},
     "/v1/pushes/batch": {"post"},
     "/v1/pushes/forecast": {"post"},
+    "/v1/pushes/preview": {"post"},
     "/v1/pushes/{push_id}": {"get", "delete"},
     "/v1/pushes/{push_id}/deliveries": {"get"},
     "/v1/pushes/{push_id}/texts": {"get"},

@@ -93,6 +93,7 @@ async def test_a_preview_is_what_the_device_would_get(gateway: InProcessGateway)
     found = responses.PreviewResponse.model_validate(await gateway.call("POST", path, json=asked))
     assert found.push is not None
     assert found.push["notification"] == {"title": "Mittagessen", "body": "fish for Door"}
+    assert found.template is not None
     assert (found.push["data"], found.push["channel"], found.template.version) == ({"n": 1}, "offers", 1)
     sent = await gateway.call("POST", "/v1/pushes", 202, json={"target": {"device": "d1"}, "template": "lunch"})
     pushed = responses.PushResponse.model_validate(await gateway.call("GET", f"/v1/pushes/{sent['push_id']}"))
@@ -103,6 +104,37 @@ async def test_a_preview_is_what_the_device_would_get(gateway: InProcessGateway)
     assert [(one.variable, one.where) for one in lacking.missing] == [("device.name", "notification.body")]
     await gateway.refused("POST", path, 404, "device_not_found", json={"device": "nobody"})
     await gateway.refused("POST", path, 404, "template_not_found", json={"device": "d1", "version": 7})
+
+
+async def test_a_push_that_is_written_is_shown_as_a_device_would_get_it(gateway: InProcessGateway) -> None:
+    await gateway.call("POST", "/v1/devices", 201, json={"device_id": "d1", "name": "Door", "locale": "de"})
+    await gateway.call("POST", "/v1/devices", 201, json={"device_id": "d2"})
+    push = {
+        "target": {"tag": "nobody"},
+        "render": "liquid",
+        "notification": {"title": "Hello", "body": "{{ device.name }} {{ device.id }}"},
+        "texts": {"de": {"title": "Hallo"}},
+        "data": {"for": "{{ device.id }}"},
+    }
+    path = "/v1/pushes/preview"
+    answer = await gateway.call("POST", path, json={"push": push, "device": "d1"})
+    found = responses.PreviewResponse.model_validate(answer)
+    assert (found.template, found.missing) == (None, [])
+    assert found.push is not None
+    assert found.push["notification"] == {"title": "Hallo", "body": "Door d1"}
+    assert (found.push["data"], found.push["kind"], found.push["ttl"]) == ({"for": "d1"}, "alert", 86_400)
+    lacking = await gateway.call("POST", path, json={"push": push, "device": "d2"})
+    assert (lacking["push"], lacking["size"]) == (None, None)
+    assert lacking["missing"] == [{"variable": "device.name", "where": "notification.body"}]
+    plain = {"target": {"all": True}, "notification": {"title": "{{ device.name }}"}}
+    shown = await gateway.call("POST", path, json={"push": plain, "device": "d2"})
+    assert shown["push"]["notification"] == plain["notification"]
+    assert not (await gateway.call("GET", "/v1/pushes"))["items"]
+    await gateway.refused("POST", path, 404, "device_not_found", json={"push": plain, "device": "nobody"})
+    sealed = {"target": {"all": True}, "kind": "silent", "signed": "a.b.c"}
+    await gateway.refused("POST", path, 422, "invalid_request", json={"push": sealed, "device": "d1"})
+    broken = {**push, "notification": {"title": "{{ device.nmae }}"}}
+    await gateway.refused("POST", path, 422, "template_error", json={"push": broken, "device": "d1"})
 
 
 async def test_the_texts_of_a_push(gateway: InProcessGateway) -> None:
