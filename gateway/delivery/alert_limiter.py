@@ -253,16 +253,20 @@ class AlertLimiter:
         self._hand_over.read_again(checked.in_place)
         self._ledger.note_ended(checked.ended)
         self._ledger.changed.update(checked.digests)
-        for push in checked.loaded:
-            self._ledger.expects_expiry(push.expires_at)
+        for one in checked.loaded:
+            self._ledger.expects_expiry(one.expires_at)
         loaded = {push.no: push for push in checked.loaded}
         for device_no, numbers in checked.passed.items():
-            found = [self._ledger.pushes.get_for(no, device_no) or loaded.get(no) for no in numbers]
-            pushes = [push for push in found if push is not None]
-            if len(pushes) < len(numbers):  # one was in memory when it was checked, and is not any more
-                checked.again.append(device_no)
+            pushes: list[ActivePush] = []
+            for no in numbers:
+                push = self._ledger.pushes.get_for(no, device_no) or loaded.get(no)
+                if push is None:  # its texts are for the next check, or it is not in memory any more
+                    break
+                pushes.append(push)
             if not self._hand_over.hand_over_limited(device_no, pushes):
                 self._full.add(device_no)
+            elif len(pushes) < len(numbers):
+                checked.again.append(device_no)
         for device_no, at in checked.later.items():
             if at < self._next.get(device_no, at + 1):
                 self._next[device_no] = at

@@ -112,14 +112,16 @@ class DeviceConnections:
             return
         numbers = {handle >> DEVICE_BITS for _, handle in held}
         devices = {handle & DEVICE_MASK for _, handle in held}
-        for push in await self._database.write(lambda connection: load_pushes(connection, numbers, devices)):
-            self._ledger.pushes.add(push)
+        while found := await self._database.write(lambda connection: load_pushes(connection, numbers, devices)):
+            for push in found:
+                self._ledger.pushes.add(push)
+                numbers.discard(push.no)
         for client_id, handle in held:
-            found = self._ledger.pushes.get(handle >> DEVICE_BITS)
-            if found is None:  # the push left by retention: nothing to record
+            held_push = self._ledger.pushes.get(handle >> DEVICE_BITS)
+            if held_push is None:  # the push left by retention: nothing to record
                 self._engine.forget(client_id, handle)
             else:
-                found.sent.add(handle & DEVICE_MASK)
+                held_push.sent.add(handle & DEVICE_MASK)
 
     async def _sessions_without_device(self) -> list[str]:
         """Principals of stored sessions without a device: it was removed, and a kill came in between."""

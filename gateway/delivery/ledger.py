@@ -68,6 +68,8 @@ MAX_CHECKS = 4
 """Checks after which they leave alone, whatever is accepted."""
 MANY_OUTCOMES = 100
 """Outcomes that wait for no acceptance."""
+LOST_HANDLES = 2_000
+"""Lost deliveries that one operation checks, about 20 ms: those of a fleet are lost at once when a network goes."""
 RETRY_SECONDS = 0.5
 """Pause before an operation that the disk refused is tried again; acknowledgements wait in memory meanwhile."""
 
@@ -192,8 +194,13 @@ class Ledger:
             self._lost.append(handle_of(push_no, device_no))
 
     def _end_lost(self) -> None:
-        lost, self._lost = self._lost, []
-        self.end_stale(lost, lambda alive, loaded: None)
+        """End what is not worth sending of what was lost, a part at a time: thousands of connections end at once."""
+        lost, self._lost = self._lost[:LOST_HANDLES], self._lost[LOST_HANDLES:]
+        if self._lost:
+            self._timers.call_soon(self._end_lost)
+        self.flush()
+        now_ms = self._clock_ms()
+        self.submit_until_done(lambda connection: end_stale_rows(connection, lost, now_ms), lambda alive: None)
 
     def flush(self) -> None:
         """Submit everything reported so far now, so that it comes before what the caller submits next."""
@@ -300,11 +307,25 @@ class Ledger:
         perhaps received; and, if all are of `device_no`, what is checked in its place. `done(alive, pushes)` is called
         on the loop: handles still waiting, oldest first as given, and the pushes of them that were not in memory when
         it was read.
+
+        When their texts are many, they are loaded by several operations, each of which checks anew: what the last one
+        has found is true.
         """
+        self._end_stale(handles, done, awaiting_pubrec, device_no, {})
+
+    def _end_stale(
+        self,
+        handles: list[int],
+        done: Callable[[list[int], list[ActivePush]], None],
+        awaiting_pubrec: AbstractSet[int],
+        device_no: int | None,
+        loaded: dict[int, ActivePush],
+    ) -> None:
+        """`end_stale`, with the pushes that the operations before have `loaded`, by number."""
         self.flush()
         now_ms = self._clock_ms()
 
-        def operation(connection: sqlite3.Connection) -> tuple[list[int], list[ActivePush], list[int]]:
+        def operation(connection: sqlite3.Connection) -> tuple[list[int], set[int], list[int]]:
             alive = end_stale_rows(connection, handles, now_ms, awaiting_pubrec)
             ended: list[int] = []
             if self.limited and device_no is not None:
@@ -314,12 +335,18 @@ class Ledger:
             get_for = self.pushes.get_for
             missing = [one for one in alive if get_for(one >> DEVICE_BITS, one & DEVICE_MASK) is None]
             devices = {handle & DEVICE_MASK for handle in missing}
-            return alive, load_pushes(connection, {handle >> DEVICE_BITS for handle in missing}, devices), ended
+            unknown = {handle >> DEVICE_BITS for handle in missing}.difference(loaded)
+            found = load_pushes(connection, unknown, devices)
+            loaded.update((push.no, push) for push in found)
+            return alive, unknown.difference(loaded) if found else set(), ended
 
-        def on_commit(found: tuple[list[int], list[ActivePush], list[int]]) -> None:
-            alive, loaded, ended = found
+        def on_commit(found: tuple[list[int], set[int], list[int]]) -> None:
+            alive, left, ended = found
             self.note_ended(ended)
-            done(alive, loaded)
+            if left:
+                self._end_stale(handles, done, awaiting_pubrec, device_no, loaded)
+            else:
+                done(alive, list(loaded.values()))
 
         self.submit_until_done(operation, on_commit)
 

@@ -49,9 +49,6 @@ READ_ROWS = 1_000
 """Pushes that one read hands over, about 10 ms of the loop."""
 READ_BYTES = 16 * 1024 * 1024
 """Wire payload of those."""
-READ_TEXT_SETS = 20_000
-"""Sets of devices that are looked through for the texts of those pushes, about 20 ms of the writer: twenty pushes with
-a thousand texts each."""
 STORM_CONNECTS = 200
 """Connections within STORM_MS that make a storm; CALM_MS after the last one it is over."""
 STORM_MS = 1_000
@@ -265,7 +262,7 @@ class MailboxReader:
                 for no in page.push_nos
                 if get_for(no, device_no) is None
             }
-            loaded = load_pushes(connection, missing, devices, READ_TEXT_SETS) if missing else []
+            loaded = load_pushes(connection, missing, devices) if missing else []
             return last_push_no(connection), pages, loaded, ended
 
         return operation

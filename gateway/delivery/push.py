@@ -475,13 +475,16 @@ def last_push_no(connection: sqlite3.Connection) -> int:
     return int(row[0]) if row is not None else 0
 
 
-def load_pushes(
-    connection: sqlite3.Connection, push_nos: Iterable[int], devices: Iterable[int], text_sets: int | None = None
-) -> list[ActivePush]:
+LOADED_TEXT_SETS = 20_000
+"""Sets of devices that one operation looks through for the texts of pushes, about 20 ms of the writer: twenty pushes
+with a thousand texts each."""
+
+
+def load_pushes(connection: sqlite3.Connection, push_nos: Iterable[int], devices: Iterable[int]) -> list[ActivePush]:
     """Load the pushes of these numbers from the database, with the texts of these devices. Writer thread.
 
-    When more than `text_sets` sets of devices were looked through, the other pushes with texts are left out: those
-    that were accepted last.
+    When more than LOADED_TEXT_SETS were looked through, the other pushes with texts are left out, those that were
+    accepted last, and are for the next operation. One is always loaded, if there is any.
     """
     rows = connection.execute(
         f"SELECT {_COLUMNS} FROM push WHERE no IN (SELECT value FROM json_each(?)) ORDER BY no",
@@ -492,7 +495,7 @@ def load_pushes(
     for row in rows:
         texts: PushTexts | None = None
         if has_texts(row[8]):
-            if text_sets is not None and looked > text_sets:
+            if looked > LOADED_TEXT_SETS:
                 continue
             texts, sets = load_texts(connection, row[0], BitMap(devices))
             looked += sets

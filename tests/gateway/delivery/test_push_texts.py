@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 import pytest
@@ -15,7 +16,10 @@ from pyroaring import BitMap
 from gateway.content.device_values import read_combinations
 from gateway.content.documents import compile_document
 from gateway.content.liquid_language import LiquidText
-from gateway.delivery import mailbox_reader, text_rendering
+from gateway.delivery import ledger as ledger_module
+from gateway.delivery import push as push_module
+from gateway.delivery import stale_deliveries, text_rendering
+from gateway.delivery.push import ActivePush
 from gateway.delivery.push_template import TemplateFields, saved_content
 from gateway.delivery.retention import RetentionPeriods, remove_slice
 from gateway.delivery.submission import PendingPush
@@ -99,12 +103,77 @@ def test_texts_of_many_pushes_are_looked_for_a_few_pushes_at_a_time(
         world.alert(ALL, notification={"title": f"{number} {FLOOR['title']}"}, render="liquid")
         world.push({"all": True}, data=number)
     world.crash()
-    monkeypatch.setattr(mailbox_reader, "READ_TEXT_SETS", 1)
+    monkeypatch.setattr(push_module, "LOADED_TEXT_SETS", 1)
     for device_no in (2, 3):
         world.connect(device_no)
         world.acknowledge_all(device_no)
         handed = [page.get("notification", {}).get("title", page["data"]) for page in pages(world, device_no)]
         assert handed == [one for number in range(5) for one in (f"{number} Floor {device_no % 3}", number)]
+
+
+def test_texts_of_what_is_in_flight_are_looked_for_a_few_pushes_at_a_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_floors(world)
+    world.engine.window = 10
+    world.connect(2)
+    for number in range(5):
+        world.alert(
+            ALL, notification={"title": f"{number} {FLOOR['title']}"}, render="liquid", collapse_key=f"{number}"
+        )
+    world.disconnect(2)
+    world.ledger.pushes.__init__()  # type: ignore[misc]  # others have taken their room in memory meanwhile
+    monkeypatch.setattr(push_module, "LOADED_TEXT_SETS", 1)
+    loads: list[set[int]] = []
+
+    def load(connection: sqlite3.Connection, push_nos: Iterable[int], devices: Iterable[int]) -> list[ActivePush]:
+        loads.append(set(push_nos))
+        return push_module.load_pushes(connection, push_nos, devices)
+
+    monkeypatch.setattr(ledger_module, "load_pushes", load)
+    world.engine.session("d2").handed_over.clear()
+    world.connect(2)  # its session has all of them in flight
+    assert titles(world, 2) == [f"{number} Floor 2" for number in range(5)]
+    assert [min(numbers) for numbers in loads] == [1, 2, 3, 4, 5]
+
+
+def test_what_was_lost_is_checked_a_part_at_a_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_module, "LOST_HANDLES", 3)
+    for device_no in world.identities:
+        world.connect(device_no)
+    push_id = world.push(ALL, collapse_key="k").push_id
+    parts: list[int] = []
+
+    def end(connection: sqlite3.Connection, handles: list[int], now_ms: int) -> list[int]:
+        parts.append(len(handles))
+        return stale_deliveries.end_stale_rows(connection, handles, now_ms)
+
+    monkeypatch.setattr(ledger_module, "end_stale_rows", end)
+    world.push(ALL, collapse_key="k")
+    for identity in world.identities.values():
+        world.engine.disconnect_device(identity.client_id)
+    world.settle()
+    assert parts == [3, 3, 3, 3, 3, 1]
+    assert world.counts(push_id) == {"targeted": 8, "superseded": 8}
+
+
+def test_texts_of_what_is_let_through_are_looked_for_a_few_pushes_at_a_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_floors(world)
+    world.set_policy(quiet_hours={"start": "07:00", "end": "09:00"})  # it is 08:00
+    wanted: list[str] = []
+    for number in range(5):
+        world.alert(ALL, notification={"title": f"{number} {FLOOR['title']}"}, render="liquid")
+        world.alert(ALL, notification={"title": f"plain {number}"})
+        wanted += [f"{number} Floor 2", f"plain {number}"]
+    world.crash()
+    monkeypatch.setattr(push_module, "LOADED_TEXT_SETS", 1)
+    world.engine.window = 10
+    world.connect(2)
+    assert titles(world, 2) == []
+    world.passes(3_600)
+    assert titles(world, 2) == wanted
 
 
 def test_each_device_gets_its_own_text_online_later_and_after_a_crash(world: World) -> None:
