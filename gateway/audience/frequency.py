@@ -21,6 +21,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
+from gateway.audience.time_zones import time_zone
 from gateway.described_model import DescribedModel
 from gateway.names import Name
 
@@ -177,7 +178,7 @@ ChannelCaps = Annotated[
 
 def is_quiet(hours: Hours, zone: str, now_ms: int) -> bool:
     """Whether the clock on the wall is within the hours. `now_ms` is wall time."""
-    wall = datetime.fromtimestamp(now_ms / 1000, ZoneInfo(zone)).strftime("%H:%M")
+    wall = datetime.fromtimestamp(now_ms / 1000, time_zone(zone)).strftime("%H:%M")
     if hours.start < hours.end:
         return hours.start <= wall < hours.end
     return wall >= hours.start or wall < hours.end
@@ -188,7 +189,7 @@ def _quiet_until(hours: Hours, zone: str, minute: int) -> int | None:
     now_ms = minute * MINUTE_MS
     if not is_quiet(hours, zone, now_ms):
         return None
-    tz = ZoneInfo(zone)
+    tz = time_zone(zone)
     local = datetime.fromtimestamp(now_ms / 1000, tz)
     end_time = time.fromisoformat(hours.end)
     for day in (0, 1):

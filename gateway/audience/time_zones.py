@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cache
-from zoneinfo import available_timezones
+from functools import cache, lru_cache
+from zoneinfo import ZoneInfo, available_timezones
+
+KEPT_ZONES = 1_024
+"""Zones that are kept in memory, 8 KiB each: more than there are."""
 
 
 @cache
@@ -14,3 +17,9 @@ def time_zones() -> frozenset[str]:
 
 def is_time_zone(name: object) -> bool:
     return isinstance(name, str) and name in time_zones()
+
+
+@lru_cache(maxsize=KEPT_ZONES)
+def time_zone(name: str) -> ZoneInfo:
+    """The zone of a name. `ZoneInfo` keeps eight, and reads the file of any other each time, 0.2 ms."""
+    return ZoneInfo(name)

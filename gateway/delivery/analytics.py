@@ -31,9 +31,9 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Literal
 from weakref import WeakValueDictionary
-from zoneinfo import ZoneInfo
 
 from gateway.audience.policy import PolicyStore
+from gateway.audience.time_zones import time_zone
 from gateway.delivery.campaign_parts import add_up_campaigns
 from gateway.delivery.funnels import (
     HOUR_MS,
@@ -348,7 +348,7 @@ class Analytics:
         self, app_no: int, by: By, since: int | None, until: int | None, deadline: float
     ) -> tuple[dict[str, Tally], bool, int | None]:
         """Add up hours: the sums; whether there may be more tags; the hour before which there was no time to read."""
-        zone = ZoneInfo(self._policies.of(app_no).policy.timezone)
+        zone = time_zone(self._policies.of(app_no).policy.timezone)
 
         def name_of(key: str, hour: int) -> str:
             if by != "hour":

@@ -1,7 +1,7 @@
 """Instants and clocks: when is 09:00 in a zone, when does a cron expression fit, when do hours begin.
 
 Pure functions. An *instant* is milliseconds of the wall clock (Unix epoch, UTC); a *local time* is a datetime without a
-zone, as the clocks of a zone show it. Zones come from tzdata at each call.
+zone, as the clocks of a zone show it. The rules of a zone are those that tzdata had when it was first asked for.
 
 Rules where clocks are set, which are those of Debian's cron:
 1. A local time that is left out (clocks are set forward) is due at the first instant after the gap, once.
@@ -16,7 +16,7 @@ applied on top: its own way with zones leaves out minutes where clocks are set b
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
@@ -76,11 +76,13 @@ def clock_change(zone: ZoneInfo, after: int, until: int) -> int | None:
 
 def instant_of(zone: ZoneInfo, local: datetime) -> int:
     """The instant of a local time: the first if it comes twice, the first after the gap if it is left out."""
-    first, second = (
-        (local.replace(tzinfo=zone, fold=fold).astimezone(UTC).replace(tzinfo=None) - _EPOCH)
-        // timedelta(milliseconds=1)
-        for fold in (0, 1)
-    )
+    before, after = local.replace(tzinfo=zone).utcoffset(), local.replace(tzinfo=zone, fold=1).utcoffset()
+    assert before is not None, "every zone has one"
+    first = naive_ms(local - before)
+    if before == after:
+        return first
+    assert after is not None, "every zone has one"
+    second = naive_ms(local - after)
     if first > second:  # left out (PEP 495: by the offset before the gap it is after it)
         change = clock_change(zone, second, first)
         assert change is not None, "the offsets differ"

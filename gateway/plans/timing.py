@@ -22,6 +22,7 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim
 
+from gateway.audience.time_zones import time_zone
 from gateway.delivery.push import PushRequest
 from gateway.delivery.push_timing import DEVICE_ZONE, MAX_DATES, Repeat, Window
 from gateway.plans.due_times import (
@@ -103,13 +104,13 @@ class Timing:
 
     def due(self, date: int, zone_name: str) -> int | None:
         """The instant from which on a date is due for devices of a zone; None: it was over at `since`."""
-        zone = ZoneInfo(zone_name)
+        zone = time_zone(zone_name)
         instant = self._instant(date, zone)
         return None if instant is None else self._opened(instant, zone)
 
     def is_stale(self, date: int, zone_name: str) -> bool:
         """Whether the lifetime of a push is over before the window opens."""
-        zone = ZoneInfo(zone_name)
+        zone = time_zone(zone_name)
         instant = self._instant(date, zone)
         if instant is None:
             return False
@@ -133,7 +134,7 @@ class Timing:
     def _opened(self, instant: int, zone: ZoneInfo) -> int:
         if self.window is None:
             return instant
-        return opening(self.window, zone if self.window.zone == DEVICE_ZONE else ZoneInfo(self.window.zone), instant)
+        return opening(self.window, zone if self.window.zone == DEVICE_ZONE else time_zone(self.window.zone), instant)
 
     def hours(self, due: int, zone_name: str, wall_ms: int) -> tuple[int | None, int | None]:
         """Find when the window is open next for devices of a zone, and when it closes on those due at an instant.
@@ -142,7 +143,7 @@ class Timing:
         """
         if self.window is None:
             return None, None
-        zone = ZoneInfo(zone_name if self.window.zone == DEVICE_ZONE else self.window.zone)
+        zone = time_zone(zone_name if self.window.zone == DEVICE_ZONE else self.window.zone)
         closes = closing(self.window, zone, due) if is_inside(self.window, zone, due) else None
         # By the minute, so that those who ask within it share the answer.
         opens = opening(self.window, zone, wall_ms - wall_ms % 60_000)
@@ -175,7 +176,7 @@ class Timing:
     def _repeated(self, repeat: Repeat, after: int | None) -> Iterator[int]:
         if repeat.zone != DEVICE_ZONE:
             yield from cron_dates(
-                repeat.cron, ZoneInfo(repeat.zone), self.since if after is None else max(after, self.since)
+                repeat.cron, time_zone(repeat.zone), self.since if after is None else max(after, self.since)
             )
             return
         # In the west, a date may be due that is over in the east.
@@ -188,7 +189,7 @@ class Timing:
         if self.repeat.until is None:
             return False
         # By the devices' clocks: as those show it that have no zone of their own.
-        instant = instant_of(ZoneInfo(self.default_zone), naive(date)) if self.is_local else date
+        instant = instant_of(time_zone(self.default_zone), naive(date)) if self.is_local else date
         return instant > int(self.repeat.until.timestamp() * 1000)
 
     def _latest(self, wall_ms: int) -> int | None:
@@ -202,10 +203,10 @@ class Timing:
             local = latest_local(repeat.cron, naive(at))
             return None if local is None else naive_ms(local)
         if self.window is not None and self.window.zone != DEVICE_ZONE:
-            wall_ms = last_inside(self.window, ZoneInfo(self.window.zone), wall_ms)
+            wall_ms = last_inside(self.window, time_zone(self.window.zone), wall_ms)
         elif self.window is not None:
             wall_ms -= 2 * DAY_MS
-        return latest_cron_date(repeat.cron, ZoneInfo(repeat.zone), wall_ms)
+        return latest_cron_date(repeat.cron, time_zone(repeat.zone), wall_ms)
 
     # -- what is next
 
