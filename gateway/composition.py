@@ -34,6 +34,7 @@ from gateway.audience.enrolments import EnrolmentQuota
 from gateway.audience.segments import SegmentStore
 from gateway.audience.topics import TopicStore
 from gateway.auth import DeviceAuthenticator, KeyCache
+from gateway.bulk_changes import BulkChanges
 from gateway.delivery.connection_events import ConnectionEvents
 from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery.device_connections import DeviceConnections
@@ -289,6 +290,13 @@ class Components:
             bodies=self._bodies,
             keys=Keys(self._database, self._key_cache),
             devices=self.enrolment.devices,
+            bulk_changes=BulkChanges(
+                database=self._database,
+                devices=self.enrolment.devices,
+                targets=self.delivery.targets,
+                online=self.delivery.connections.online_set,
+                clock_ms=self._clock_ms,
+            ),
             enrolment=self.enrolment,
             policies=self.delivery.policies,
             segments=SegmentStore(database=self._database, targets=self.delivery.targets, clock_ms=self._clock_ms),

@@ -12,6 +12,7 @@ import secrets
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from operator import itemgetter
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlsplit
@@ -19,7 +20,7 @@ from urllib.parse import urlsplit
 from pydantic import ConfigDict, Field, StringConstraints, field_validator
 from pyroaring import BitMap
 
-from gateway.audience.device_filter import DeviceFilter
+from gateway.audience.device_filter import DeviceFilter, DeviceSelection
 from gateway.audience.device_sets import ALL_TAG, add_to_sets, remove_from_sets
 from gateway.audience.enrolments import EnrolmentQuota, too_many_devices
 from gateway.audience.targeting import device_rows
@@ -33,6 +34,7 @@ from gateway.delivery.push import DeviceId
 from gateway.delivery.receipts import MAX_ATTRIBUTES_BYTES
 from gateway.delivery.reports import cursor_number
 from gateway.delivery.uplink import uplink_content
+from gateway.delivery.whole_deliveries import waiting_counts
 from gateway.described_model import DescribedModel
 from gateway.device_topics import client_id, device_topics
 from gateway.errors import Problem, RateLimited, problem
@@ -252,34 +254,52 @@ class DeviceRegistry:
         return self._present(found[0])
 
     async def page(
-        self, app_no: int, limit: int, cursor: str | None, wanted: DeviceFilter = ALL_DEVICES
+        self,
+        app_no: int,
+        limit: int,
+        cursor: str | None,
+        wanted: DeviceFilter = ALL_DEVICES,
+        matching: BitMap | None = None,
+        *,
+        with_count: bool = False,
+        with_waiting: bool = False,
     ) -> dict[str, Any]:
-        """List a page of devices, by id."""
+        """List a page of devices, by id. `matching`: whom the filter's expression selects, if it has one.
+
+        With how many devices the filter selects, and with how much waits for each device of the page, if asked for.
+        """
         online = self._connections.online_set()
 
-        def read(connection: sqlite3.Connection) -> tuple[list[dict[str, Any]], bool]:
-            in_sets = devices_with_waiting(connection, app_no) if wanted.waiting is not None else BitMap()
-            also, values = wanted.conditions(online, in_sets)
+        def read(connection: sqlite3.Connection) -> tuple[list[dict[str, Any]], bool, int | None]:
+            selection = self.selection(connection, app_no, wanted, online, matching)
+            count = selection.count(connection) if with_count else None
             found: list[dict[str, Any]] = []
-            after, room = cursor or "", PAGE_BYTES
-            while True:
-                some = self._described(
-                    connection,
-                    f"app_no = ? AND id > ? AND removed_at IS NULL{also} ORDER BY id LIMIT ?",
-                    (app_no, after, *values, DEVICES_PER_STATEMENT),
-                )
-                for device in some:
+            room = PAGE_BYTES
+            rows = selection.rows(connection, cursor or "")
+            while some := [no for no, _ in islice(rows, DEVICES_PER_STATEMENT)]:
+                waiting = waiting_counts(connection, app_no, some) if with_waiting else None
+                listed = "no IN (SELECT value FROM json_each(?)) ORDER BY id"
+                for device in self._described(connection, listed, (json.dumps(some),)):
                     room -= device.pop("size")
                     if len(found) == limit or (found and room < 0):
-                        return found, True
+                        return found, True, count
+                    if waiting is not None:
+                        device["waiting"] = waiting[device["no"]]
                     found.append(device)
-                if len(some) < DEVICES_PER_STATEMENT:
-                    return found, False
-                after = some[-1]["device_id"]
+            return found, False, count
 
-        devices, more = await self._database.read(read, app_no)
+        devices, more, count = await self._database.read(read, app_no)
         found = [self._present(device) for device in devices]
-        return {"items": found, "next_cursor": found[-1]["device_id"] if more else None}
+        page = {"items": found, "next_cursor": found[-1]["device_id"] if more else None}
+        return page if count is None else {**page, "count": count}
+
+    @staticmethod
+    def selection(
+        connection: sqlite3.Connection, app_no: int, wanted: DeviceFilter, online: BitMap, matching: BitMap | None
+    ) -> DeviceSelection:
+        """Select devices by a filter, as of this moment. Reader thread."""
+        in_sets = devices_with_waiting(connection, app_no) if wanted.waiting is not None else BitMap()
+        return DeviceSelection(app_no, wanted, online, in_sets, matching)
 
     @staticmethod
     def _described(connection: sqlite3.Connection, where: str, parameters: tuple[Any, ...]) -> list[dict[str, Any]]:

@@ -124,6 +124,11 @@ CATALOGUE: dict[str, ProblemKind] = {
     "token_does_not_expire": ProblemKind(
         409, "The token never ends", "A token is renewed that never ends: the device was enrolled without `token_days`."
     ),
+    "selection_changed": ProblemKind(
+        409,
+        "The filter selects other devices now",
+        "A change of many devices expects another number of them than its filter selects by now.",
+    ),
     "app_exists": ProblemKind(409, "The app exists", "There is an app of this id."),
     "campaign_state": ProblemKind(
         409,

@@ -98,6 +98,7 @@ GATEWAY_LAYERS = (
     ("delivery",),
     ("delivery_components",),
     ("devices",),
+    ("bulk_changes",),
     ("enrolment",),
     ("plans",),
     ("events",),

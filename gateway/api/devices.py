@@ -37,12 +37,14 @@ from gateway.api.services import (
     DeviceReader,
     DeviceReaderOrOwner,
     Limit,
+    PushId,
     Sender,
     app_of,
     services,
     time_parameter,
 )
 from gateway.audience.device_filter import DeviceFilter
+from gateway.audience.segment_language.syntax_tree import MAX_EXPRESSION_CHARACTERS
 from gateway.auth import shown_token
 from gateway.delivery.calls import CallRequest
 from gateway.delivery.consent import DeviceSettings, TooManyChoices
@@ -85,6 +87,21 @@ TokenExpiresBefore = Annotated[
         max_length=40,
         description="Devices whose token ends before this time (RFC 3339 with an offset), or has ended.",
     ),
+]
+Where = Annotated[
+    str | None,
+    Query(
+        min_length=1,
+        max_length=MAX_EXPRESSION_CHARACTERS,
+        description="Devices for which this expression is true, such as `'store-7' in tags && !online`. With a mistake:"
+        " 422 `invalid_expression`.",
+    ),
+]
+WithCount = Annotated[
+    bool, Query(description="true: answer `count` as well, the number of all devices that are selected. Default false.")
+]
+WithWaiting = Annotated[
+    bool, Query(description="true: answer `waiting` of each device as well, how much waits for it. Default false.")
 ]
 
 
@@ -185,13 +202,22 @@ async def list_devices(
     has_error: HasError = None,
     waiting: Waiting = None,
     token_expires_before: TokenExpiresBefore = None,
+    where: Where = None,
+    with_count: WithCount = False,
+    with_waiting: WithWaiting = False,
 ) -> Response:
     """List the devices of the app by id, with their presence. Conditions are combined with AND; what they are compared
     with is some seconds old at most. Needs a key with the scope `devices` or `read`."""
     before = time_parameter("last_seen_before", last_seen_before)
     ends = time_parameter("token_expires_before", token_expires_before)
-    wanted = DeviceFilter(online, tag, q, before, has_error, waiting, ends)
-    return json_response(await services(request).devices.page(principal.app_no, limit, cursor, wanted))
+    wanted = DeviceFilter(online, tag, q, before, has_error, waiting, ends, where)
+    found = services(request)
+    matching = await found.bulk_changes.matching(principal.app_no, where)
+    return json_response(
+        await found.devices.page(
+            principal.app_no, limit, cursor, wanted, matching, with_count=with_count, with_waiting=with_waiting
+        )
+    )
 
 
 @router.get("/{device_id}", response_model=responses.DeviceResponse)
@@ -277,6 +303,20 @@ async def empty_mailbox(device_id: DeviceId, request: Request, principal: Device
     found = services(request)
     device_no = await found.devices.number(principal.app_no, device_id)
     return json_response({"cancelled": await found.ledger.empty_mailbox(device_no, principal.app_no)})
+
+
+@router.delete("/{device_id}/mailbox/{push_id}", response_model=responses.RemovedFromMailboxResponse)
+async def remove_from_mailbox(
+    device_id: DeviceId, push_id: PushId, request: Request, principal: DeviceManager
+) -> Response:
+    """Cancel one push for one device (state `cancelled`, reason `removed_from_mailbox`); for others it goes on. Needs a
+    key with the scope `devices`."""
+    found = services(request)
+    device_no = await found.devices.number(principal.app_no, device_id)
+    removed = await found.ledger.remove_from_mailbox(principal.app_no, push_id, device_no)
+    if removed is None:
+        raise problem("push_not_found", f"no push {push_id!r} was for this device")
+    return json_response(removed)
 
 
 @router.get("/{device_id}/preferences", response_model=responses.PreferencesResponse)

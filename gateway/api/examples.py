@@ -39,6 +39,8 @@ BODIES: Final[dict[tuple[str, str], Any]] = {
     **schedule_examples.BODIES,
     ("post", "/v1/devices"): _DEVICE,
     ("post", "/v1/devices/bulk"): {"devices": [{"device_id": "kiosk-2", "tags": ["lobby"]}, {"name": "Any id"}]},
+    ("post", "/v1/devices/tags"): {"devices": ["kiosk-1"], "add": ["ground-floor"]},
+    ("post", "/v1/devices/removal"): {"devices": ["kiosk-2"]},
     ("post", "/v1/invitations"): {"count": 2, "tags": ["lobby"], "expires_in": 86_400},
     ("post", "/v1/invitations/bulk"): {"invitations": [{"device_id": "kiosk-3", "tags": ["lobby"]}, {"name": "Any"}]},
     ("post", "/v1/enrol"): {
@@ -428,6 +430,11 @@ ANSWERS: Final[dict[str, Any]] = {
             "replaying": False,
         }
     ),
+    "ChangedDevices": {
+        "selected": None,
+        "devices": [{"device_id": "kiosk-1", "result": "changed"}],
+        "next_cursor": None,
+    },
     "Deliveries": _page(_DELIVERY),
     "Device": _KNOWN_DEVICE,
     "Devices": _page(_KNOWN_DEVICE),
@@ -522,6 +529,7 @@ ANSWERS: Final[dict[str, Any]] = {
     "TokenRequest": _ASKED,
     "TokenRequests": _page(_ASKED),
     "Memberships": {"topic": "news", "devices": [{"device_id": "kiosk-1", "result": "joined"}]},
+    "RemovedFromMailbox": {"cancelled": 1, "in_flight": 0, "too_late": 0},
     "RemovedTopic": {"left": 1},
     "Segment": {**_SEGMENT, "devices": 1, "examples": ["kiosk-1"]},
     "Segments": _page(_SEGMENT),

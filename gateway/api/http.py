@@ -9,6 +9,7 @@ from gateway.api import (
     analytics,
     apps,
     attachments,
+    bulk_changes,
     campaigns,
     channels,
     devices,
@@ -106,6 +107,7 @@ def create_api(found: Services) -> FastAPI:
     for module in (
         pushes,
         devices,
+        bulk_changes,
         channels,
         topics,
         segments,

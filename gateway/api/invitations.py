@@ -25,6 +25,7 @@ from gateway.api.services import Cursor, DeviceManager, DeviceReader, Limit, ser
 from gateway.auth import Principal
 from gateway.described_model import DescribedModel
 from gateway.enrolment.invitations import MAX_INVITATIONS, InvitationRequest, MadeInvitation, NewInvitation
+from gateway.enrolment.qr_codes import qr_svg
 from gateway.errors import Problem, problem
 from gateway.pages import to_json
 from gateway.timestamps import rfc3339
@@ -60,11 +61,11 @@ class InvitationsRequest(DescribedModel):
 async def invite(request: Request, principal: DeviceManager) -> Response:
     """Make codes that are all alike but for themselves, up to 10,000, each of which enrols one device.
 
-    They are shown this once. A device trades its code for a token with `POST /v1/enrol`. Needs a key with the scope
+    They are shown this once, as QR codes, too, if asked for. A device trades its code for a token with `POST /v1/enrol`. Needs a key with the scope
     `devices`.
     """
     wanted = await read_model(request, InvitationRequest)
-    return await _made(request, principal, [wanted] * wanted.count)
+    return await _made(request, principal, [wanted] * wanted.count, drawn=wanted.qr)
 
 
 @router.post(
@@ -114,7 +115,9 @@ async def revoke_invitation(invitation_id: InvitationId, request: Request, princ
     )
 
 
-async def _made(request: Request, principal: Principal, checked: Sequence[NewInvitation | Problem]) -> Response:
+async def _made(
+    request: Request, principal: Principal, checked: Sequence[NewInvitation | Problem], *, drawn: bool = False
+) -> Response:
     """Make invitations, and answer one result for each, in order."""
     found = services(request)
     wanted = [item for item in checked if isinstance(item, NewInvitation)]
@@ -123,9 +126,12 @@ async def _made(request: Request, principal: Principal, checked: Sequence[NewInv
     )
     results: list[bytes] = []
     for item in checked:
-        answer = (
+        answer: dict[str, Any] = (
             {"error": item.document()} if isinstance(item, Problem) else _shown(next(made), found.enrolment.address_of)
         )
+        if drawn:
+            await found.turns.next_slice()
+            answer["qr"] = qr_svg(answer["url"])
         results.append(to_json(answer))
         if len(results) % ITEMS_PER_TURN == 0:
             await found.turns.next_slice()

@@ -89,6 +89,9 @@ SPECIFIC: Final[Mapping[Operation, tuple[str, ...]]] = {
         "payload_too_large",
     ),
     ("post", "/v1/devices"): _ENROLMENT,
+    ("get", "/v1/devices"): ("invalid_expression",),
+    ("post", "/v1/devices/tags"): ("invalid_expression", "selection_changed"),
+    ("post", "/v1/devices/removal"): ("invalid_expression", "selection_changed"),
     ("post", "/v1/invitations"): ("too_many_invitations", "payload_too_large"),
     ("post", "/v1/invitations/bulk"): ("too_many_invitations",),
     ("post", "/v1/enrol"): (*_ENROLMENT, "code_unknown", "code_used", "code_expired", "too_many_attempts"),
@@ -129,6 +132,8 @@ OF_ITEMS: Final[Mapping[Operation, tuple[str, ...]]] = {
     ("put", "/v1/topics/{topic_name}/devices"): ("device_not_found", "too_many_topics", "unavailable", "busy"),
     ("delete", "/v1/topics/{topic_name}/devices"): ("device_not_found", "unavailable", "busy"),
     ("post", "/v1/invitations/bulk"): ("payload_too_large", "invalid_request"),
+    ("post", "/v1/devices/tags"): ("device_not_found", "invalid_request", "unavailable", "busy"),
+    ("post", "/v1/devices/removal"): ("device_not_found", "unavailable", "busy"),
     ("post", "/v1/devices/bulk"): (*_ENROLMENT, "payload_too_large", "invalid_request", "unavailable", "busy"),
 }
 """Problems of single lines or devices, within an answer that is a success."""

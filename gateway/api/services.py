@@ -19,6 +19,7 @@ from gateway.audience.policy import PolicyStore
 from gateway.audience.segments import SegmentStore
 from gateway.audience.topics import TopicStore
 from gateway.auth import Principal
+from gateway.bulk_changes import BulkChanges
 from gateway.content.templates import TemplateStore
 from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.alert_limiter import AlertLimiter
@@ -71,6 +72,7 @@ class Services:
     bodies: BodyBudget
     keys: Keys
     devices: DeviceRegistry
+    bulk_changes: BulkChanges
     enrolment: EnrolmentComponents
     policies: PolicyStore
     topics: TopicStore

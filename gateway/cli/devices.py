@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from gateway.cli.bulk_changes import Where, devices_remove, devices_tag
 from gateway.cli.credentials import print_credential
 from gateway.cli.enrolment import devices_enrol
 from gateway.cli.invitations import devices_invitations, devices_invite, devices_uninvite
@@ -25,7 +26,7 @@ from gateway.cli.options import (
     time_of,
 )
 from gateway.cli.server_client import segment
-from gateway.cli.terminal import PROGRAM, note, print_answer, print_facts, print_json, print_table
+from gateway.cli.terminal import PROGRAM, print_answer, print_facts, print_json, print_table
 from gateway.cli.token_requests import devices_confirm, devices_refuse, devices_requests
 
 devices = command_group("Enrol, list, show, change, remove devices; give them new tokens.")
@@ -35,6 +36,8 @@ devices.command("enrol")(devices_enrol)
 devices.command("invite")(devices_invite)
 devices.command("invitations")(devices_invitations)
 devices.command("uninvite")(devices_uninvite)
+devices.command("tag")(devices_tag)
+devices.command("remove")(devices_remove)
 devices.command("requests")(devices_requests)
 devices.command("confirm")(devices_confirm)
 devices.command("refuse")(devices_refuse)
@@ -79,6 +82,7 @@ def devices_list(
     token_ends_within: Annotated[
         str | None, typer.Option(metavar="DURATION", help="Its token ends within 7d, or has ended")
     ] = None,
+    where: Where = None,
     limit: Limit = None,
     cursor: Cursor = None,
     server: ServerUrl = None,
@@ -96,6 +100,7 @@ def devices_list(
         "token_expires_before": None
         if token_ends_within is None
         else time_in(token_ends_within, "--token-ends-within"),
+        "where": where,
     }
     columns: dict[str, str | Callable[[Item], Any]] = {
         "device": "device_id",
@@ -153,14 +158,6 @@ def devices_change(
     with client_of(server, data_dir) as client:
         device = client.call("PATCH", f"/v1/devices/{segment(device_id)}", json=body)
     print_answer(device, as_json)
-
-
-@devices.command("remove")
-def devices_remove(device_id: DeviceId, server: ServerUrl = None, data_dir: DataDir = None) -> None:
-    """Remove a device: what waits for it ends `revoked`, its connection closes."""
-    with client_of(server, data_dir) as client:
-        client.call("DELETE", f"/v1/devices/{segment(device_id)}")
-    note(f"removed {device_id}")
 
 
 @devices.command("rotate")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import typer
+
 from gateway.cli.lists import Columns, Cursor, Limit, print_list
-from gateway.cli.options import AsJson, DataDir, DeviceId, ServerUrl, client_of, command_group
+from gateway.cli.options import AsJson, DataDir, DeviceId, PushId, ServerUrl, client_of, command_group
 from gateway.cli.server_client import segment
 from gateway.cli.terminal import print_json
 
@@ -42,3 +44,19 @@ def mailbox_empty(
     with client_of(server, data_dir) as client:
         result = client.call("DELETE", f"/v1/devices/{segment(device_id)}/mailbox")
     print_json(result) if as_json else print(f"{result['cancelled']} cancelled")
+
+
+@mailbox.command("cancel")
+def mailbox_cancel(
+    device_id: DeviceId, push_id: PushId, server: ServerUrl = None, data_dir: DataDir = None, as_json: AsJson = False
+) -> None:
+    """Cancel one push for this device (reason `removed_from_mailbox`); for others it goes on. Exit code 1: too late."""
+    with client_of(server, data_dir) as client:
+        result = client.call("DELETE", f"/v1/devices/{segment(device_id)}/mailbox/{segment(push_id)}")
+    if as_json:
+        print_json(result)
+    else:
+        in_flight = "it is on its way to the device" if result["in_flight"] else "it was delivered, or has ended before"
+        print("cancelled" if result["cancelled"] else f"not cancelled: {in_flight}")
+    if not result["cancelled"]:
+        raise typer.Exit(1)

@@ -51,6 +51,7 @@ from gateway.delivery.ledger_statements import (
 )
 from gateway.delivery.push import ActivePush, ActivePushes, load_pushes, push_number
 from gateway.delivery.stale_deliveries import end_stale_rows, recover_rows
+from gateway.delivery.whole_deliveries import whole_delivery
 from gateway.delivery_states import DeliveryState
 from gateway.store.protocols import Timers, Writer
 
@@ -518,6 +519,36 @@ class Ledger:
             total += ended
             if len(handles) < ENDED_DELIVERIES:
                 return total
+
+    async def remove_from_mailbox(self, app_no: int, push_id: str, device_no: int) -> dict[str, int] | None:
+        """Cancel one push for one device (reason `removed_from_mailbox`); None if it was not for that device.
+
+        `cancelled`, `in_flight` and `too_late`, one of them 1, as by a recall. What is in flight goes on.
+        """
+        self.flush()
+        now_ms = self._clock_ms()
+
+        def operation(connection: sqlite3.Connection) -> tuple[dict[str, int], int] | None:
+            push_no = push_number(connection, app_no, push_id)
+            found = None if push_no is None else whole_delivery(connection, push_no, device_no)
+            if push_no is None or found is None:
+                return None
+            counts = {"cancelled": 0, "in_flight": 0, "too_late": 0}
+            handle = handle_of(push_no, device_no)
+            if found.state != DeliveryState.WAITING:
+                return {**counts, "too_late": 1}, 0
+            if self.is_sent(push_no, device_no):
+                return {**counts, "in_flight": 1}, 0
+            end_rows(connection, [handle], DeliveryState.CANCELLED, "removed_from_mailbox", now_ms)
+            return {**counts, "cancelled": 1}, handle
+
+        done = await self._database.write(operation, app_no)
+        if done is None:
+            return None
+        counts, handle = done
+        if handle:
+            self.on_ended([handle])
+        return counts
 
     def is_sent(self, push_no: int, device_no: int) -> bool:
         """Whether a delivery is handed over and its outcome not on disk yet. Loop or writer thread (see the module)."""

@@ -5,8 +5,10 @@ A delivery is a row, or a member of a set that says what is known of all its mem
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from heapq import merge
 from typing import NamedTuple
 
@@ -15,6 +17,7 @@ from pyroaring import BitMap
 from gateway.audience.device_sets import SEGMENT_BITS, whole_segment
 from gateway.delivery.delivery_sets import (
     Outcome,
+    mailbox_entries,
     outcomes_of,
     rows_by_state,
     segments_of_push,
@@ -22,7 +25,7 @@ from gateway.delivery.delivery_sets import (
     waiting_of,
 )
 from gateway.delivery.handles import DEVICE_MASK
-from gateway.delivery_states import DeliveryState
+from gateway.delivery_states import IS_WAITING, DeliveryState
 
 CHUNK_DEVICES = 1_000
 """Devices of a set that are looked up together, as many as a page has at most."""
@@ -77,6 +80,23 @@ def whole_deliveries(
 def whole_delivery(connection: sqlite3.Connection, push_no: int, device_no: int) -> WholeDelivery | None:
     """The delivery of a push to a device; None if it has none."""
     return next(whole_deliveries(connection, push_no, device_no - 1, None, device_no), None)
+
+
+def waiting_counts(connection: sqlite3.Connection, app_no: int, device_nos: Sequence[int]) -> Counter[int]:
+    """Count what waits for each of some devices of an app, or is in flight to it. At most what their mailboxes may
+    have is walked."""
+    found = Counter(
+        dict(
+            connection.execute(
+                "SELECT device_no, count(*) FROM delivery INDEXED BY delivery_mailbox"
+                f" WHERE device_no IN (SELECT value FROM json_each(?)) AND state {IS_WAITING} GROUP BY device_no",
+                (json.dumps(list(device_nos)),),
+            ).fetchall()
+        )
+    )
+    for entry in mailbox_entries(connection, [app_no], BitMap(device_nos)):
+        found.update(entry.devices)
+    return found
 
 
 def _of_sets(

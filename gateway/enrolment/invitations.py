@@ -43,6 +43,7 @@ from gateway.devices import (
     token_end,
 )
 from gateway.enrolment.codes import LONGEST_INPUT_CHARACTERS, new_code, plain_code
+from gateway.enrolment.qr_codes import DRAWN_CODES
 from gateway.errors import Problem, problem
 from gateway.pages import ListPage, fill_page
 from gateway.store.database import Database
@@ -83,9 +84,13 @@ class InvitationRequest(NewInvitation):
 
     count: Annotated[int, Field(ge=1, le=MAX_INVITATIONS)] = 1
     """How many, 1 to 10,000, each for another device. More than one have no `device_id`."""
+    qr: bool = False
+    """true: each invitation has its QR code as well, as SVG (`qr`), of 20 at most. Default false."""
 
     @model_validator(mode="after")
     def _one_device_each(self) -> Self:
+        if self.qr and self.count > DRAWN_CODES:
+            raise ValueError(f"qr: at most {DRAWN_CODES} codes are drawn with one request")
         if self.device_id is not None and self.count > 1:
             raise ValueError("device_id: one device has one invitation; leave it out, or make a list")
         return self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.api.responses.common import PageResponse, Response
+from gateway.api.responses.common import PageResponse, ProblemDocument, Response
 
 
 class DeviceResponse(Response):
@@ -50,6 +50,8 @@ class DeviceResponse(Response):
     """When its token ends, unless the device renews it. RFC 3339, UTC, milliseconds. null: never."""
     channels: dict[str, bool]
     """The person's choices by channel id: false is muted. Channels without a choice are left out and are not muted."""
+    waiting: int | None = None
+    """Pushes that wait for it or are in flight to it. Only in lists, and with `with_waiting` alone."""
 
 
 class DevicesResponse(PageResponse):
@@ -58,6 +60,31 @@ class DevicesResponse(PageResponse):
     items: list[DeviceResponse]
     """Devices in the order of their ids. Fewer than `limit` when they are large: a page has 1 MiB of JSON at most,
     beyond its first item."""
+    count: int | None = None
+    """Devices that are selected, on all pages together. With `with_count` alone."""
+
+
+class ChangedDeviceResponse(Response):
+    """The result for one device of a change of many: it has either `result` or `error`."""
+
+    device_id: str
+    """The device's id."""
+    result: str | None = None
+    """`changed`, `removed`, or `unchanged` if it was so before. Left out: see `error`."""
+    error: ProblemDocument | None = None
+    """Why nothing was changed. Left out: see `result`."""
+
+
+class ChangedDevicesResponse(Response):
+    """The results of a change of many devices."""
+
+    selected: int | None
+    """Devices that the filter selected when the change began. null: devices were listed, or this goes on behind a
+    `cursor`."""
+    devices: list[ChangedDeviceResponse]
+    """One result for each device of this request, 1,000 at most: in the order of the list, or by id."""
+    next_cursor: str | None
+    """The `cursor` of the request that goes on with the next devices of the filter. null: that was all."""
 
 
 class WaitingPushResponse(Response):
@@ -99,6 +126,17 @@ class EmptiedMailboxResponse(Response):
 
     cancelled: int
     """Deliveries that waited and ended `cancelled`, reason `mailbox_emptied`. What is in flight is not counted."""
+
+
+class RemovedFromMailboxResponse(Response):
+    """The result of cancelling one push for one device: one of the three is 1."""
+
+    cancelled: int
+    """1: it waited, and has ended `cancelled`, reason `removed_from_mailbox`."""
+    in_flight: int
+    """1: it is sent and not acknowledged, and goes on."""
+    too_late: int
+    """1: it was delivered, or has ended before."""
 
 
 class UplinkMessageResponse(Response):

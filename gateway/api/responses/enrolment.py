@@ -24,6 +24,8 @@ class NewInvitationResponse(Response):
     """The name that the device will have. null: it says so itself, or has none."""
     expires_at: str
     """When the code expires. RFC 3339, UTC, milliseconds."""
+    qr: str | None = None
+    """The QR code of `url`, an SVG document. With `qr` in the request alone."""
 
 
 class RefusedInvitationResponse(Response):
