@@ -62,6 +62,7 @@ KNOWN_ENDS = (
     ("superseded", "digested"),
     ("cancelled", "recalled"),
     ("cancelled", "mailbox_emptied"),
+    ("cancelled", "removed_from_mailbox"),
     ("overflowed", "mailbox_bytes"),
     ("overflowed", "mailbox_limit"),
     ("refused", "not_acknowledged"),

@@ -61,8 +61,8 @@ class InvitationsRequest(DescribedModel):
 async def invite(request: Request, principal: DeviceManager) -> Response:
     """Make codes that are all alike but for themselves, up to 10,000, each of which enrols one device.
 
-    They are shown this once, as QR codes, too, if asked for. A device trades its code for a token with `POST /v1/enrol`. Needs a key with the scope
-    `devices`.
+    They are shown this once, as QR codes, too, if asked for. A device trades its code for a token with `POST
+    /v1/enrol`. Needs a key with the scope `devices`.
     """
     wanted = await read_model(request, InvitationRequest)
     return await _made(request, principal, [wanted] * wanted.count, drawn=wanted.qr)

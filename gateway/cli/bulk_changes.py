@@ -102,12 +102,17 @@ def _confirmed(client: ServerClient, where: str, question: str) -> int:
         fail("it selects no device")
     named = ", ".join(selected["examples"])
     others = ", .." if count > len(selected["examples"]) else ""
-    if not is_terminal() or not sys.stdin.isatty():
+    if not is_asked():
         fail(f"it selects {count} devices ({named}{others}): give --expect {count} to do it", 2)
     note(f"{question} {count} devices: {named}{others}")
-    if typer.prompt("Type their number to go on") != str(count):
+    if typer.prompt("Type their number to go on", err=True) != str(count):
         fail("nothing was changed")
     return count
+
+
+def is_asked() -> bool:
+    """Whether there is a person who can answer."""
+    return is_terminal() and sys.stdin.isatty()
 
 
 def _print_results(found: list[dict[str, Any]], verb: str, as_json: bool) -> None:

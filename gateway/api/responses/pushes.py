@@ -208,10 +208,10 @@ class DeliveryResponse(Response):
     """`waiting`, `sent`, `delivered`, `displayed`, `dismissed`, `opened` or `acted`; or an end without delivery:
     `expired`, `superseded`, `cancelled`, `suppressed`, `overflowed`, `refused` or `revoked`."""
     reason: str | None
-    """Why it ended: `ttl`, `collapse_key`, `digested`, `recalled`, `mailbox_emptied`, `no_consent`, `channel_muted`,
-    `no_text`, `capped`, `quiet_hours`, `mailbox_limit`, `mailbox_bytes`, `reason_code_0xNN`, `packet_too_large`,
-    `not_acknowledged` or `device_removed`; `after_<end>` if a receipt proved later that it arrived; or why the device
-    itself dismissed it. null: nothing to explain."""
+    """Why it ended: `ttl`, `collapse_key`, `digested`, `recalled`, `mailbox_emptied`, `removed_from_mailbox`,
+    `no_consent`, `channel_muted`, `no_text`, `capped`, `quiet_hours`, `mailbox_limit`, `mailbox_bytes`,
+    `reason_code_0xNN`, `packet_too_large`, `not_acknowledged` or `device_removed`; `after_<end>` if a receipt proved
+    later that it arrived; or why the device itself dismissed it. null: nothing to explain."""
     qos: int | None
     """The effective MQTT QoS: the smaller of what the push asked for and what the device subscribed with. null: it has
     not been sent yet."""
