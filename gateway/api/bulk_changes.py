@@ -12,17 +12,16 @@ from gateway.bulk_changes import CHANGED_DEVICES, BulkChange, TagsChange
 
 CHANGE_BYTES = 128 * 1024
 """Bytes of a request: 1,000 of the longest ids, or the longest expression, with tags."""
-CHECKED_PER_TURN = 50
+CHECKED_DEVICES = 50
 """Devices whose waiting deliveries are put under the caps of their new tags before the loop has others to see to."""
 router = APIRouter(prefix="/v1/devices", tags=["devices"])
 
 
 @router.post("/tags", response_model=responses.ChangedDevicesResponse, openapi_extra=request_body(TagsChange))
 async def change_tags(request: Request, principal: DeviceManager) -> Response:
-    """Give tags to many devices and take tags from them: listed ones, or those that a filter selects, up to 1,000 with
-    one request; one result for each.
+    """Give tags to many devices, and take tags from them: listed ones, or those that a filter selects.
 
-    A filter says how many devices it is expected to select, and nothing is changed if that is wrong by now. Go on with
+    Up to 1,000 devices with one request, with a result for each. A filter says how many devices it is expected to select, and nothing is changed if that is wrong by now. Go on with
     `cursor`. Devices are changed some hundred at a time: if the server ends half way, those have been. Needs a key with
     the scope `devices`.
     """
@@ -31,17 +30,17 @@ async def change_tags(request: Request, principal: DeviceManager) -> Response:
     answer, changed = await found.bulk_changes.change_tags(principal.app_no, change, found.turns.next_slice)
     for place, device_no in enumerate(changed, 1):
         found.alert_limiter.device_changed(device_no)
-        if place % CHECKED_PER_TURN == 0:
+        if place % CHECKED_DEVICES == 0:
             await found.turns.next_slice()
     return json_response(answer)
 
 
 @router.post("/removal", response_model=responses.ChangedDevicesResponse, openapi_extra=request_body(BulkChange))
 async def remove_many(request: Request, principal: DeviceManager) -> Response:
-    """Remove many devices, as `DELETE /v1/devices/{device_id}` removes one: listed ones, or those that a filter
-    selects, up to 1,000 with one request; one result for each.
+    """Remove many devices: listed ones, or those that a filter selects.
 
-    A filter says how many devices it is expected to select, and nothing is removed if that is wrong by now. Go on with
+    Each is removed as by `DELETE /v1/devices/{device_id}`; up to 1,000 with one request, with a result for each. A
+    filter says how many devices it is expected to select, and nothing is removed if that is wrong by now. Go on with
     `cursor`. Needs a key with the scope `devices`.
     """
     change = await read_model(request, BulkChange, CHANGE_BYTES, CHANGED_DEVICES + 200)
