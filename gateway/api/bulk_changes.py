@@ -21,9 +21,9 @@ router = APIRouter(prefix="/v1/devices", tags=["devices"])
 async def change_tags(request: Request, principal: DeviceManager) -> Response:
     """Give tags to many devices, and take tags from them: listed ones, or those that a filter selects.
 
-    Up to 1,000 devices with one request, with a result for each. A filter says how many devices it is expected to select, and nothing is changed if that is wrong by now. Go on with
-    `cursor`. Devices are changed some hundred at a time: if the server ends half way, those have been. Needs a key with
-    the scope `devices`.
+    Up to 1,000 devices with one request, with a result for each. A filter says how many devices it is expected to
+    select, and nothing is changed if that is wrong by now. Go on with `cursor`. Devices are changed some hundred at a
+    time: if the server ends half way, those have been. Needs a key with the scope `devices`.
     """
     change = await read_model(request, TagsChange, CHANGE_BYTES, CHANGED_DEVICES + 200)
     found = services(request)
