@@ -73,6 +73,7 @@ async def front() -> Response:
     text = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Fleetpush</title>{_STYLE}<h1>Fleetpush</h1>'
         "<p>Push for a private fleet of devices. This is the server's HTTP port.</p><ul>"
+        '<li><a href="/console/">The console</a>: send, watch and take back'
         '<li><a href="/docs">Try the API</a>, with a key'
         '<li><a href="/docs/problems">What a refusal means</a>'
         '<li><a href="/openapi.json">The API as an OpenAPI document</a>'

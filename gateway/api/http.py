@@ -12,6 +12,7 @@ from gateway.api import (
     bulk_changes,
     campaigns,
     channels,
+    console,
     devices,
     docs,
     duties,
@@ -129,4 +130,5 @@ def create_api(found: Services) -> FastAPI:
     ):  # routes are tried in this order: the busiest first
         api.include_router(module.router, dependencies=[Depends(known_parameters)])
     docs.install(api)
+    console.install(api)
     return api

@@ -1,0 +1,85 @@
+/**
+ * What is on the screen stays true: questions that are asked again and again, and whether there is an answer at all.
+ *
+ * A question waits for its answer before it is asked again. A page that nobody sees asks nothing; seen again, it asks at
+ * once. Without an answer the page says so, and asks ever less often, until there is one again.
+ */
+
+const LONGEST_PAUSE_SECONDS = 30;
+/** Many consoles that were opened together do not ask together for ever. */
+const SPREAD = 0.1;
+
+/** `answered()` and `failed()` by who asks; its event `change` when `lost` has changed. */
+class Connection extends EventTarget {
+  lost = false;
+
+  answered() {
+    this.#become(false);
+  }
+
+  failed() {
+    this.#become(true);
+  }
+
+  #become(lost) {
+    if (this.lost === lost) return;
+    this.lost = lost;
+    this.dispatchEvent(new Event("change"));
+  }
+}
+
+export const connection = new Connection();
+
+/**
+ * Call `fn` now, and `seconds` after each end of it while somebody sees the page, until `signal` is aborted. What it
+ * throws the first time goes to the caller; later on `failed(error)` is told, and the next call may succeed.
+ */
+export async function every(seconds, fn, signal, failed = () => {}) {
+  await fn();
+  let pause = seconds;
+  const again = async () => {
+    for (;;) {
+      await nextTurn(pause * (1 + SPREAD * (Math.random() - 0.5)), signal);
+      if (signal.aborted) return;
+      try {
+        await fn();
+        pause = seconds;
+      } catch (error) {
+        if (signal.aborted) return;
+        pause = Math.min(Math.max(pause * 2, 1), Math.max(LONGEST_PAUSE_SECONDS, seconds));
+        failed(error);
+      }
+    }
+  };
+  void again();
+}
+
+/** Resolves after `seconds`, at the next moment that the page is seen; at once when it is shown again or the network is back. */
+function nextTurn(seconds, signal) {
+  return new Promise((resolve) => {
+    let due = false;
+    const done = () => {
+      clearTimeout(timer);
+      removeEventListener("online", done);
+      document.removeEventListener("visibilitychange", shown);
+      connection.removeEventListener("change", back);
+      signal.removeEventListener("abort", done);
+      resolve();
+    };
+    const shown = () => {
+      if (!document.hidden && (due || seconds > 0)) done();
+    };
+    const back = () => {
+      if (!connection.lost) done();
+    };
+    const timer = setTimeout(() => {
+      due = true;
+      if (!document.hidden) done();
+    }, seconds * 1000);
+    addEventListener("online", done);
+    document.addEventListener("visibilitychange", shown);
+    connection.addEventListener("change", back);
+    signal.addEventListener("abort", done);
+    if (signal.aborted) done();
+  });
+}

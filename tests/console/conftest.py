@@ -1,0 +1,197 @@
+"""A server, one Chromium, and the console signed in as each role.
+
+`console("viewer")` gives a `Desk`: a browser profile of its own whose page is signed in. What a test opens is closed at
+its end, and what the browser has complained of by then (an uncaught error, a violated policy) fails the test.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from tests.browser import Browser, Context, Page
+from tests.end_to_end.harness import Api, Server
+
+Role = Literal["viewer", "sender", "operator", "admin"]
+SCOPES: dict[str, list[str]] = {
+    "viewer": ["read"],
+    "sender": ["read", "send"],
+    "operator": ["read", "send", "devices"],
+    "admin": ["admin"],
+}
+OUTAGE = re.compile(r"ERR_CONNECTION_|ERR_INTERNET_DISCONNECTED|ERR_EMPTY_RESPONSE|ERR_NETWORK_")
+"""What the browser complains of when a test cuts the line."""
+REFUSAL = re.compile(r"responded with a status of (4\d\d|5\d\d)")
+"""The browser logs each refusal of the API, which the page shows."""
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with Browser(tmp_path_factory.mktemp("chromium")) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One for all tests of a worker: each test enrols devices of its own."""
+    with Server(tmp_path_factory.mktemp("console") / "data") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def origin(server: Server) -> str:
+    return f"http://127.0.0.1:{server.http_port}"
+
+
+@pytest.fixture(scope="session")
+def api(server: Server) -> Api:
+    """The API with the admin's key, for what a test prepares."""
+    return server.api
+
+
+class Desk:
+    """A person at the console: a page, and what one does there. `page` is the tab; more tabs by `open`."""
+
+    def __init__(self, context: Context, origin: str, script: str, role: Role | None, key: str) -> None:
+        self.context = context
+        self.origin = origin
+        self.role = role
+        self.key = key
+        self.tabs: list[Page] = []
+        self.forgiven: list[str] = []
+        self._script = script
+
+    @property
+    def page(self) -> Page:
+        return self.tabs[0]
+
+    def open(self, path: str = "", *, ready: bool = True) -> Page:
+        """A tab at /console/PATH. `ready`: wait until its screen is there."""
+        page = self.context.open(f"{self.origin}/console/{path}", self._script)
+        self.tabs.append(page)
+        if ready:
+            self.ready(page)
+        return page
+
+    def go(self, path: str) -> Page:
+        """To another address in the first tab, as if it had been typed."""
+        if not self.tabs:
+            return self.open(path)
+        self.page.call("Page.navigate", url=f"{self.origin}/console/{path}")
+        self.ready(self.page, path)
+        return self.page
+
+    def ready(self, page: Page, path: str | None = None) -> None:
+        at = "true" if path is None else f"location.href === {json.dumps(f'{self.origin}/console/{path}')}"
+        page.wait_for(f"{at} && !!document.querySelector('.screen:not([aria-busy]) h1')")
+
+    def fill(self, selector: str, text: str, page: Page | None = None) -> None:
+        """Click into a field, take out what is there, and type."""
+        page = page or self.page
+        page.click(selector)
+        page.evaluate(f"document.querySelector({json.dumps(selector)}).select?.()")
+        page.press("Delete", 46)
+        page.type(text)
+
+    def choose(self, selector: str, value: str, page: Page | None = None) -> None:
+        """Another option of a select, as its person would by keyboard."""
+        (page or self.page).evaluate(
+            f"(() => {{ const s = document.querySelector({json.dumps(selector)}); s.value = {json.dumps(value)};"
+            " s.dispatchEvent(new Event('input', {bubbles: true}));"
+            " s.dispatchEvent(new Event('change', {bubbles: true})); })()"
+        )
+
+    def click_text(self, text: str, within: str = "body", page: Page | None = None) -> None:
+        """Press the link or the button that says exactly this."""
+        page = page or self.page
+        page.wait_for(
+            f"""(() => {{
+                const all = document.querySelectorAll({json.dumps(within)} + " :is(a, button, summary, label)");
+                const found = [...all].find((one) => one.innerText.trim() === {json.dumps(text)} && !one.disabled);
+                document.querySelector("[data-test-target]")?.removeAttribute("data-test-target");
+                found?.setAttribute("data-test-target", "");
+                return !!found;
+            }})()"""
+        )
+        page.click("[data-test-target]")
+
+    def shows(self, text: str, within: str = "body", page: Page | None = None) -> None:
+        """Wait until it is there to read."""
+        page = page or self.page
+        page.wait_for(
+            f"!!document.querySelector({json.dumps(within)})?.innerText.includes({json.dumps(text)})", timeout=15
+        )
+
+    def forgive(self, words: str) -> None:
+        """The browser may complain of this: the test wants it."""
+        self.forgiven.append(words)
+
+    def complaints(self) -> list[str]:
+        said = [line for page in self.tabs for line in page.complaints]
+        said = [line for line in said if not OUTAGE.search(line) and not REFUSAL.search(line)]
+        return [line for line in said if not any(words in line for words in self.forgiven)]
+
+
+@pytest.fixture
+def console(browser: Browser, origin: str, api: Api) -> Iterator[Callable[..., Desk]]:
+    """`console(role)`: a browser that is signed in so; `console(None)`: one that is not. `app`: another app's."""
+    desks: list[Desk] = []
+    with ExitStack() as opened:
+
+        def sit_down(role: Role | None = "admin", *, app: str = "default", language: str = "en") -> Desk:
+            context = opened.enter_context(browser.context())
+            key = "" if role is None else make_key(api, role, app)
+            desk = Desk(context, origin, speak(language) + stub(role, key, app), role, key)
+            desks.append(desk)
+            return desk
+
+        yield sit_down
+        complaints = [line for desk in desks for line in desk.complaints()]
+        assert complaints == []
+
+
+def make_key(api: Api, role: Role, app: str = "default") -> str:
+    """A key with the scopes of a role."""
+    body: dict[str, Any] = {"name": f"the {role}", "scopes": SCOPES[role], "app": app}
+    return str(api.call("POST", "/v1/keys", 201, json=body)["key"])
+
+
+def speak(language: str) -> str:
+    """A browser whose person has set one language, which makes texts the same on every machine."""
+    return f"Object.defineProperty(navigator, 'languages', {{ get: () => [{json.dumps(language)}] }});\n"
+
+
+def stub(role: Role | None, key: str, app: str) -> str:
+    """Stands for the session until the server has them: the page's questions carry the key, as the cookie would."""
+    session = (
+        {"app": app, "role": role, "scopes": SCOPES[role], "name": f"the {role}", "sign_in": "key"} if role else None
+    )
+    return f"""
+    (() => {{
+      const session = {json.dumps(session)}, real = fetch;
+      globalThis.fetch = async (address, options = {{}}) => {{
+        const path = new URL(address, location.origin).pathname;
+        if (path === "/v1/session/options") return Response.json({{ oidc: null }});
+        if (path === "/v1/session" && session) return Response.json(session);
+        if (path === "/v1/session") return Response.json({{ code: "unauthorized" }}, {{ status: 401 }});
+        if (session && path.startsWith("/v1/"))
+          options.headers = {{ ...options.headers, Authorization: "Bearer " + {json.dumps(key)} }};
+        return real(address, options);
+      }};
+    }})();
+    """
+
+
+def screenshots(desk: Desk, name: str, folder: Path) -> None:
+    """Three widths, light and dark, for somebody to look at."""
+    for width in (360, 800, 1440):
+        for theme in ("light", "dark"):
+            desk.page.resize(width, 900)
+            desk.page.evaluate(f"document.documentElement.dataset.theme = {json.dumps(theme)}")
+            desk.page.screenshot(folder / f"{name}-{width}-{theme}.png")

@@ -1,0 +1,92 @@
+"""The console's sources, read and not run: nothing that reads HTML, no other server, every text in every language."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.third_party import require
+
+CONSOLE = Path(__file__).resolve().parents[2] / "gateway" / "console"
+SCRIPTS = sorted(CONSOLE.rglob("*.js"))
+LANGUAGES = sorted(folder.name for folder in (CONSOLE / "texts").iterdir())
+FORBIDDEN = re.compile(
+    r"innerHTML|outerHTML|insertAdjacentHTML|setHTML|document\.write|\beval\b|new Function|createContextualFragment"
+    r"|parseFromString|srcdoc\s*=|setTimeout\(\s*[\"'`]|setInterval\(\s*[\"'`]|\.cssText|setAttribute\(\s*[\"']style"
+)
+"""Whatever makes markup, script or style of a text."""
+ELSEWHERE = re.compile(r"(?:https?:)?//[a-z0-9-]+\.[a-z]", re.IGNORECASE)
+NAMES_OF_THE_WEB = ("http://www.w3.org/",)
+"""Names of namespaces, which nobody asks."""
+
+
+def code_of(source: str) -> str:
+    """A script without its comments."""
+    return re.sub(r"/\*.*?\*/|(?<![:\"'`])//[^\n]*", "", source, flags=re.DOTALL)
+
+
+def faults(source: str) -> list[str]:
+    code = code_of(source)
+    for name in NAMES_OF_THE_WEB:
+        code = code.replace(name, "")
+    return FORBIDDEN.findall(code) + ELSEWHERE.findall(code)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.relative_to(CONSOLE).as_posix())
+def test_no_text_becomes_markup_and_no_other_server_is_asked(script: Path) -> None:
+    assert faults(script.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "a.innerHTML = b",
+        "eval(x)",
+        'fetch("https://cdn.example/x.js")',
+        "document.write(a)",
+        'import "//x.example/a.js"',
+    ],
+)
+def test_a_wrong_script_is_found(wrong: str) -> None:
+    assert faults(wrong)
+
+
+def test_the_styles_ask_nobody_either() -> None:
+    for style in CONSOLE.rglob("*.css"):
+        assert not re.search(r"@import|url\(", style.read_text()), style
+
+
+def texts_of(file: Path) -> dict[str, list[str]]:
+    """Names of texts with their places for values, of a module that exports them."""
+    program = (
+        f"import texts from {json.dumps(file.as_uri())};"
+        "const places = (text) => [...new Set(Object.values(Object(typeof text === 'string' ? [text] : text))"
+        ".join(' ').match(/\\{\\w+\\}/g) ?? [])].sort();"
+        "const named = Object.entries(texts).map(([name, text]) => [name, places(text)]);"
+        "console.log(JSON.stringify(Object.fromEntries(named)));"
+    )
+    done = subprocess.run(
+        [require("node"), "--input-type=module", "--no-warnings", "--eval", program], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    read: dict[str, list[str]] = json.loads(done.stdout)
+    return read
+
+
+def test_every_language_has_every_text_with_its_places() -> None:
+    files = {language: {path.name for path in (CONSOLE / "texts" / language).iterdir()} for language in LANGUAGES}
+    assert files["de"] == files["en"]
+    for name in sorted(files["en"]):
+        english, german = (texts_of(CONSOLE / "texts" / language / name) for language in ("en", "de"))
+        assert german == english, name
+
+
+def test_every_text_that_a_script_names_is_there() -> None:
+    known = {f"{path.stem}.{name}" for path in (CONSOLE / "texts" / "en").iterdir() for name in texts_of(path)}
+    for script in SCRIPTS:
+        named = set(re.findall(r"\bt(?:\.parts|\.has)?\(\s*\"([a-z_-]+\.[a-z_0-9]+)\"", code_of(script.read_text())))
+        assert named <= known, script
