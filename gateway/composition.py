@@ -32,6 +32,7 @@ from gateway.api.request_turns import RequestTurns
 from gateway.api.services import Services
 from gateway.audience.enrolments import EnrolmentQuota
 from gateway.audience.segments import SegmentStore
+from gateway.audience.tags import TagStore
 from gateway.audience.topics import TopicStore
 from gateway.auth import DeviceAuthenticator, KeyCache
 from gateway.bulk_changes import BulkChanges
@@ -300,6 +301,7 @@ class Components:
             enrolment=self.enrolment,
             policies=self.delivery.policies,
             segments=SegmentStore(database=self._database, targets=self.delivery.targets, clock_ms=self._clock_ms),
+            tags=TagStore(database=self._database),
             topics=TopicStore(database=self._database, clock_ms=self._clock_ms),
             preferences=self.delivery.preferences,
             alert_limiter=self.delivery.alert_limiter,

@@ -534,6 +534,7 @@ ANSWERS: Final[dict[str, Any]] = {
     "Segment": {**_SEGMENT, "devices": 1, "examples": ["kiosk-1"]},
     "Segments": _page(_SEGMENT),
     "Selected": {"devices": 1, "examples": ["kiosk-1"]},
+    "Tags": _page({"tag": "lobby", "devices": 2}),
     "Topic": {"topic": "news", "devices": 1},
     "TopicMembers": _page({"device_id": "kiosk-1", "joined_at": _AT}),
     "Topics": _page({"topic": "news", "devices": 1}),

@@ -17,6 +17,7 @@ from gateway.api.problems import ProblemCount
 from gateway.api.request_turns import RequestTurns
 from gateway.audience.policy import PolicyStore
 from gateway.audience.segments import SegmentStore
+from gateway.audience.tags import TagStore
 from gateway.audience.topics import TopicStore
 from gateway.auth import Principal
 from gateway.bulk_changes import BulkChanges
@@ -76,6 +77,7 @@ class Services:
     enrolment: EnrolmentComponents
     policies: PolicyStore
     topics: TopicStore
+    tags: TagStore
     segments: SegmentStore
     preferences: PreferenceStore
     alert_limiter: AlertLimiter

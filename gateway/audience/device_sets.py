@@ -185,3 +185,18 @@ def _stored_segments(
             (json.dumps(list(wanted)), app_no),
         )
     }
+
+
+def count_sets(connection: sqlite3.Connection, app_no: int, begin: str, end: str, limit: int) -> list[tuple[str, int]]:
+    """The sets of an app by name, from one name to before another, with how many devices each has. Reader thread."""
+    rows = connection.execute(
+        "SELECT tag, devices FROM device_set WHERE app_no = ? AND tag >= ? AND tag < ? ORDER BY tag, segment",
+        (app_no, begin, end),
+    )
+    found: dict[str, int] = {}
+    for name, devices in rows:
+        if name not in found and len(found) >= limit:
+            break
+        found[name] = found.get(name, 0) + len(unpack(devices))
+    rows.close()
+    return list(found.items())

@@ -17,7 +17,7 @@ from functools import partial
 from operator import itemgetter
 from typing import Any
 
-from gateway.audience.device_sets import add_to_sets, devices_of_set, remove_from_sets, topic_set, unpack
+from gateway.audience.device_sets import add_to_sets, count_sets, devices_of_set, remove_from_sets, topic_set
 from gateway.audience.targeting import device_rows
 from gateway.errors import Problem, problem
 from gateway.pages import ListPage, fill_page
@@ -210,20 +210,10 @@ class TopicStore:
     async def page(self, app_no: int, limit: int, cursor: str | None) -> dict[str, Any]:
         """List the topics of an app by name: `{"topic", "devices"}` each."""
 
-        def read(connection: sqlite3.Connection) -> list[tuple[str, int]]:
-            rows = connection.execute(
-                "SELECT tag, devices FROM device_set WHERE app_no = ? AND tag > ? AND tag < ? ORDER BY tag, segment",
-                (app_no, topic_set(cursor or ""), _BEHIND_PREFIX),
-            )
-            found: dict[str, int] = {}
-            for name, devices in rows:
-                if name not in found and len(found) > limit:
-                    break
-                found[name] = found.get(name, 0) + len(unpack(devices))
-            rows.close()
-            return list(found.items())
-
-        found = await self._database.read(read, app_no)
+        begin = topic_set(cursor or "") + "\0"
+        found = await self._database.read(
+            lambda connection: count_sets(connection, app_no, begin, _BEHIND_PREFIX, limit + 1), app_no
+        )
         items = [{"topic": name.removeprefix(_PREFIX), "devices": count} for name, count in found[:limit]]
         return {"items": items, "next_cursor": items[-1]["topic"] if len(found) > limit else None}
 

@@ -26,6 +26,7 @@ from gateway.cli.options import (
     time_of,
 )
 from gateway.cli.server_client import segment
+from gateway.cli.tags import devices_tags
 from gateway.cli.terminal import PROGRAM, print_answer, print_facts, print_json, print_table
 from gateway.cli.token_requests import devices_confirm, devices_refuse, devices_requests
 
@@ -41,6 +42,7 @@ devices.command("remove")(devices_remove)
 devices.command("requests")(devices_requests)
 devices.command("confirm")(devices_confirm)
 devices.command("refuse")(devices_refuse)
+devices.command("tags")(devices_tags)
 
 
 @devices.command("add")

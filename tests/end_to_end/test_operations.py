@@ -160,6 +160,8 @@ def select(session: Session) -> None:
     """Topics and segments."""
     session.run("topics", "join", "news", "till-1", "kiosk-1")
     assert session.json("topics", "leave", "news", "kiosk-1")["devices"] == [{"device_id": "kiosk-1", "result": "left"}]
+    assert "foyer" in [item["tag"] for item in session.listed("devices", "tags")]
+    assert [item["tag"] for item in session.listed("devices", "tags", "--prefix", "foy")] == ["foyer"]
     assert session.listed("topics", "list") == [{"topic": "news", "devices": 1}]
     assert session.json("topics", "show", "news")["devices"] == 1
     assert [item["device_id"] for item in session.listed("topics", "devices", "news")] == ["till-1"]

@@ -1,4 +1,4 @@
-"""Responses about topics and the devices in them."""
+"""Responses about topics and tags, and the devices in them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,22 @@ class TopicsResponse(PageResponse):
 
     items: list[TopicResponse]
     """Topics in the order of their names."""
+
+
+class TagResponse(Response):
+    """A tag that devices have."""
+
+    tag: str
+    """Its name. A push with the target `{"tag": ..}` goes to all devices that have it."""
+    devices: int
+    """How many devices have it."""
+
+
+class TagsResponse(PageResponse):
+    """A page of tags."""
+
+    items: list[TagResponse]
+    """Tags in the order of their names."""
 
 
 class TopicMemberResponse(Response):

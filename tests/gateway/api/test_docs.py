@@ -37,6 +37,7 @@ CALLS = {
     "/v1/token-requests/{request_id}/confirm": {"post"},
     "/v1/channels": {"get", "post"},
     "/v1/channels/{channel_id}": {"get", "patch", "delete"},
+    "/v1/tags": {"get"},
     "/v1/topics": {"get"},
     "/v1/topics/{topic_name}": {"get", "delete"},
     "/v1/topics/{topic_name}/devices": {"get", "put", "delete"},

@@ -50,6 +50,29 @@ async def test_a_topic_from_the_first_member_to_the_last(
     assert nobody["targeted"] == 0
 
 
+async def test_tags_are_listed_by_name_and_topics_are_none_of_them(gateway: InProcessGateway) -> None:
+    for device_id, tags in (("a", [".hidden", "hall", "store-1"]), ("b", ["hall", "store-10", "Z"]), ("c", [])):
+        await gateway.call("POST", "/v1/devices", 201, json={"device_id": device_id, "tags": tags})
+    await gateway.call("PUT", f"{NEWS}/devices", json={"devices": ["a"]})
+    counts = {".hidden": 1, "Z": 1, "hall": 2, "store-1": 1, "store-10": 1}
+    whole = responses.TagsResponse.model_validate(await gateway.call("GET", "/v1/tags"))
+    assert {one.tag: one.devices for one in whole.items} == counts
+    found: list[str] = []
+    cursor = None
+    while True:
+        page = await gateway.call("GET", "/v1/tags?limit=1" + (f"&cursor={cursor}" if cursor else ""))
+        found += [one["tag"] for one in page["items"]]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert found == list(counts)
+    some = await gateway.call("GET", "/v1/tags?prefix=store-1")
+    assert [one["tag"] for one in some["items"]] == ["store-1", "store-10"]
+    rest = await gateway.call("GET", "/v1/tags?prefix=store&cursor=store-1")
+    assert [one["tag"] for one in rest["items"]] == ["store-10"]
+    assert (await gateway.call("GET", "/v1/tags?prefix=~", 422))["code"] == "invalid_request"
+
+
 async def test_a_device_joins_what_the_policy_lets_it(gateway: InProcessGateway) -> None:
     enrolled = await gateway.call("POST", "/v1/devices", 201, json={"device_id": "a"})
     await gateway.call("PUT", "/v1/policy", json={"joinable_topics": ["news", "league.*"]})

@@ -1,0 +1,37 @@
+"""Tags that the devices of an app have: read from the sets that pushes to them are sent by."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+from gateway.audience.device_sets import count_sets, topic_set
+from gateway.store.database import Database
+
+_LAST = chr(0x10FFFF)
+"""Behind every letter of a tag."""
+_TOPICS = topic_set("")
+_BEHIND_TOPICS = chr(ord(_TOPICS) + 1)
+
+
+class TagStore:
+    """Lists tags. Loop."""
+
+    def __init__(self, *, database: Database) -> None:
+        self._database = database
+
+    async def page(self, app_no: int, limit: int, cursor: str | None, prefix: str | None) -> dict[str, Any]:
+        """List the tags of an app by name, those that begin with `prefix`: `{"tag", "devices"}` each."""
+        begin = max((cursor or "") + "\0", prefix or "")
+        end = (prefix or "") + _LAST
+
+        def read(connection: sqlite3.Connection) -> list[tuple[str, int]]:
+            # The sets of topics lie among those of tags: their names begin with a letter that no tag has.
+            found = count_sets(connection, app_no, begin, min(end, _TOPICS), limit + 1)
+            if len(found) <= limit:
+                found += count_sets(connection, app_no, max(begin, _BEHIND_TOPICS), end, limit + 1 - len(found))
+            return found
+
+        found = await self._database.read(read, app_no)
+        items = [{"tag": name, "devices": count} for name, count in found[:limit]]
+        return {"items": items, "next_cursor": items[-1]["tag"] if len(found) > limit else None}
