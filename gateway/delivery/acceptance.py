@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
+import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -62,6 +63,11 @@ CONSIDERATE_PUSHES = 20
 they would wait for the batch at every step."""
 CONSIDERATE_PAUSE_SECONDS = 0.003
 """Seconds that the loop and the writer have for the others after each of those."""
+PREPARATION_REST_FACTOR = 4
+"""Pause after the preparation of a push of a batch meanwhile, as a multiple of the time that it took. An expression of
+sixty conditions is compiled in 4 ms, for which loop and writer wait, and a batch may have ten thousand of them."""
+PREPARATION_REST_SECONDS = 0.1
+"""The longest such pause: what takes long is a search, which leaves the interpreter to others."""
 PREPARED_PUSHES_OF_APP = 8
 """Pushes to more than one device by name that an app may have in preparation, or prepared and not yet stored: each has
 a set of up to 128 KiB in memory, and 4 MiB of texts if it is composed."""
@@ -252,10 +258,15 @@ class Acceptance:
         ready: list[PendingPush] = []
         for pending in pending_among(pushes):
             if not pending.is_prepared:
+                began = time.monotonic()
                 try:
                     await self.prepare(pending)
                 except Problem as refusal:
                     pending.answer = refusal
+                if self._has_others():
+                    took = time.monotonic() - began
+                    await asyncio.sleep(min(PREPARATION_REST_FACTOR * took, PREPARATION_REST_SECONDS))
+                if pending.answer is not None:
                     continue
             ready.append(pending)
         return ready

@@ -5,12 +5,19 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pyroaring import BitMap
 
-from gateway.delivery.acceptance import CONSIDERATE_MS, CONSIDERATE_PUSHES, PREPARED_PUSHES_OF_APP
+from gateway.delivery import acceptance as acceptance_module
+from gateway.delivery.acceptance import (
+    CONSIDERATE_MS,
+    CONSIDERATE_PUSHES,
+    PREPARATION_REST_FACTOR,
+    PREPARED_PUSHES_OF_APP,
+)
 from gateway.delivery.acceptance_queue import BATCH_PUSHES
 from gateway.delivery.ledger_statements import supersede_rows
 from gateway.delivery.submission import AcceptedPush, PendingPush
@@ -310,6 +317,42 @@ def test_a_batch_gives_way_while_others_send_one_by_one(world: World, monkeypatc
     del sizes[:]
     world.run(world.acceptance.accept_many([world.checked() for _ in range(2 * CONSIDERATE_PUSHES)]))
     assert sizes == [2 * CONSIDERATE_PUSHES]
+
+
+def test_a_batch_rests_after_what_it_prepares_while_others_send_one_by_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, sleeps = 0.0, []
+    prepare, sleep = world.acceptance.prepare, asyncio.sleep
+
+    async def prepare_long(pending: PendingPush) -> None:
+        nonlocal now
+        now += 0.004
+        await prepare(pending)
+
+    def note_sleep(seconds: float) -> Any:
+        sleeps.append(round(seconds, 6))
+        return sleep(0)
+
+    monkeypatch.setattr(world.acceptance, "prepare", prepare_long)
+    monkeypatch.setattr(acceptance_module, "time", SimpleNamespace(monotonic=lambda: now))
+    expressions = [{"where": f"attributes.a == {number}"} for number in range(3)] + [{"where": "'nothing"}]
+    for considerate in (True, False):
+        pushes = [world.checked(target) for target in expressions]
+        del sleeps[:]
+        if considerate:
+            world.push()
+        else:
+            world.now += CONSIDERATE_MS
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncio, "sleep", note_sleep)
+            task = world.loop.create_task(world.acceptance.accept_many(pushes))
+            while not task.done():
+                world.loop.run_until_complete(sleep(0))
+                world.turn()
+        codes = [answer.code for answer in task.result() if isinstance(answer, Problem)]
+        assert codes == ["invalid_expression"], "the last one, which takes as long"
+        assert sleeps == ([PREPARATION_REST_FACTOR * 0.004] * 4 if considerate else [])
 
 
 def test_what_a_full_disk_leaves_of_a_batch_is_said_line_by_line(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
