@@ -51,6 +51,19 @@ function decoded(part) {
   }
 }
 
+/** Have the styles of a screen: css/NAME.css, once. */
+function style(name) {
+  if (document.getElementById(`css-${name}`)) return null;
+  const address = new URL(`./css/${name}.css`, import.meta.url).href;
+  const link = html`<link id=${`css-${name}`} rel="stylesheet" href=${address} />`;
+  const there = new Promise((resolve) => {
+    link.addEventListener("load", resolve);
+    link.addEventListener("error", resolve); // it can be read without
+  });
+  document.head.append(link);
+  return there;
+}
+
 export class Router {
   #root;
   #session;
@@ -114,7 +127,7 @@ export class Router {
 
   async #module(name) {
     const module = await import(`./screens/${name}.js`).catch((error) => this.#reloaded(error));
-    await load(...[module.texts ?? name].flat());
+    await Promise.all([load(...[module.texts ?? name].flat()), ...[module.styles ?? []].flat().map(style)]);
     return module;
   }
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import pytest
 
 from tests.browser import Browser, Context, Page
+from tests.console.axe import violations
 from tests.end_to_end.harness import Api, Server
 
 Role = Literal["viewer", "sender", "operator", "admin"]
@@ -127,6 +128,16 @@ class Desk:
         page.wait_for(
             f"!!document.querySelector({json.dumps(within)})?.innerText.includes({json.dumps(text)})", timeout=15
         )
+
+    def accessible(self, page: Page | None = None) -> None:
+        """Nobody is kept out, in both themes: axe finds nothing."""
+        page = page or self.page
+        worn = page.evaluate("document.documentElement.dataset.theme ?? ''")
+        for theme in ("light", "dark"):
+            page.evaluate(f"document.documentElement.dataset.theme = {json.dumps(theme)}")
+            found = violations(page)
+            assert found == [], f"{theme}: " + "\n".join(found)
+        page.evaluate(f"document.documentElement.dataset.theme = {json.dumps(worn or 'auto')}")
 
     def forgive(self, words: str) -> None:
         """The browser may complain of this: the test wants it."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from tests.console.conftest import Desk
 
 
@@ -40,3 +42,26 @@ def test_an_address_that_is_none_says_so(console: Callable[..., Desk]) -> None:
     desk = console("admin")
     desk.open("nothing/here")
     desk.shows("There is no such page")
+
+
+def test_everybody_can_use_the_frame(console: Callable[..., Desk]) -> None:
+    desk = console("admin")
+    desk.open()
+    desk.accessible()
+    desk.page.resize(360, 800)
+    desk.page.click("#menu")
+    desk.accessible()
+
+
+def test_a_fault_is_found(console: Callable[..., Desk]) -> None:
+    desk = console("admin")
+    desk.open()
+    desk.page.evaluate("document.querySelector('main').append(document.createElement('input'))")
+    with pytest.raises(AssertionError, match="label"):
+        desk.accessible()
+
+
+def test_everybody_can_sign_in(console: Callable[..., Desk]) -> None:
+    desk = console(None)
+    desk.open("sign-in")
+    desk.accessible()
