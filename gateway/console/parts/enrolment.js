@@ -77,7 +77,7 @@ function code(view, made, close, signal) {
     if (error.name !== "AbortError") state.textContent = explain(error);
   });
   return html`
-    <div class="code">
+    <div class="made">
       <img class="qr" alt=${t("enrolment.qr")} src=${`data:image/svg+xml;charset=utf-8,${encodeURIComponent(made.qr.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" '))}`} />
       <p>${t("enrolment.scan")}</p>
       <p class="letters"><code>${made.code}</code></p>

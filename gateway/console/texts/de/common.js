@@ -41,4 +41,6 @@ export default {
   next_page: "Nächste Seite",
   and_more: { one: "und {n} weiterer", other: "und {n} weitere" },
   type_to_confirm: "Zur Bestätigung {word} eingeben",
+  why: "Warum",
+  what_to_do: "Was tun",
 };

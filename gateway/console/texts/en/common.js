@@ -41,4 +41,6 @@ export default {
   next_page: "Next page",
   and_more: { one: "and {n} more", other: "and {n} more" },
   type_to_confirm: "Type {word} to confirm",
+  why: "Why",
+  what_to_do: "What to do",
 };
