@@ -223,6 +223,7 @@ def test_the_list_stays_live(console: Callable[..., Desk], api: Api) -> None:
     page = desk.open("fleet?q=live-")
     rows(page, ids)
     api.push(ids[0], data=1)
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")  # seen again: it asks at once
     page.wait_for("document.querySelector('tbody td.number').textContent === '1'")
 
 
@@ -231,3 +232,28 @@ def test_the_completions_are_the_language() -> None:
     listed = source.split("export const NAMES = {")[1].split("};")[0]
     found = dict(re.findall(r'^  (\w+): "(.*)",$', listed, flags=re.MULTILINE))
     assert found == {**names.FIELDS, **names.FUNCTIONS, **names.METHODS}
+
+
+def test_everybody_can_use_it(console: Callable[..., Desk], api: Api) -> None:
+    ids = made(api, "axe", 2, tags=["hall"])
+    desk = console("operator")
+    page = desk.open("fleet?q=axe-")
+    rows(page, ids)
+    page.click(f"tr[data-key={ids[0]}] input")
+    desk.accessible()
+    page.click("#bulk-tag")
+    page.wait_for("!!document.querySelector('dialog[open]')")
+    desk.accessible()
+    page.press("Escape", 27)
+    page.wait_for("!document.querySelector('dialog')")
+    page.click(EXPRESSION)
+    page.type("online &&")
+    page.press("Enter", 13)
+    page.wait_for("!document.querySelector('.place').hidden")
+    desk.accessible()
+    page.click("#enrol")
+    desk.click_text("Make a code", "dialog")
+    page.wait_for("!!document.querySelector('dialog img.qr')")
+    desk.accessible()
+    page.resize(360, 740)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -18,6 +18,7 @@ import { time } from "../parts/time.js";
 import { toast } from "../parts/toast.js";
 
 export const texts = ["fleet", "expression", "enrolment"];
+export const styles = ["fleet", "expression"];
 
 const ROWS = 50;
 const POLL_SECONDS = 5;
