@@ -58,6 +58,7 @@ from gateway.keys import Keys
 from gateway.measurements import Measurements
 from gateway.metrics import Metrics, MetricsSources
 from gateway.metrics_key import MetricsKey
+from gateway.overview import Overview
 from gateway.periodic import ServerTimers, repeat
 from gateway.plans.campaign_reports import CampaignReports
 from gateway.plans.campaigns import Campaigns
@@ -184,9 +185,16 @@ class Components:
         )
         self.broker.start()
         self.measurements = Measurements(
-            database=database, ledger=delivery.ledger, hand_over=delivery.hand_over, clock_ms=clock_ms
+            database=database,
+            ledger=delivery.ledger,
+            hand_over=delivery.hand_over,
+            acceptance=delivery.acceptance,
+            connections=delivery.connections,
+            clock_ms=clock_ms,
         )
-        self.metrics = Metrics(self._sources(log_writer))
+        sources = self._sources(log_writer)
+        self.metrics = Metrics(sources)
+        self.overview = Overview(sources, clock_ms, self.enrolments.count)
 
     def _make_engine(self, connections: DeviceConnections) -> EmbeddedEngine:
         self.broker = Broker(
@@ -237,6 +245,7 @@ class Components:
             broker=self.broker.metrics,
             attachments=delivery.attachments,
             webhook_sender=self.webhook_sender,
+            webhooks=self._webhooks,
             feed=self.feed,
             event_log_quota=self.event_log_quota,
             uplink_quota=self.uplink_quota,
@@ -330,6 +339,7 @@ class Components:
             push_values=most_values(self._settings.max_payload),
             problems=self._problems,
             metrics=self.metrics,
+            overview=self.overview,
             metrics_key=self._metrics_key,
             unready=lambda: "the server is ending; try again when it is back" if ending() else self._trouble(),
         )

@@ -2,10 +2,11 @@
 
 What is counted where it happens is read by `metrics` directly. Here is what has to be looked up: the states of all
 deliveries, those that have ended undelivered, the critical pushes that wait; and by how much the event loop is late.
+What is read for that fills the curves of `GET /v1/stats` as well (`minute_counts`).
 
 Laws
-1. The hot path pays nothing. Ends are counted from the event log, which has each of them once and committed
-   (`delivery/event_log`), so an operation that is rolled back or run again counts for nothing.
+1. The hot path pays nothing. Ends, and what else happens, are counted from the event log, which has each of them once
+   and committed (`delivery/event_log`), so an operation that is rolled back or run again counts for nothing.
 2. A look that grows with what is stored takes a hundredth of a core and a tenth of the time at most, that of the disk
    included (`Pace`), on the reader that the server keeps for itself. So a figure may be old, and never costs more.
 3. Label values are bounded: states, reasons of ours, and `other` for whatever would be too many.
@@ -27,11 +28,14 @@ from typing import NamedTuple, TypeVar
 from pyroaring import BitMap
 
 from gateway.audience.device_sets import unpack
+from gateway.delivery.acceptance import Acceptance
+from gateway.delivery.device_connections import DeviceConnections
 from gateway.delivery.event_log import ENDS, last_position
 from gateway.delivery.hand_over import HandOver
 from gateway.delivery.ledger import Ledger
 from gateway.delivery_states import IS_WAITING, PRIORITIES, DeliveryState
 from gateway.latency import LatencyHistogram
+from gateway.minute_counts import EVENT_TYPES, MINUTE_MS, MinuteCounts
 from gateway.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -41,6 +45,8 @@ CENSUS_INTERVAL_SECONDS = 60.0
 """Seconds between two counts of all deliveries, at least."""
 CRITICAL_INTERVAL_SECONDS = 2.0
 """Seconds between two looks for critical pushes that wait, at least."""
+WAITING_INTERVAL_SECONDS = 5.0
+"""Seconds between two counts of what waits, at least."""
 CPU_FACTOR = 100
 """The pause after a look as a multiple of the CPU time that it took, at least."""
 WAIT_FACTOR = 10
@@ -156,11 +162,52 @@ def state_rows(connection: sqlite3.Connection) -> tuple[list[tuple[int, int]], i
     return states, devices[0]
 
 
-class EndedDeliveries:
-    """Counts of the deliveries that have ended undelivered in this run, by state and reason."""
+class WaitingDeliveries:
+    """Counts of the deliveries of each app that wait or are in flight, as of a moment ago. `clock_ms` gives server time
+    in milliseconds."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, clock_ms: Callable[[], int]) -> None:
         self._database = database
+        self._clock_ms = clock_ms
+        self._pace = Pace(WAITING_INTERVAL_SECONDS)
+        self.by_app: dict[int, int] = {}
+        self.counted_at: int | None = None
+        """Server time; None: not yet."""
+
+    async def count_if_due(self, now: float) -> None:
+        """Count them, unless that was done a short time ago. `now` gives seconds that only grow."""
+        if not self._pace.begin(now):
+            return
+        pause = 0.0
+        counted_at = self._clock_ms()
+        try:
+            self.by_app, pause = await self._database.read(with_pause(waiting_rows))
+        finally:
+            self._pace.end(now, pause)
+        self.counted_at = counted_at
+
+
+def waiting_rows(connection: sqlite3.Connection) -> dict[int, int]:
+    """Count what waits, by app. Reader thread."""
+    rows = connection.execute(
+        "SELECT app_no, sum(count) FROM ("
+        " SELECT p.app_no, count(*) AS count FROM delivery AS d INDEXED BY delivery_mailbox"
+        f"  CROSS JOIN push AS p ON p.no = d.push_no WHERE d.state {IS_WAITING} GROUP BY p.app_no"
+        " UNION ALL SELECT app_no, sum(count) FROM waiting_set INDEXED BY waiting_set_of_app GROUP BY app_no)"
+        " GROUP BY app_no"
+    )
+    return dict(rows.fetchall())
+
+
+class EndedDeliveries:
+    """Counts of the deliveries that have ended undelivered in this run, by state and reason.
+
+    Everything that is counted in the event log on the way goes to `minutes`.
+    """
+
+    def __init__(self, database: Database, minutes: MinuteCounts) -> None:
+        self._database = database
+        self._minutes = minutes
         self._counted_to: int | None = None
         """Number of the last entry of the event log that has been counted; None: before the first look."""
         self.by_end: dict[tuple[str, str], int] = dict.fromkeys(KNOWN_ENDS, 0)
@@ -175,10 +222,12 @@ class EndedDeliveries:
             await self.load()
         more = True
         while more:
-            read = partial(end_rows_after, after=self._counted_to or 0)
+            read = partial(event_rows_after, after=self._counted_to or 0)
             rows, self._counted_to, more = await self._database.read(read)
-            for event, reason, count in rows:
-                self._add(event.removeprefix("delivery."), reason or "", count)
+            for app_no, event, reason, minute, devices in rows:
+                self._minutes.add_events(app_no, event, minute, devices)
+                if event in _END_TYPES:
+                    self._add(event.removeprefix("delivery."), reason or "", devices)
 
     def _add(self, state: str, reason: str, count: int) -> None:
         end = (state, "reason_code" if reason.startswith("reason_code_") else reason)
@@ -187,22 +236,36 @@ class EndedDeliveries:
         self.by_end[end] = self.by_end.get(end, 0) + count
 
 
-_END_TYPES = json.dumps([f"delivery.{state.label}" for state in ENDS])
+_END_TYPES = frozenset(f"delivery.{state.label}" for state in ENDS)
+_COUNTED_TYPES = json.dumps(EVENT_TYPES)
 
 
-def end_rows_after(connection: sqlite3.Connection, after: int) -> tuple[list[tuple[str, str | None, int]], int, bool]:
-    """Count logged ends behind an entry, by type and reason; where that led to, and whether there is more. Reader
-    thread."""
+class EventCount(NamedTuple):
+    """Devices of logged events that have everything in common which is counted."""
+
+    app_no: int
+    event: str
+    reason: str | None
+    minute: int
+    devices: int
+
+
+def event_rows_after(connection: sqlite3.Connection, after: int) -> tuple[list[EventCount], int, bool]:
+    """Count logged events behind an entry, by app, type, reason and minute.
+
+    Where that led to, and whether there is more. Reader thread.
+    """
     last = last_position(connection).entry
     to = min(last, after + ENTRIES_PER_READ)
     if to <= after:
         return [], max(after, last), False
     rows = connection.execute(
-        "SELECT type, reason, sum(size) FROM event WHERE no > ? AND no <= ?"
-        " AND type IN (SELECT value FROM json_each(?)) AND app_no > 0 GROUP BY type, reason",  # beats are nobody's
-        (after, to, _END_TYPES),
+        "SELECT app_no, type, reason, at / ? AS minute, sum(size) FROM event WHERE no > ? AND no <= ?"
+        " AND type IN (SELECT value FROM json_each(?)) AND app_no > 0"  # beats are nobody's
+        " GROUP BY app_no, type, reason, minute",
+        (MINUTE_MS, after, to, _COUNTED_TYPES),
     ).fetchall()
-    return rows, to, to < last
+    return list(map(EventCount._make, rows)), to, to < last
 
 
 class WaitingPush(NamedTuple):
@@ -272,11 +335,27 @@ def critical_rows(connection: sqlite3.Connection) -> list[WaitingPush]:
 
 
 class Measurements:
-    """Everything that is measured in the background."""
+    """Everything that is measured in the background. `clock_ms` gives server time in milliseconds."""
 
-    def __init__(self, *, database: Database, ledger: Ledger, hand_over: HandOver, clock_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        ledger: Ledger,
+        hand_over: HandOver,
+        acceptance: Acceptance,
+        connections: DeviceConnections,
+        clock_ms: Callable[[], int],
+    ) -> None:
+        self._acceptance = acceptance
+        self._connections = connections
+        self._clock_ms = clock_ms
+        self._accepted: dict[int, tuple[int, int]] = {}
+        """Pushes and deliveries by app, as of the last turn."""
+        self.minutes = MinuteCounts(clock_ms())
         self.census = DeliveryCensus(database, ledger)
-        self.ended = EndedDeliveries(database)
+        self.waiting = WaitingDeliveries(database, clock_ms)
+        self.ended = EndedDeliveries(database, self.minutes)
         self.critical = CriticalPushes(database, hand_over, clock_ms)
         self.lag = LatencyHistogram()
         """Time by which the event loop was late, measured several times a second."""
@@ -285,12 +364,25 @@ class Measurements:
         """Measure what is due, a turn each second, until cancelled."""
         while True:
             try:
+                self.count_minute()
                 await self.ended.count_new()
                 await self.critical.find_if_due(time.monotonic())
+                await self.waiting.count_if_due(time.monotonic())
                 await self.census.count_if_due(time.monotonic())
             except Exception as error:  # a metric may be missing; the server may not
                 log.warning("deliveries cannot be counted: %s", error)
             await asyncio.sleep(TURN_SECONDS)
+
+    def count_minute(self) -> None:
+        """Add to the present minute what was accepted since the last time, and note its levels."""
+        now_ms = self._clock_ms()
+        for app_no, pushes in self._acceptance.accepted_of.items():
+            targeted = self._acceptance.targeted_of[app_no]
+            before = self._accepted.get(app_no, (0, 0))
+            if (pushes, targeted) != before:
+                self.minutes.add_pushes(app_no, pushes - before[0], targeted - before[1], now_ms)
+                self._accepted[app_no] = pushes, targeted
+        self.minutes.note_levels(self._connections.online_of, self.waiting.by_app, now_ms)
 
     async def watch_loop(self) -> None:
         """Measure by how much the event loop is late, until cancelled."""

@@ -65,6 +65,7 @@ from gateway.enrolment.components import EnrolmentComponents
 from gateway.errors import CATALOGUE
 from gateway.events.event_feed import EventFeed
 from gateway.events.webhook_sender import WebhookSender
+from gateway.events.webhooks import WebhookStore
 from gateway.latency import LatencyHistogram
 from gateway.measurements import Measurements
 from gateway.metrics_key import MetricsKey
@@ -131,6 +132,7 @@ class MetricsSources:
     """File descriptors that connections of devices may have."""
     disk_left: Callable[[], int]
     """Bytes that can be written until new pushes are refused."""
+    webhooks: WebhookStore
 
     def over_share(self) -> dict[str, int]:
         """Count the refusals because of a share, by its name."""
@@ -404,8 +406,8 @@ class _Collector(Collector):
             CounterMetricFamily, "log_lines_dropped", "Lines that the log lacks.", "reason", sources.log_lines()
         )
         path = sources.database.path
-        yield _gauge("database_size_bytes", "Bytes of the database and its log.", _size(path))
-        yield _gauge("disk_free_bytes", "Bytes free on the disk of the data directory.", _free(path))
+        yield _gauge("database_size_bytes", "Bytes of the database and its log.", database_size(path))
+        yield _gauge("disk_free_bytes", "Bytes free on the disk of the data directory.", disk_free(path))
         yield from _backups(path.parent)
         if ends := sources.certificates():
             now = time.time()
@@ -504,10 +506,12 @@ def _by_label(
     return metric
 
 
-def _size(path: Path) -> int:
+def database_size(path: Path) -> int:
+    """Bytes of a database and its log."""
     return sum(part.stat().st_size for part in (path, path.with_name(path.name + "-wal")) if part.exists())
 
 
-def _free(path: Path) -> int:
+def disk_free(path: Path) -> int:
+    """Bytes free on the disk of a database."""
     disk = os.statvfs(path.parent)
     return disk.f_bavail * disk.f_frsize

@@ -63,6 +63,12 @@ class MetricsText(Protocol):
     def text(self) -> bytes: ...
 
 
+class OverviewOfApp(Protocol):
+    """The part of the overview that the API needs."""
+
+    def of_app(self, app: AppRef, minutes: int, *, with_server: bool) -> dict[str, Any]: ...
+
+
 @dataclass(slots=True, frozen=True, kw_only=True)
 class Services:
     """The components behind the routes, one instance for each application."""
@@ -108,6 +114,7 @@ class Services:
     """JSON values that the largest push may have, with those it is for."""
     problems: ProblemCount
     metrics: MetricsText
+    overview: OverviewOfApp
     metrics_key: MetricsKey | None
     """The key that metrics ask for, if they do."""
     unready: Callable[[], str | None]

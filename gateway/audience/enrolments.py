@@ -45,6 +45,10 @@ class EnrolmentQuota:
 
         self._devices.update(dict(await database.read(read)))
 
+    def count(self, app_no: int) -> int:
+        """The enrolled devices of an app."""
+        return self._devices.get(app_no, 0)
+
     def reserve(self, app_no: int, wanted: int) -> int:
         """Reserve up to `wanted` enrolments; how many there are. Release those that do not come about."""
         granted = max(min(wanted, DEVICES_OF_APP - self._devices[app_no]), 0)

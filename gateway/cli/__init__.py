@@ -48,6 +48,7 @@ COMMANDS = {
     "events": "gateway.cli.events:events",
     "webhooks": "gateway.cli.webhooks:webhooks",
     "bridge": "gateway.cli.bridge.command:bridge",
+    "stats": "gateway.cli.stats:stats",
     "analytics": "gateway.cli.analytics:analytics",
     "apps": "gateway.cli.apps:apps",
     "keys": "gateway.cli.keys:keys",

@@ -172,10 +172,20 @@ class Acceptance:
             lambda: asyncio.Semaphore(PREPARED_PUSHES_OF_APP)
         )
         self._on_remembered = on_remembered
-        self.accepted = 0
-        """Pushes answered 202, for metrics."""
-        self.targeted = 0
+        self.accepted_of: defaultdict[int, int] = defaultdict(int)
+        """Pushes answered 202, by app."""
+        self.targeted_of: defaultdict[int, int] = defaultdict(int)
         """Deliveries of those."""
+
+    @property
+    def accepted(self) -> int:
+        """Pushes answered 202, for metrics."""
+        return sum(self.accepted_of.values())
+
+    @property
+    def targeted(self) -> int:
+        """Deliveries of those."""
+        return sum(self.targeted_of.values())
 
     def plain(self, app: AppRef, body: bytes, *, is_line: bool = False) -> PendingPush | None:  # Hot path.
         """A pending push from its JSON, if that is plain (`plain_push`); else it has to be checked as a submission."""
@@ -466,8 +476,8 @@ class Acceptance:
                 pending.along.stored(pending)
             if watched and pending.key_id is not None and pending.app.no in watched:
                 self._watches.accepted(pending)
-            self.accepted += 1
-            self.targeted += pending.targeted
+            self.accepted_of[pending.app.no] += 1
+            self.targeted_of[pending.app.no] += pending.targeted
             key = pending.idempotency_key
             if key is not None:
                 self._on_remembered(pending.app.no, len(key) + ANSWER_BYTES + UNKNOWN_BYTES * len(pending.unknown))

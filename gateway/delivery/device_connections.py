@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -70,6 +71,8 @@ class DeviceConnections:
         self._engine: Engine
         self._by_client: dict[str, DeviceConnection] = {}
         self._identities: dict[str, DeviceIdentity] = {}
+        self.online_of: defaultdict[int, int] = defaultdict(int)
+        """Connected devices, by app."""
         self._exactly_once: dict[int, str] = {}
         self._interrupted: set[int] = set()
         """Handles of QoS 2 that were in flight when the last run was killed. What was in flight before them with QoS 1
@@ -164,6 +167,7 @@ class DeviceConnections:
             connected_at=now_ms,
             deliver=self._engine.deliver_to(client_id),
         )
+        self.online_of[identity.app_no] += client_id not in self._by_client
         self._by_client[client_id] = device
         self._hand_over.devices[identity.device_no] = device
         self._hand_over.connected.add(identity.device_no)
@@ -175,6 +179,7 @@ class DeviceConnections:
         identity = self._identities.pop(client_id, None)
         device = self._by_client.pop(client_id, None)
         if device is not None:
+            self.online_of[device.app_no] -= 1
             self._hand_over.reader.pause(device, HandOverState.CLOSED)
             self._hand_over.devices.pop(device.device_no, None)
             self._hand_over.connected.discard(device.device_no)

@@ -139,10 +139,7 @@ class WebhookSender:
     def failing(self) -> list[float]:
         """Seconds for which each of the enabled webhooks that fail has been failing, for metrics."""
         now_ms = self._clock_ms()
-        since = (
-            min((lane.failing_since for lane in receiver.webhook.lanes if lane.failing_since is not None), default=None)
-            for receiver in self._receivers.values()
-        )
+        since = (receiver.webhook.failing_since for receiver in self._receivers.values())
         return [(now_ms - began) / 1000 for began in since if began is not None]
 
     def start(self) -> None:

@@ -155,6 +155,11 @@ class WebhookState:
         """Parameters for THIS_WEBHOOK."""
         return self.no, self.id
 
+    @property
+    def failing_since(self) -> int | None:
+        """Time since which its receiver does not take some of what is sent; None: it does."""
+        return min((lane.failing_since for lane in self.lanes if lane.failing_since is not None), default=None)
+
     def secrets(self, now_ms: int) -> list[str]:
         """Return the secrets to sign with: the present one, and for a day the one before."""
         old = [self.old_secret] if self.old_secret is not None and now_ms < self.old_secret_until else []

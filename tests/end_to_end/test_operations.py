@@ -405,6 +405,7 @@ def send_and_follow(session: Session, tmp_path: Path) -> None:
     assert len(session.listed("watches", "list")) == 1
     session.run("watches", "remove", "prices")
     session.run("analytics", "push", first)
+    assert "online" in session.run("stats", "--minutes", "3").stdout
     times = ["--from", "1d", "--to", "2100-01-01"]
     assert session.run("analytics", "by", "channel", *times, "--format", "csv").stdout.startswith("channel,targeted")
     session.run("analytics", "by", "hour", *times)

@@ -13,7 +13,7 @@ from gateway.delivery import heartbeat_rows, heartbeats
 from gateway.delivery.heartbeat_rows import HeartbeatFields
 from gateway.delivery.missed_pushes import missed_push_rows
 from gateway.errors import Problem
-from gateway.measurements import end_rows_after
+from gateway.measurements import event_rows_after
 from tests.gateway.delivery.world import ALERT, APP, World, items
 
 DAY = 86_400
@@ -149,7 +149,7 @@ def test_a_beat_that_nobody_answered_is_no_delivery_that_ended(world: World) -> 
     world.disconnect(1)
     world.passes(1)
     assert world.row("SELECT count(*) > 0 FROM event WHERE type = 'delivery.expired'") == (1,)
-    assert end_rows_after(world.connection, 0)[0] == []
+    assert event_rows_after(world.connection, 0)[0] == []
 
 
 def test_a_day_of_beats_leaves_nothing_behind(world: World) -> None:
