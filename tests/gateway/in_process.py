@@ -104,6 +104,7 @@ class InProcessGateway:
             Settings(data_dir=folder, **settings), stored, LogWriter("INFO", LineFormatter("%(message)s"))
         )
         components.mqtt_address = MqttAddress("push.example", 1883, False, "ws://push.example:8080/mqtt")
+        await components.delivery.fatigue.load()
         gateway = cls(components, database, clock, ending)
         gateway.key = (folder / KEY_FILE).read_text().strip()
         gateway.http = gateway.client(gateway.key)
