@@ -34,6 +34,7 @@ from gateway.audience.enrolments import EnrolmentQuota
 from gateway.audience.segments import SegmentStore
 from gateway.audience.tags import TagStore
 from gateway.audience.topics import TopicStore
+from gateway.audit.audit_log import AuditLog
 from gateway.auth import DeviceAuthenticator, KeyCache
 from gateway.bulk_changes import BulkChanges
 from gateway.delivery.connection_events import ConnectionEvents
@@ -115,6 +116,7 @@ class Components:
         self.uplink_quota = UplinkQuota(database)
         self._kept = _kept(settings)
         self._retention = Retention(database, self._kept)
+        self.audit = AuditLog(database, clock_ms, int(settings.audit_days * DAY_MS))
         self._wire_http()
         self.activity = activity = DeviceActivity(database=database, clock_ms=clock_ms, timers=timers)
         self._authenticator = DeviceAuthenticator(
@@ -209,7 +211,9 @@ class Components:
         self.share_of_key = self._key_cache.share_of
         self.turns = RequestTurns(loop)
         self._bodies = BodyBudget(loop.time)
-        self._admission = Admission(keys=self._key_cache, rate=self._settings.request_limit, clock=loop.time)
+        self._admission = Admission(
+            keys=self._key_cache, audit=self.audit, rate=self._settings.request_limit, clock=loop.time
+        )
         self._problems = ProblemCount()
         shares = share_out(raise_open_files_limit(), MAX_CONNECTIONS)
         self.device_descriptors = shares.devices
@@ -295,6 +299,7 @@ class Components:
         """Collect the components that the API needs. `ending` says whether the server is on its way out."""
         return Services(
             database=self._database,
+            audit=self.audit,
             admission=self._admission,
             turns=self.turns,
             bodies=self._bodies,
@@ -414,6 +419,7 @@ class Components:
             try:
                 await self.enrolment.token_expiry.run()
                 await self._retention.run(self._clock_ms())
+                await self.audit.remove_old()
                 await self.plans.schedule_runner.remove_ended(self._kept.deliveries)
                 wall_seconds = wall_time.of(self._clock_ms()) / 1000
                 await asyncio.to_thread(kept_ledger.remove_expired, self._settings.data_dir, wall_seconds)

@@ -43,6 +43,7 @@ from gateway.names import Name
 from gateway.pages import PAGE_BYTES, ListPage, fill_page
 from gateway.printable import Printable
 from gateway.store.attribute_index import INDEXED_ATTRIBUTES
+from gateway.store.audited_writes import about
 from gateway.store.database import Database
 from gateway.store.rows import insert_rows
 from gateway.timestamps import rfc3339, rfc3339_or_none
@@ -180,6 +181,7 @@ class DeviceRegistry:
         enrolments = [
             DeviceEnrolment(device, device.device_id or f"d-{secrets.token_hex(8)}", new_token()) for device in devices
         ]
+        about("device", enrolments[0].device_id if len(enrolments) == 1 else "", count=len(enrolments))
         answers: list[dict[str, Any] | Problem] = []
         for slice_ in _slices(enrolments):
             granted = self._quota.reserve(app_no, len(slice_))

@@ -12,6 +12,7 @@ from sqlmodel import Session, col, select
 from gateway.auth import KeyCache, new_key, secret_hash
 from gateway.device_topics import DEFAULT_APP
 from gateway.errors import problem
+from gateway.store.audited_writes import about
 from gateway.store.database import Database
 from gateway.store.models import ApiKey, Application
 from gateway.timestamps import rfc3339, rfc3339_or_none
@@ -37,6 +38,7 @@ class Keys:
             if len(session.exec(select(Application.no).limit(MAX_APPS)).all()) >= MAX_APPS:
                 raise problem("invalid_request", f"there are {MAX_APPS} apps, and no more can be made")
             session.add(Application(id=app_id, created_at=now_ms))
+            about("app", app_id)
             return {"id": app_id, "created_at": rfc3339(now_ms)}
 
         return await self._database.write_models(write, by_app)
@@ -67,7 +69,9 @@ class Keys:
             ).fetchone()
             if valid >= MAX_KEYS:
                 raise problem("invalid_request", f"an app has at most {MAX_KEYS} valid keys: revoke one first")
-            return insert_key(connection, app_id, name, ordered, secret_hash(key), now_ms)
+            key_id = insert_key(connection, app_id, name, ordered, secret_hash(key), now_ms)
+            about("key", key_id, name=name, scopes=ordered, app=app_id)
+            return key_id
 
         key_id = await self._database.write(write, by_app)
         return {

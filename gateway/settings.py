@@ -153,6 +153,8 @@ class Settings(BaseSettings):
     """Days that they are kept."""
     event_days: Annotated[float, Field(gt=0)] = 7.0
     """Days that `GET /v1/events` and webhooks can go back; no farther than `retention_days`."""
+    audit_days: Annotated[float, Field(gt=0)] = 400.0
+    """Days for which entries of the audit log are kept, 64 MiB of each app at most; the oldest leave."""
     webhook_networks: Listed = ()
     """Private or loopback addresses and networks that webhooks may be sent to: `10.1.0.0/16`. Public ones always
     may."""

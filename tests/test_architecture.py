@@ -56,6 +56,7 @@ MAY_IMPORT_CLIENT_SIM = ("gateway.cli",)
 
 GATEWAY_LAYERS = (
     (
+        "audit_chain",
         "data_directory",
         "delivery_states",
         "described_model",
@@ -102,6 +103,7 @@ GATEWAY_LAYERS = (
     ("enrolment",),
     ("plans",),
     ("events",),
+    ("audit",),
     ("api",),
     ("measurements",),
     ("metrics",),

@@ -2,6 +2,9 @@
 
 In this order, so that a stranger learns nothing but 401, and before a body is read. The rate is a bucket per key that
 holds one second's worth: it keeps one runaway sender from taking the whole loop, and nothing finer is promised.
+
+Whoever is admitted to what may change something makes an attempt, which the audit log has an entry of when it does
+(`store/audited_writes`). Who is not admitted is in that log as well, as far as there is room for refusals.
 """
 
 from __future__ import annotations
@@ -11,15 +14,21 @@ from collections.abc import Callable
 
 from fastapi import Request
 
+from gateway.api.audited_actions import action_of
 from gateway.api.request_headers import header_of
+from gateway.audit.audit_log import AuditLog
 from gateway.auth import KeyCache, Principal, basic_credential, token_of
 from gateway.errors import BasicUnauthorized, Problem, RateLimited
+from gateway.store.audited_writes import CURRENT, Attempt
 
 log = logging.getLogger(__name__)
 
 ADMITTED = "fleetpush.admitted"
 """The key, in the scope of a request whose key is valid, of its `Principal`: its connection is not a stranger's any
 more."""
+ATTEMPT = "fleetpush.attempt"
+"""The key, in the scope of a request that may change something, of its `Attempt`."""
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 MAX_BUCKETS = 10_000
 """Buckets in memory; over it all are forgotten, which is generous for a second."""
 
@@ -28,8 +37,9 @@ class Admission:
     """Admits requests with a valid key of the right scope, at most `rate` a second for each key. `clock` gives seconds
     that only grow. Runs on the *loop*."""
 
-    def __init__(self, *, keys: KeyCache, rate: int, clock: Callable[[], float]) -> None:
+    def __init__(self, *, keys: KeyCache, audit: AuditLog, rate: int, clock: Callable[[], float]) -> None:
         self._keys = keys
+        self._audit = audit
         self._rate = rate
         self._clock = clock
         self._buckets: dict[str, tuple[float, float]] = {}
@@ -84,9 +94,19 @@ class Admission:
         except Problem as refusal:
             peer = request.client.host if request.client is not None else "unknown"
             log.info("%s: %s", peer, refusal.detail, extra={"peer": peer})
+            self._audit.refuse(Attempt(None, "", "request", operation_of(request), peer), refusal.code)
             raise
+        if request.method not in SAFE_METHODS:
+            begin_attempt(request, principal)
         if or_scope is None or or_scope not in principal.scopes:
-            principal.require(scope)
+            try:
+                principal.require(scope)
+            except Problem as refusal:
+                attempt = Attempt(
+                    principal.app_no, actor_of(principal), "request", operation_of(request), address_of(request)
+                )
+                self._audit.refuse(request.scope.get(ATTEMPT, attempt), refusal.code)
+                raise
         return self._let_in(request, principal)
 
     def _let_in(self, request: Request, principal: Principal) -> Principal:
@@ -101,3 +121,54 @@ class Admission:
         self._buckets[principal.key_id] = (left, now)
         self.admitted += 1
         return principal
+
+
+def begin_attempt(request: Request, principal: Principal, action_path: str | None = None) -> None:
+    """Begin the attempt of a request that may change something, whose change is in the audit log.
+
+    `action_path`: the path of the POST that it is instead, such as a schedule's that comes as a push.
+    """
+    action = action_of("post", action_path) if action_path else action_of(request.method, path_of(request))
+    if action is None or (action.is_push and is_key(principal)):
+        CURRENT.set(None)  # whose context this is, it is of another request
+        return
+    object_id = request.path_params.get(action.parameter, "") if action.parameter is not None else None
+    about = "" if object_id is None else f"{action.kind}:{object_id}"
+    attempt = Attempt(principal.app_no, actor_of(principal), action.name, about, address_of(request))
+    request.scope[ATTEMPT] = attempt
+    CURRENT.set(attempt)
+
+
+def begin_attempt_by_code(request: Request) -> None:
+    """Begin the attempt of a device that has no key but a code; what is written says for which app."""
+    action = action_of(request.method, path_of(request))
+    assert action is not None, "codes are traded for something"
+    attempt = request.scope[ATTEMPT] = Attempt(None, "code", action.name, "", address_of(request))
+    CURRENT.set(attempt)
+
+
+def is_key(principal: Principal) -> bool:
+    """Whether the holder is a program with a key, and neither a person nor a device."""
+    return principal.key_id.startswith("k_")
+
+
+def actor_of(principal: Principal) -> str:
+    """Return what the audit log calls the holder of a key."""
+    return f"key:{principal.key_id}" if is_key(principal) else principal.key_id
+
+
+def address_of(request: Request) -> str:
+    """Return the address that a request comes from; as its proxy says, if that is trusted."""
+    return request.client.host if request.client is not None else "unknown"
+
+
+def path_of(request: Request) -> str:
+    """Return the path of a request's operation, as the OpenAPI document has it."""
+    route = request.scope.get("route")  # none where `http.Api` goes around the routes, for its one path
+    path: str = request.scope["path"] if route is None else route.path
+    return path
+
+
+def operation_of(request: Request) -> str:
+    """Return the operation of a request as `DELETE /v1/devices/{device_id}`."""
+    return f"{request.method} {path_of(request)}"

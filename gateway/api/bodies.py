@@ -24,6 +24,7 @@ from gateway.api.request_headers import header_of
 from gateway.api.services import services
 from gateway.errors import problem
 from gateway.pages import ListPage, to_json
+from gateway.store.audited_writes import note_details
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -43,6 +44,8 @@ ITEMS_PER_TURN = 250
 """Items of a long list that are worked on before the loop gets a turn: about 2 ms."""
 BODY_CHARGE = "fleetpush.body_charge"
 """The key, in the scope of a request, of what its body is charged with, to be released when it is answered."""
+NOTED_FIELDS = 32
+"""Names of fields of a patch that the audit log notes; there are not so many that mean something."""
 JSON = ("application/json",)
 MERGE_PATCH = ("application/merge-patch+json", "application/json")
 NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl")
@@ -131,13 +134,19 @@ def parse_patch(body: bytes) -> Any:
     """The body as what JSON says it is, to be merged. Raises Problem 400, 413, 422."""
     check_values(body, BODY_VALUES)
     try:
-        return from_json(body, allow_inf_nan=False)
+        patch = from_json(body, allow_inf_nan=False)
     except ValueError as error:
         raise json_problem(str(error), body) from None
+    if isinstance(patch, dict):
+        note_details(fields=sorted(patch)[:NOTED_FIELDS])
+    return patch
 
 
 async def read_model(request: Request, model: type[Model], limit: int = BODY_BYTES, values: int = BODY_VALUES) -> Model:
-    return parse(model, await read_body(request, limit=limit), values)
+    """The body as a model; the audit log notes which fields it had. Raises Problem as `read_body` and `parse`."""
+    found = parse(model, await read_body(request, limit=limit), values)
+    note_details(fields=sorted(found.model_fields_set))
+    return found
 
 
 def json_response(document: Any, status: int = 200) -> Response:

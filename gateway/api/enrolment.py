@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
 from gateway.api import responses
+from gateway.api.admission import begin_attempt_by_code
 from gateway.api.bodies import UNCOUNTED_BYTES, json_response, read_model
 from gateway.api.cross_origin import HEADERS, permission, readable
 from gateway.api.openapi import request_body
@@ -77,6 +78,7 @@ async def _enrolled(request: Request) -> Response:
     asked = await read_model(request, EnrolmentRequest, UNCOUNTED_BYTES)
     found = services(request)
     host = _host_of(request)
+    begin_attempt_by_code(request)
     try:
         credential = await found.enrolment.invitations.exchange(asked, host)
     except ValidationError as error:

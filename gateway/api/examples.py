@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from gateway.api import campaign_examples, history_examples, schedule_examples
+from gateway.api import audit_examples, campaign_examples, history_examples, schedule_examples
 from gateway.api.responses import CountsResponse
 
 _PUSH: Final = {
@@ -390,6 +390,7 @@ def _page(item: Any) -> dict[str, Any]:
 
 
 ANSWERS: Final[dict[str, Any]] = {
+    **audit_examples.ANSWERS,
     **campaign_examples.ANSWERS,
     **history_examples.ANSWERS,
     **schedule_examples.ANSWERS,

@@ -9,6 +9,7 @@ from gateway.api import (
     analytics,
     apps,
     attachments,
+    audit,
     bulk_changes,
     campaigns,
     channels,
@@ -33,12 +34,14 @@ from gateway.api import (
     topics,
     webhooks,
 )
+from gateway.api.admission import ATTEMPT, SAFE_METHODS
 from gateway.api.bodies import BODY_CHARGE
 from gateway.api.body_budget import BodyCharge
 from gateway.api.openapi import DESCRIPTION
 from gateway.api.request_cycle import WHOLE_ANSWER
 from gateway.api.services import Services, known_parameters, provide
 from gateway.program import installed_version
+from gateway.store.audited_writes import CURRENT, Attempt
 
 
 class Api(FastAPI):
@@ -63,7 +66,7 @@ class Api(FastAPI):
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:  # Hot path.
         ours = scope["type"] == "http" and scope["path"] == pushes.PATH and scope["method"] == "POST"
         if not ours or scope["query_string"]:
-            await super().__call__(scope, receive, send)
+            await self._answer_by_route(scope, receive, send)
             return
         scope["app"] = self
         request = Request(scope, receive)
@@ -79,6 +82,34 @@ class Api(FastAPI):
             await send({"type": WHOLE_ANSWER, "status": 202, "media_type": b"application/json", "content": content})
         else:
             await Response(content, 202, media_type="application/json")(scope, receive, send)
+
+    async def _answer_by_route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer by the framework; what may change something ends its attempt (`store/audited_writes`)."""
+        CURRENT.set(None)  # this may have been started in the context of a request before
+        if scope["type"] != "http" or scope["method"] in SAFE_METHODS:
+            await super().__call__(scope, receive, send)
+            return
+
+        async def watch(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                self._refused(scope.get(ATTEMPT), message["status"])
+            await send(message)
+
+        try:
+            await super().__call__(scope, receive, watch)
+        finally:
+            attempt: Attempt | None = scope.get(ATTEMPT)
+            if attempt is not None:
+                attempt.is_open = False
+
+    def _refused(self, attempt: Attempt | None, status: int) -> None:
+        """Note in the audit log that a request was answered with a problem after it was admitted."""
+        if attempt is None or attempt.is_refused:
+            return
+        if attempt.stored_as is not None:
+            self.found.audit.fail(attempt, status)
+        elif status == 403:
+            self.found.audit.refuse(attempt, "forbidden")
 
 
 def _head_of(send: Send) -> Send:
@@ -130,6 +161,7 @@ def create_api(found: Services) -> FastAPI:
         token_requests,
         apps,
         keys,
+        audit,
         health,
     ):  # routes are tried in this order: the busiest first
         api.include_router(module.router, dependencies=[Depends(known_parameters)])

@@ -19,6 +19,7 @@ from gateway.audience.policy import PolicyStore
 from gateway.audience.segments import SegmentStore
 from gateway.audience.tags import TagStore
 from gateway.audience.topics import TopicStore
+from gateway.audit.audit_log import AuditLog
 from gateway.auth import Principal
 from gateway.bulk_changes import BulkChanges
 from gateway.content.templates import TemplateStore
@@ -74,6 +75,7 @@ class Services:
     """The components behind the routes, one instance for each application."""
 
     database: Database
+    audit: AuditLog
     admission: Admission
     turns: RequestTurns
     bodies: BodyBudget

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Path, Request, Response
 from gateway.api import responses
 from gateway.api.bodies import json_response
 from gateway.api.services import Cursor, DeviceManager, DeviceReader, Limit, services
+from gateway.store.audited_writes import note_details
 
 router = APIRouter(prefix="/v1/token-requests", tags=["enrolment"])
 
@@ -38,11 +39,17 @@ async def confirm_token_request(request_id: RequestId, request: Request, princip
     It fetches it within an hour; the old one is void then, and not before. Other requests for the same device are
     refused. Needs a key with the scope `devices`.
     """
-    return json_response(services(request).enrolment.token_requests.confirm(principal.app_no, request_id))
+    found = services(request)
+    confirmed = found.enrolment.token_requests.confirm(principal.app_no, request_id)
+    note_details(device=confirmed["device_id"])
+    await found.audit.note_attempt()
+    return json_response(confirmed)
 
 
 @router.delete("/{request_id}", status_code=204)
 async def refuse_token_request(request_id: RequestId, request: Request, principal: DeviceManager) -> Response:
     """Refuse a request; its device is told so. Needs a key with the scope `devices`."""
-    services(request).enrolment.token_requests.refuse(principal.app_no, request_id)
+    found = services(request)
+    found.enrolment.token_requests.refuse(principal.app_no, request_id)
+    await found.audit.note_attempt()
     return Response(status_code=204)

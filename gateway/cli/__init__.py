@@ -52,6 +52,7 @@ COMMANDS = {
     "analytics": "gateway.cli.analytics:analytics",
     "apps": "gateway.cli.apps:apps",
     "keys": "gateway.cli.keys:keys",
+    "audit": "gateway.cli.audit:audit",
     "signing": "gateway.cli.signing:signing",
     "listen": "gateway.cli.listen:listen",
     "kiosk": "gateway.cli.kiosk:kiosk",

@@ -34,6 +34,7 @@ from typing import Any
 from gateway.data_directory import sync_directory
 from gateway.delivery.push import PushRequest
 from gateway.errors import RetryableProblem, problem
+from gateway.store.audited_writes import about
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339
 
@@ -278,6 +279,8 @@ class Attachments:
         key = app_no, attachment_id
         new = StoredAttachment(attachment_id, content_type, size, now_ms, now_ms + ttl * 1000)
         final = self._folder / attachment_id
+
+        about("attachment", attachment_id, size=size)
 
         def write(connection: sqlite3.Connection) -> None:
             if partial.exists():  # an operation may run twice

@@ -303,6 +303,7 @@ class PushStore:
                 pending.targeted,
                 pending.suppressed,
                 int(pending.in_sets),
+                pending.key_id,
             ),
         )
 
@@ -358,5 +359,5 @@ def _without(devices: Sequence[int] | BitMap, gone: BitMap) -> Sequence[int] | B
 
 PUSH_COLUMNS = (
     "no, id, app_no, kind, priority, qos, ttl, collapse_key, channel, target, content, size, accepted_at, expires_at,"
-    " targeted, suppressed, in_sets"
+    " targeted, suppressed, in_sets, key_id"
 )

@@ -46,6 +46,7 @@ from gateway.enrolment.codes import LONGEST_INPUT_CHARACTERS, new_code, plain_co
 from gateway.enrolment.qr_codes import DRAWN_CODES
 from gateway.errors import Problem, problem
 from gateway.pages import ListPage, fill_page
+from gateway.store.audited_writes import about
 from gateway.store.database import Database
 from gateway.store.rows import insert_rows
 from gateway.timestamps import rfc3339, rfc3339_or_none
@@ -143,6 +144,7 @@ class InvitationStore:
         """
         now_ms = self._clock_ms()
         batch = f"b_{secrets.token_hex(6)}"
+        about("batch", batch, count=len(wanted))
         made: list[MadeInvitation] = []
         room = INVITATIONS_BYTES
         for item in wanted:
@@ -384,6 +386,7 @@ def _spend(
             (secret_hash(enrolment.token), now_ms, device_no),
         ).fetchone()
         connection.execute("UPDATE invitation SET answers = answers + 1 WHERE no = ?", (no,))
+        about("device", device_id, invitation=invitation_id)
         return _Enrolled(device_id, expires_at, True)
     if not insert_devices(connection, app_no, [enrolment], now_ms)[0]:
         raise problem(
@@ -392,6 +395,7 @@ def _spend(
             " with POST /v1/devices/ID/token, or removes it first",
         )
     device_no = device_rows(connection, app_no, [enrolment.device_id])[enrolment.device_id]
+    about("device", enrolment.device_id, invitation=invitation_id)
     connection.execute(
         "UPDATE invitation SET used_at = ?, device_no = ?, nonce_hash = ?, answers = 1 WHERE no = ?",
         (now_ms, device_no, nonce_hash, no),

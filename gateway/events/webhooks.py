@@ -27,6 +27,7 @@ from gateway.errors import Problem, problem
 from gateway.events.event_feed import type_filter
 from gateway.events.guarded_client import Network, may_be_asked
 from gateway.pages import ListPage, fill_page
+from gateway.store.audited_writes import about
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339, rfc3339_or_none
 
@@ -298,6 +299,7 @@ class WebhookStore:
                 ).lastrowid
                 or 0
             )
+            about("webhook", webhook.id)
             position = last_position(connection)
             connection.executemany(
                 "INSERT INTO webhook_lane (webhook_no, lane, entry, place) VALUES (?, ?, ?, ?)",

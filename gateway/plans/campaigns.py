@@ -44,6 +44,7 @@ from gateway.plans.campaign_reach import Reach, measure_reach, resolve_cohort
 from gateway.plans.campaign_rows import Campaign, CampaignState, Phase
 from gateway.plans.campaign_rules import RunningRules
 from gateway.plans.target_freeze import FreezeTurns, freeze_target
+from gateway.store.audited_writes import about
 from gateway.store.database import Database
 from gateway.store.errors import StorageError
 from gateway.timestamps import wall_time
@@ -181,6 +182,7 @@ class Campaigns:
             if of_app >= RUNNING_CAMPAIGNS or of_all >= ALL_CAMPAIGNS:
                 return None
             rows.remove_ended(connection, app.no, KEPT_CAMPAIGNS - 1)
+            about("campaign", campaign_id, targeted=reach.targeted)
             return rows.insert_campaign(
                 connection,
                 app.no,

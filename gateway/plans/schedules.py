@@ -38,6 +38,7 @@ from gateway.plans.schedule_rows import KIND, RunRow, RunState, ScheduleRow, Sch
 from gateway.plans.schedule_runner import RUNS_UNDER_WAY, ScheduleRunner
 from gateway.plans.timing import GRACE_MS, Timing
 from gateway.printable import Printable
+from gateway.store.audited_writes import about
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339, rfc3339_of_wall, rfc3339_or_none, wall_time
 
@@ -135,6 +136,7 @@ class ScheduleStore:
             count, size = rows.usage_of_app(connection, app.no)
             if count >= SCHEDULES_OF_APP or size + len(text) > SCHEDULE_BYTES_OF_APP:
                 return _too_many(count), False
+            about("schedule", schedule_id)
             rows.insert_schedule(connection, schedule_id, app.no, fields.name, text, fields.missed, since, now_ms)
             if key is not None:
                 remember_answers(connection, [(app.no, key, body_hash, json.dumps(answer), now_ms)])

@@ -40,6 +40,7 @@ from sqlmodel import Session
 
 from broker.sqlite_file import PAGE_BYTES, Fault, fault_of, log_pages
 from gateway.latency import LatencyHistogram
+from gateway.store.audited_writes import open_attempt
 from gateway.store.connections import APP_READER_STATEMENTS, make_engine, raw_connection
 from gateway.store.errors import StorageDamaged, StorageError, StorageFailed, explained
 from gateway.store.migrations import migrate
@@ -199,9 +200,13 @@ class Database:
     async def write(self, operation: Callable[[sqlite3.Connection], T], app_no: int | None = None) -> T:
         """Run `operation` on the writer thread and wait for the commit.
 
-        A caller that is cancelled does not take its operation back. Raises the operation's own exception, or
+        In a request that may change something its entry in the audit log is written with it (`audited_writes`). A
+        caller that is cancelled does not take its operation back. Raises the operation's own exception, or
         StorageError; for an app Problem 503 when that has too many changes waiting.
         """
+        attempt = open_attempt()
+        if attempt is not None:
+            operation = attempt.audited(operation, app_no, self._clock_ms)
         if app_no is not None and self._queue.waiting(app_no) >= WAITING_WRITES_OF_APP:
             raise self.reads.refusal(app_no, "writer_full", "too many changes of this app wait")
         future: asyncio.Future[T] = self._loop.create_future()

@@ -23,6 +23,7 @@ from gateway.delivery_states import COUNTED_TRIGGER, IS_WAITING, MISSED, is_one_
 from gateway.store import (
     attribute_models,
     audience_models,
+    audit_models,
     campaign_models,
     content_models,
     duty_models,
@@ -34,8 +35,8 @@ from gateway.store import (
 )  # fmt: skip
 
 _DEFINED_BY_IMPORT = (
-    attribute_models, audience_models, campaign_models, content_models, duty_models, enrolment_models,
-    fatigue_models, forecast_models, plan_models, watch_models,
+    attribute_models, audience_models, audit_models, campaign_models, content_models, duty_models,
+    enrolment_models, fatigue_models, forecast_models, plan_models, watch_models,
 )  # fmt: skip
 
 
@@ -241,6 +242,9 @@ class Push(SQLModel, table=True):
     kept."""
     in_sets: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
     """1: its deliveries were stored as sets (`WaitingSet`), and their states are counted (`DeliveryCount`)."""
+    key_id: str | None = None
+    """The key that it was sent with, or another sender as the audit log calls it; None: the server made it by itself,
+    of a plan or a duty, or it is of before the audit log."""
 
 
 class FailedAttempt(SQLModel, table=True):

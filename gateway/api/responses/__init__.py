@@ -24,6 +24,12 @@ from gateway.api.responses.analytics import (
     RatesResponse,
     StagesResponse,
 )
+from gateway.api.responses.audit import (
+    AuditChainResponse,
+    AuditEntriesResponse,
+    AuditEntryResponse,
+    ChainEndResponse,
+)
 from gateway.api.responses.campaigns import (
     CampaignForecastResponse,
     CampaignResponse,
@@ -174,6 +180,9 @@ __all__ = [
     "ApplicationResponse",
     "ApplicationsResponse",
     "AttachmentResponse",
+    "AuditChainResponse",
+    "AuditEntriesResponse",
+    "AuditEntryResponse",
     "AwaitedPushResponse",
     "CallAnswerResponse",
     "CampaignForecastResponse",
@@ -183,6 +192,7 @@ __all__ = [
     "CapResponse",
     "CapsResponse",
     "CertificateEndResponse",
+    "ChainEndResponse",
     "ChangedDeviceResponse",
     "ChangedDevicesResponse",
     "ChannelChoiceResponse",

@@ -4,8 +4,10 @@ import pytest
 from fastapi import Request
 
 from gateway.api.admission import Admission
+from gateway.audit.audit_log import AuditLog
 from gateway.auth import KeyCache, Principal
 from gateway.errors import Problem, RateLimited
+from gateway.store.audited_writes import Attempt
 
 
 class OneKey(KeyCache):
@@ -16,6 +18,16 @@ class OneKey(KeyCache):
         return self.principal
 
 
+class NoLog(AuditLog):
+    """Takes what is refused, and writes nothing."""
+
+    def __init__(self) -> None:
+        pass
+
+    def refuse(self, attempt: Attempt, code: str) -> None:
+        pass
+
+
 class Clock:
     now = 0.0
 
@@ -23,21 +35,21 @@ class Clock:
         return self.now
 
 
-REQUEST = Request({"type": "http", "method": "GET", "headers": []})
+REQUEST = Request({"type": "http", "method": "GET", "path": "/v1/devices", "headers": []})
 
 
 async def test_one_of_the_scopes_is_enough_and_admin_has_all() -> None:
-    await Admission(keys=OneKey("read"), rate=10, clock=Clock()).admit(REQUEST, "devices", "read")
-    await Admission(keys=OneKey("devices"), rate=10, clock=Clock()).admit(REQUEST, "devices", "read")
-    await Admission(keys=OneKey("admin"), rate=10, clock=Clock()).admit(REQUEST, "devices", "read")
+    await Admission(keys=OneKey("read"), audit=NoLog(), rate=10, clock=Clock()).admit(REQUEST, "devices", "read")
+    await Admission(keys=OneKey("devices"), audit=NoLog(), rate=10, clock=Clock()).admit(REQUEST, "devices", "read")
+    await Admission(keys=OneKey("admin"), audit=NoLog(), rate=10, clock=Clock()).admit(REQUEST, "devices", "read")
     with pytest.raises(Problem) as refusal:
-        await Admission(keys=OneKey("send"), rate=10, clock=Clock()).admit(REQUEST, "devices", "read")
+        await Admission(keys=OneKey("send"), audit=NoLog(), rate=10, clock=Clock()).admit(REQUEST, "devices", "read")
     assert refusal.value.code == "forbidden"
 
 
 async def test_a_key_has_a_second_s_worth_of_requests_and_gets_them_back() -> None:
     clock = Clock()
-    admission = Admission(keys=OneKey("send"), rate=5, clock=clock)
+    admission = Admission(keys=OneKey("send"), audit=NoLog(), rate=5, clock=clock)
     for _ in range(5):
         await admission.admit(REQUEST, "send")
     with pytest.raises(RateLimited) as refusal:
@@ -57,7 +69,7 @@ async def test_a_key_has_a_second_s_worth_of_requests_and_gets_them_back() -> No
 
 async def test_keys_do_not_share_their_rate() -> None:
     ring = OneKey("send")
-    admission = Admission(keys=ring, rate=1, clock=Clock())
+    admission = Admission(keys=ring, audit=NoLog(), rate=1, clock=Clock())
     await admission.admit(REQUEST, "send")
     ring.principal = Principal(1, "default", "k_2", frozenset({"send"}))
     await admission.admit(REQUEST, "send")

@@ -12,17 +12,11 @@ import pytest
 
 from gateway.api import examples, responses
 from gateway.api.operation_problems import OF_ITEMS, OF_NO_OPERATION, WITHOUT_KEY
-from gateway.enrolment.addresses import FleetCa
 from gateway.errors import CATALOGUE
+from tests.gateway.api.example_calls import call_everything, operations
 from tests.gateway.in_process import InProcessGateway, openapi_document
 
 Document = dict[str, Any]
-
-
-def operations(document: Document) -> Iterator[tuple[str, str, Document]]:
-    for path, found in document["paths"].items():
-        for method, operation in found.items():
-            yield method, path, operation
 
 
 def texts(document: Document) -> Iterator[tuple[str, str]]:
@@ -106,86 +100,19 @@ def test_every_body_and_every_answer_has_an_example() -> None:
 
 async def test_the_examples_are_accepted_as_they_stand(gateway: InProcessGateway) -> None:
     """Every call of the document is made, with its examples, and answers what the document says."""
-    document = openapi_document()
-    ids = {name: value for name, value in examples.PARAMETERS.items() if name.endswith(("_id", "_name", "version"))}
-    made = {"push_id": ("push_id", "/v1/pushes"), "webhook_id": ("id", "/v1/webhooks"), "key_id": ("id", "/v1/keys")}
-    made["attachment_id"] = ("id", "/v1/attachments")
-    made["schedule_id"] = ("schedule_id", "/v1/schedules")
-
-    gateway.components.enrolment.fleet_ca = FleetCa(
-        examples.TEXTS["get", "/v1/enrol/ca", "application/x-pem-file"], "f" * 43
-    )
-    (invited,) = (await gateway.call("POST", "/v1/invitations", 201, json={}))["invitations"]
-    ids["invitation_id"] = invited["id"]
-    ending = {"device_id": "ends", "token_days": 30}
-    await gateway.call("POST", "/v1/devices", 201, json=ending)
-    await gateway.call("PUT", f"/v1/topics/{ids['topic_name']}/devices", json={"devices": ["ends"]})  # it stays there
-    gateway.clock.milliseconds += 60_000
-
-    def order(call: tuple[str, str, Document]) -> tuple[Any, ...]:
-        """What makes something, what changes it, what shows it, what removes it."""
-        method, path, operation = call
-        if method == "delete":
-            return 2, False, -path.count("/"), path
-        return int(method == "get"), "requestBody" not in operation, path.count("{") + path.count("pushes"), path
-
     sent = set()
-    for method, path, operation in sorted(operations(document), key=order):
-        if path == "/v1/events":  # which does not end
-            continue
-        bodies = operation.get("requestBody", {}).get("content", {"": {"example": ""}})
-        query = {
-            parameter["name"]: parameter["example"]
-            for parameter in operation.get("parameters", ())
-            if parameter["in"] == "query" and parameter["required"]
-        }
-        for kind, content in bodies.items():
-            if "example" not in content:
-                continue
-            sent.add((method, path))
-            example = content["example"]
-            if path == "/v1/enrol":
-                example = {**example, "code": invited["code"]}
-            if "{campaign_id}" in path:
-                ids["campaign_id"] = await campaign_for(gateway, path)
-            answer = await gateway.http.request(
-                method,
-                path.format(**{**ids, **({"device_id": "ends"} if path.endswith("/renewal") else {})}),
-                params=query,
-                content=example if isinstance(example, str) else json.dumps(example),
-                headers={"Content-Type": kind} if kind else {},
-            )
-            assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
-            assert '"status":4' not in answer.text
-            check_answer(operation["responses"][str(answer.status_code)], answer)
-            if path == "/v1/analytics":
-                for form in ("csv", "ndjson"):
-                    other = await gateway.http.get(path, params={**query, "format": form})
-                    check_answer(operation["responses"]["200"], other)
-                    assert {"fleetpush-limited", "fleetpush-uncounted"} <= set(other.headers)
-            if path == "/v1/enrol/again":
-                ids["request_id"] = gateway.components.enrolment.token_requests.page(1, 1, None)["items"][0]["id"]
-            for name, (field, maker) in made.items():
-                if method == "post" and path == maker:
-                    ids[name] = answer.json()[field]
-    assert len(sent) == sum(1 for _ in operations(document)) - 1
-
-
-async def campaign_for(gateway: InProcessGateway, path: str) -> str:
-    """Make a campaign that is in the state for an operation; its id."""
-    made = await gateway.call("POST", "/v1/campaigns", 201, json=examples.BODIES["post", "/v1/campaigns"])
-    campaign_id = str(made["campaign_id"])
-    if path.endswith("/resume"):
-        await gateway.call("POST", f"/v1/campaigns/{campaign_id}/pause", json={})
-    if path.endswith("/approve"):
-        await gateway.database.write(
-            lambda connection: connection.execute(
-                "UPDATE campaign SET state = 'awaiting_approval', key_id = 'k_other' WHERE id = ?", (campaign_id,)
-            )
-        )
-    for _ in range(5):
-        await gateway.components.campaigns.step()
-    return campaign_id
+    async for call in call_everything(gateway):
+        sent.add((call.method, call.path))
+        answer = call.answer
+        assert answer.is_success, f"{call.method} {call.path}: {answer.status_code} {answer.text}"
+        assert '"status":4' not in answer.text
+        check_answer(call.operation["responses"][str(answer.status_code)], answer)
+        if call.path == "/v1/analytics":
+            for form in ("csv", "ndjson"):
+                other = await gateway.http.get(call.path, params={**call.query, "format": form})
+                check_answer(call.operation["responses"]["200"], other)
+                assert {"fleetpush-limited", "fleetpush-uncounted"} <= set(other.headers)
+    assert len(sent) == sum(1 for _ in operations(openapi_document())) - 1
 
 
 def check_answer(response: Document, answer: Any) -> None:

@@ -1,0 +1,214 @@
+"""The audit log as the API reads it, and what is written to it without a change: refusals, sign-ins, failures.
+
+Laws
+1. What a request changes is written by `Database.write` itself (`store/audited_writes`). Here is what has no change.
+2. Strangers and refused keys cannot fill the log: of what is refused REFUSALS_PER_HOUR are written for each app, the
+   first ones, and then one entry that says how many more there were. What nobody has a key for is in the log of the app
+   `default`, whose admins run the server.
+3. A page is read on a reader thread in its app's turn, the newest entry first. Filters are looked at entry by entry: of
+   the most that an app keeps that is a tenth of a second.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from gateway.delivery.reports import cursor_number
+from gateway.device_topics import DEFAULT_APP
+from gateway.pages import ListPage, fill_page
+from gateway.store.audit_entries import COLUMNS, Detail, EntryFacts, append, described, remove_oldest, stored_chain
+from gateway.store.audited_writes import FAILED, REFUSED, Attempt, open_attempt
+from gateway.store.database import Database
+from gateway.timestamps import rfc3339_of_wall, wall_time
+
+log = logging.getLogger(__name__)
+
+REFUSALS_PER_HOUR = 10
+"""Entries of an app's refusals: in the 400 days that entries are kept by default 30 MiB, half of what an app may
+have."""
+HOUR_MS = 3_600_000
+APP_BYTES = 64 * 1024 * 1024
+"""Bytes of an app's entries, 200,000 of the usual size; the oldest make room."""
+SLICE_ENTRIES = 500
+"""Entries that one operation removes, about 2 ms of the writer."""
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class AuditFilter:
+    """Which entries a page has. None: any."""
+
+    actor: str | None = None
+    action: str | None = None
+    """An action, or `KIND.*` for all of one kind."""
+    object: str | None = None
+    since: int | None = None
+    """Milliseconds of the wall clock."""
+    until: int | None = None
+    """Milliseconds of the wall clock; entries from it on are left out."""
+    oldest_first: bool = False
+
+    def sql(self) -> tuple[str, list[Any]]:
+        """Return the conditions as SQL, each with AND before it, and their values."""
+        conditions: list[tuple[str, Any]] = []
+        if self.action is not None and self.action.endswith(".*"):
+            conditions.append(("substr(action, 1, length(?)) = ?", self.action[:-1]))
+        elif self.action is not None:
+            conditions.append(("action = ?", self.action))
+        for column, value in (("actor = ?", self.actor), ("object = ?", self.object)):
+            if value is not None:
+                conditions.append((column, value))
+        for column, time in (("at >= ?", self.since), ("at < ?", self.until)):
+            if time is not None:
+                conditions.append((column, time))
+        values = [value for condition, value in conditions for _ in range(condition.count("?"))]
+        return "".join(f" AND {condition}" for condition, _ in conditions), values
+
+
+@dataclass(slots=True)
+class _Refusals:
+    """The refusals of an app in this hour."""
+
+    hour: int
+    written: int = 0
+    left_out: int = 0
+
+
+class AuditLog:
+    """The audit logs of all apps. Loop."""
+
+    def __init__(self, database: Database, clock_ms: Callable[[], int], keep_ms: int) -> None:
+        """`clock_ms` gives server time; entries are kept for `keep_ms`."""
+        self._database = database
+        self._clock_ms = clock_ms
+        self._keep_ms = keep_ms
+        self._refusals: dict[int | None, _Refusals] = {}
+        """By app; None for those of nobody's key. As many as there are apps at most."""
+        self._crowded: set[int] = set()
+        """Apps of which the log says that they have too many entries."""
+        self.refused = 0
+        """Refused attempts, for metrics."""
+        self.crowded_out = 0
+        """Entries that left for want of room, for metrics."""
+
+    async def page(self, app_no: int, wanted: AuditFilter, limit: int, cursor: str | None) -> ListPage:
+        """List a page of an app's entries, the newest first unless the filter says otherwise. Raises Problem 422."""
+        after = cursor_number(cursor) or (0 if wanted.oldest_first else 1 << 62)
+        behind, order = ("seq > ?", "seq") if wanted.oldest_first else ("seq < ?", "seq DESC")
+        conditions, values = wanted.sql()
+
+        def read(connection: sqlite3.Connection) -> ListPage:
+            rows = connection.execute(
+                f"SELECT {COLUMNS} FROM audit_entry WHERE app_no = ? AND {behind}{conditions} ORDER BY {order} LIMIT ?",
+                (app_no, after, *values, limit + 1),
+            )
+            return fill_page(rows, limit, described, lambda row: row[0])
+
+        return await self._database.read(read, app_no)
+
+    async def chain(self, app_no: int) -> dict[str, Any]:
+        """Describe the two ends of an app's chain."""
+
+        def read(connection: sqlite3.Connection) -> dict[str, Any]:
+            chain = stored_chain(connection, app_no)
+            oldest = connection.execute("SELECT min(seq), at FROM audit_entry WHERE app_no = ?", (app_no,)).fetchone()
+            return {
+                "head": {"seq": chain.head.seq, "hash": chain.head.hash.hex()},
+                "base": {"seq": chain.base.seq, "hash": chain.base.hash.hex()},
+                "oldest_at": None if oldest[0] is None else rfc3339_of_wall(oldest[1]),
+                "bytes": chain.size,
+            }
+
+        return await self._database.read(read, app_no)
+
+    # -- what has no change --------------------------------------------------------------------------------------------
+
+    def refuse(self, attempt: Attempt, code: str) -> None:
+        """Note a refused attempt. Its answer does not wait for it."""
+        self.refused += 1
+        attempt.is_refused = True
+        found = self._refusals_of(attempt.app_no)
+        if found.written >= REFUSALS_PER_HOUR:
+            found.left_out += 1
+            return
+        found.written += 1
+        self._append(attempt, REFUSED, code=code)
+
+    def fail(self, attempt: Attempt, status: int) -> None:
+        """Note that a request whose change has an entry was answered with a problem: a part may be missing."""
+        self._append(attempt, FAILED, status=status)
+
+    async def note(self, app_no: int, facts: EntryFacts) -> None:
+        """Write an entry of its own, of what changes nothing in the ledger: a sign-in, for example."""
+        await self._database.write(lambda connection: self._store(connection, app_no, facts), app_no)
+
+    async def note_attempt(self) -> None:
+        """Write the entry of the request that is under way now, because what it changes is not in the ledger."""
+        attempt = open_attempt()
+        if attempt is not None:
+            await self._database.write(lambda connection: attempt.store(connection, None, self._clock_ms()))
+
+    def _refusals_of(self, app_no: int | None) -> _Refusals:
+        hour = self._clock_ms() // HOUR_MS
+        found = self._refusals.get(app_no)
+        if found is None or found.hour != hour:
+            if found is not None and found.left_out:
+                self._append_left_out(app_no, found.left_out)
+            found = self._refusals[app_no] = _Refusals(hour)
+        return found
+
+    def _append_left_out(self, app_no: int | None, count: int) -> None:
+        self._append(Attempt(app_no, "server", "refusals.left_out", "", ""), REFUSED, count=count)
+
+    def _append(self, attempt: Attempt, result: str, **details: Detail) -> None:
+        facts = attempt.facts(result, details)
+
+        def on_error(error: BaseException) -> None:
+            log.warning("an entry of the audit log (%s, %s) is not stored: %s", attempt.action, result, error)
+
+        self._database.submit(
+            lambda connection: self._store(connection, attempt.app_no, facts), lambda _: None, on_error
+        )
+
+    def _store(self, connection: sqlite3.Connection, app_no: int | None, facts: EntryFacts) -> None:
+        if app_no is None:
+            (app_no,) = connection.execute("SELECT no FROM application WHERE id = ?", (DEFAULT_APP,)).fetchone()
+        assert app_no is not None, "the app is made at the first start"
+        append(connection, app_no, facts, wall_time.of(self._clock_ms()))
+
+    # -- retention -----------------------------------------------------------------------------------------------------
+
+    async def remove_old(self) -> int:
+        """Remove what has been kept long enough, or does not fit; how many entries. Called once a minute."""
+        for app_no, found in list(self._refusals.items()):
+            if found.hour != self._clock_ms() // HOUR_MS:
+                del self._refusals[app_no]
+                if found.left_out:
+                    self._append_left_out(app_no, found.left_out)
+        before = wall_time.of(self._clock_ms()) - self._keep_ms
+        removed = 0
+        due = await self._database.read(partial(_due, before=before))
+        for app_no, is_crowded in due:
+            if is_crowded and app_no not in self._crowded:
+                self._crowded.add(app_no)
+                log.warning("app %d has more than %d MiB of audit log: the oldest leave", app_no, APP_BYTES >> 20)
+            elif not is_crowded:
+                self._crowded.discard(app_no)
+            remove = partial(remove_oldest, app_no=app_no, before=before, size=APP_BYTES, most=SLICE_ENTRIES)
+            while count := await self._database.write(remove):
+                removed += count
+                self.crowded_out += count * is_crowded
+        return removed
+
+
+def _due(connection: sqlite3.Connection, before: int) -> list[tuple[int, bool]]:
+    """List the apps of which something is to leave, and whether for want of room. Reader thread."""
+    return connection.execute(
+        "SELECT c.app_no, c.size > ?1 FROM audit_chain AS c WHERE c.size > ?1 OR (SELECT e.at FROM audit_entry AS e"
+        " WHERE e.app_no = c.app_no ORDER BY e.seq LIMIT 1) < ?2",
+        (APP_BYTES, before),
+    ).fetchall()
