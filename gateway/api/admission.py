@@ -96,7 +96,7 @@ class Admission:
             log.info("%s: %s", peer, refusal.detail, extra={"peer": peer})
             self._audit.refuse(Attempt(None, "", "request", operation_of(request), peer), refusal.code)
             raise
-        if request.method not in SAFE_METHODS:
+        if "route" in request.scope and request.scope["method"] not in SAFE_METHODS:  # a push by itself has none
             begin_attempt(request, principal)
         if or_scope is None or or_scope not in principal.scopes:
             try:

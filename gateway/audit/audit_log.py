@@ -40,7 +40,7 @@ SLICE_ENTRIES = 500
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class AuditFilter:
-    """Which entries a page has. None: any."""
+    """The entries that a page is to have; None in a field: any."""
 
     actor: str | None = None
     action: str | None = None

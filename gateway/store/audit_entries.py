@@ -28,7 +28,7 @@ MAX_TEXT_CHARACTERS = 200
 """Characters of an actor, an action, an object and an address each."""
 ROW_BYTES = 96
 """Size of an entry besides its texts, about: its numbers, its hash, its place in the tree."""
-VERIFIED_TOGETHER = 1_000
+VERIFIED_ROWS = 1_000
 """Entries that are read together for a verification: about 500 KiB."""
 COLUMNS: Final = "seq, at, actor, action, object, address, result, details, hash"
 
@@ -193,9 +193,9 @@ def _rows(connection: sqlite3.Connection, app_no: int) -> Iterator[tuple[Any, ..
     while True:
         rows = connection.execute(
             f"SELECT {COLUMNS} FROM audit_entry WHERE app_no = ? AND seq > ? ORDER BY seq LIMIT ?",
-            (app_no, after, VERIFIED_TOGETHER),
+            (app_no, after, VERIFIED_ROWS),
         ).fetchall()
         yield from rows
-        if len(rows) < VERIFIED_TOGETHER:
+        if len(rows) < VERIFIED_ROWS:
             return
         after = rows[-1][0]
