@@ -32,6 +32,7 @@ from gateway.described_model import DescribedModel
 from gateway.devices import MAX_TAGS, SLICE_ROWS, TAG_COLUMNS, DeviceRegistry
 from gateway.errors import Problem, problem
 from gateway.names import Name
+from gateway.store.audited_writes import note_details, separately
 from gateway.store.database import Database
 from gateway.store.rows import insert_rows
 
@@ -151,6 +152,7 @@ class BulkChanges:
         first slice raises.
         """
         chosen = await self._choose(app_no, change)
+        note_details(count=len(chosen.ids), add=change.add, remove=change.remove)
         added = set(change.add)
         removed = set(change.remove) - added
         step = max(1, min(SLICE_DEVICES, SLICE_ROWS // len(added | removed)))
@@ -185,8 +187,7 @@ class BulkChanges:
             if start:
                 await next_slice()
             removals = [
-                self._devices.remove(app_no, app_id, device_id)
-                for device_id in chosen.ids[start : start + REMOVALS_TOGETHER]
+                self._remove(app_no, app_id, device_id) for device_id in chosen.ids[start : start + REMOVALS_TOGETHER]
             ]
             for outcome in await asyncio.gather(*removals, return_exceptions=True):
                 if outcome is None:
@@ -196,6 +197,11 @@ class BulkChanges:
                 else:
                     raise outcome
         return _answer(chosen, results)
+
+    async def _remove(self, app_no: int, app_id: str, device_id: str) -> None:
+        """Remove a device, in a task of its own. Who removed it is asked of each, later than events are kept."""
+        separately("device", device_id)
+        await self._devices.remove(app_no, app_id, device_id)
 
     async def _choose(self, app_no: int, change: BulkChange) -> _Chosen:
         """The devices of a request. Raises Problem 409 if the filter selects another number than expected, 422."""

@@ -19,6 +19,7 @@ from gateway.api.request_headers import header_of
 from gateway.audit.audit_log import AuditLog
 from gateway.auth import KeyCache, Principal, basic_credential, token_of
 from gateway.errors import BasicUnauthorized, Problem, RateLimited
+from gateway.store.audit_entries import Detail
 from gateway.store.audited_writes import CURRENT, Attempt
 
 log = logging.getLogger(__name__)
@@ -94,7 +95,8 @@ class Admission:
         except Problem as refusal:
             peer = request.client.host if request.client is not None else "unknown"
             log.info("%s: %s", peer, refusal.detail, extra={"peer": peer})
-            self._audit.refuse(Attempt(None, "", "request", operation_of(request), peer), refusal.code)
+            if refusal.status == 401:
+                self._audit.refuse(Attempt(None, "", "request", operation_of(request), peer), refusal.code)
             raise
         if "route" in request.scope and request.scope["method"] not in SAFE_METHODS:  # a push by itself has none
             begin_attempt(request, principal)
@@ -102,10 +104,7 @@ class Admission:
             try:
                 principal.require(scope)
             except Problem as refusal:
-                attempt = Attempt(
-                    principal.app_no, actor_of(principal), "request", operation_of(request), address_of(request)
-                )
-                self._audit.refuse(request.scope.get(ATTEMPT, attempt), refusal.code)
+                self._audit.refuse(request.scope.get(ATTEMPT) or attempt_to_read(request, principal), refusal.code)
                 raise
         return self._let_in(request, principal)
 
@@ -129,14 +128,28 @@ def begin_attempt(request: Request, principal: Principal, action_path: str | Non
     `action_path`: the path of the POST that it is instead, such as a schedule's that comes as a push.
     """
     action = action_of("post", action_path) if action_path else action_of(request.method, path_of(request))
-    if action is None or (action.is_push and is_key(principal)):
+    if action is None or (action.is_push and principal.session_id is None):
         CURRENT.set(None)  # whose context this is, it is of another request
         return
     object_id = request.path_params.get(action.parameter, "") if action.parameter is not None else None
     about = "" if object_id is None else f"{action.kind}:{object_id}"
-    attempt = Attempt(principal.app_no, actor_of(principal), action.name, about, address_of(request))
+    attempt = Attempt(
+        principal.app_no, actor_of(principal), action.name, about, address_of(request), person_of(principal)
+    )
     request.scope[ATTEMPT] = attempt
     CURRENT.set(attempt)
+
+
+def attempt_to_read(request: Request, principal: Principal) -> Attempt:
+    """Return the attempt of a request that changes nothing, for the log of refusals."""
+    return Attempt(
+        principal.app_no,
+        actor_of(principal),
+        "request",
+        operation_of(request),
+        address_of(request),
+        person_of(principal),
+    )
 
 
 def begin_attempt_by_code(request: Request) -> None:
@@ -147,14 +160,19 @@ def begin_attempt_by_code(request: Request) -> None:
     CURRENT.set(attempt)
 
 
-def is_key(principal: Principal) -> bool:
-    """Whether the holder is a program with a key, and neither a person nor a device."""
-    return principal.key_id.startswith("k_")
-
-
 def actor_of(principal: Principal) -> str:
-    """Return what the audit log calls the holder of a key."""
-    return f"key:{principal.key_id}" if is_key(principal) else principal.key_id
+    """Return what the audit log calls the holder of a key, or a person who signed in without one."""
+    return f"{principal.kind}:{principal.key_id}"
+
+
+def person_of(principal: Principal) -> dict[str, Detail]:
+    """Return what the audit log says besides of somebody at the console."""
+    if principal.session_id is None:
+        return {}
+    found: dict[str, Detail] = {"session": principal.session_id}
+    if principal.kind == "person":
+        found["name"] = principal.name
+    return found
 
 
 def address_of(request: Request) -> str:

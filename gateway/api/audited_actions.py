@@ -29,11 +29,16 @@ Operation = tuple[str, str]
 ACTIONS: Final[Mapping[Operation, AuditedAction]] = {
     ("post", "/v1/devices"): AuditedAction("device.enrol", "device"),
     ("post", "/v1/devices/bulk"): AuditedAction("device.enrol_many", "device"),
+    ("post", "/v1/devices/tags"): AuditedAction("device.change_tags", "device"),
+    ("post", "/v1/devices/removal"): AuditedAction("device.remove_many", "device"),
     ("patch", "/v1/devices/{device_id}"): AuditedAction("device.change", "device", "device_id"),
     ("delete", "/v1/devices/{device_id}"): AuditedAction("device.remove", "device", "device_id"),
     ("post", "/v1/devices/{device_id}/token"): AuditedAction("device.rotate_token", "device", "device_id"),
     ("post", "/v1/devices/{device_id}/token/renewal"): AuditedAction("device.renew_token", "device", "device_id"),
     ("delete", "/v1/devices/{device_id}/mailbox"): AuditedAction("device.empty_mailbox", "device", "device_id"),
+    ("delete", "/v1/devices/{device_id}/mailbox/{push_id}"): AuditedAction(
+        "device.remove_from_mailbox", "device", "device_id"
+    ),
     ("patch", "/v1/devices/{device_id}/preferences"): AuditedAction("device.change_preferences", "device", "device_id"),
     ("post", "/v1/devices/{device_id}/call"): AuditedAction("device.call", "device", "device_id", is_push=True),
     ("post", "/v1/enrol"): AuditedAction("device.enrol_by_code", "device"),
@@ -90,6 +95,7 @@ _STORES_NOTHING: Final = "it stores nothing of what it is asked"
 UNAUDITED: Final[Mapping[Operation, str]] = {
     ("post", "/v1/enrol/again"): "a device asks, and what an operator answers has an entry",
     ("post", "/v1/pushes/forecast"): _STORES_NOTHING,
+    ("post", "/v1/pushes/preview"): _STORES_NOTHING,
     ("post", "/v1/campaigns/forecast"): _STORES_NOTHING,
     ("post", "/v1/schedules/preview"): _STORES_NOTHING,
     ("post", "/v1/segments/preview"): _STORES_NOTHING,

@@ -18,7 +18,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from gateway.audit_chain import Head
@@ -108,6 +108,13 @@ def about(kind: str, object_id: str, **details: Detail) -> None:
     if attempt is not None:
         attempt.object = f"{kind}:{object_id}"
         attempt.details.update(details)
+
+
+def separately(kind: str, object_id: str) -> None:
+    """Have what this task writes from now on an entry of its own. For a task that changes one of many objects. Loop."""
+    attempt = CURRENT.get()
+    if attempt is not None:
+        CURRENT.set(replace(attempt, object=f"{kind}:{object_id}", details={}, stored_as=None))
 
 
 def note_details(**details: Detail) -> None:

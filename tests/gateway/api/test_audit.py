@@ -23,7 +23,8 @@ WITHOUT_EFFECT = {("post", "/v1/webhooks/{webhook_id}/dead-letters/replay")}
 
 
 async def entries(gateway: InProcessGateway, **query: Any) -> list[Entry]:
-    """The newest entries first."""
+    """The newest entries first, after everything that was submitted."""
+    await gateway.database.write(lambda connection: None)
     page = await gateway.call("GET", "/v1/audit", params=query)
     responses.AuditEntriesResponse.model_validate(page)
     found: list[Entry] = page["items"]
