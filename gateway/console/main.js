@@ -61,19 +61,20 @@ function opened(place, title) {
     if (link.dataset.place === shown) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  $("nav").dataset.open = "false";
-  $("menu").setAttribute("aria-expanded", "false");
+  showMenu(false);
+}
+
+/** On a narrow screen navigation and settings are behind a button. */
+function showMenu(open) {
+  document.body.dataset.menu = open ? "open" : "closed";
+  $("menu").setAttribute("aria-expanded", String(open));
 }
 
 function drawHeader() {
   const menu = $("menu");
   menu.setAttribute("aria-label", t("common.menu"));
   menu.hidden = session === null;
-  menu.onclick = () => {
-    const open = $("nav").dataset.open !== "true";
-    $("nav").dataset.open = String(open);
-    menu.setAttribute("aria-expanded", String(open));
-  };
+  menu.onclick = () => showMenu(document.body.dataset.menu !== "open");
   $("nav").hidden = session === null;
   $("nav").setAttribute("aria-label", t("common.navigation"));
   if (session !== null) {
@@ -84,9 +85,11 @@ function drawHeader() {
   update(
     $("who"),
     session && html`<span class="identity"><b>${session.app}</b> ${session.name} <span class="quiet">${t(`common.role_${session.role}`)}</span></span>`,
-    picker(t("common.language"), "language", Object.entries(LANGUAGES), language, choose),
-    picker(t("common.theme"), "theme", THEMES.map((theme) => [theme, t(`common.theme_${theme}`)]), theme(), wear),
-    session && html`<button type="button" id="sign-out" onclick=${leave}>${t("common.sign_out")}</button>`,
+    html`<span class="settings">
+      ${picker(t("common.language"), "language", Object.entries(LANGUAGES), language, choose)}
+      ${picker(t("common.theme"), "theme", THEMES.map((theme) => [theme, t(`common.theme_${theme}`)]), theme(), wear)}
+      ${session && html`<button type="button" id="sign-out" onclick=${leave}>${t("common.sign_out")}</button>`}
+    </span>`,
   );
 }
 

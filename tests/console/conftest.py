@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import pytest
 
+from client_sim.device import Device
 from tests.browser import Browser, Context, Page
 from tests.console.axe import violations
 from tests.end_to_end.harness import Api, Server
@@ -147,6 +148,22 @@ class Desk:
         said = [line for page in self.tabs for line in page.complaints]
         said = [line for line in said if not OUTAGE.search(line) and not REFUSAL.search(line)]
         return [line for line in said if not any(words in line for words in self.forgiven)]
+
+
+@pytest.fixture
+def online(server: Server, api: Api) -> Iterator[Callable[..., Device]]:
+    """`online("kiosk-1", tags=[..])`: enrols a device, and connects it until the test ends. It shows what it gets."""
+    with ExitStack() as opened:
+
+        def connect(device_id: str, **fields: Any) -> Device:
+            token = api.enrol(device_id, **fields).token
+            device = Device(device_id, token, port=server.mqtt_port, on_push=lambda push: device.displayed(push))
+            opened.callback(device.close)
+            device.start()
+            assert device.wait_connected(10), f"{device_id} is not connected"
+            return device
+
+        yield connect
 
 
 @pytest.fixture

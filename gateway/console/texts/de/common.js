@@ -43,4 +43,5 @@ export default {
   type_to_confirm: "Zur Bestätigung {word} eingeben",
   why: "Warum",
   what_to_do: "Was tun",
+  bars: "{label}: jetzt {now}, höchstens {most} in den letzten {n} Minuten",
 };

@@ -23,4 +23,7 @@ export default {
   paused: "angehalten",
   aborted: "abgebrochen",
   finished: "fertig",
+  ok: "in Ordnung",
+  warning: "Warnung",
+  critical: "kritisch",
 };

@@ -43,4 +43,5 @@ export default {
   type_to_confirm: "Type {word} to confirm",
   why: "Why",
   what_to_do: "What to do",
+  bars: "{label}: {now} now, at most {most} in the last {n} minutes",
 };

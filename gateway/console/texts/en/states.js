@@ -23,4 +23,7 @@ export default {
   paused: "paused",
   aborted: "aborted",
   finished: "finished",
+  ok: "ok",
+  warning: "warning",
+  critical: "critical",
 };

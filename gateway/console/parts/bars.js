@@ -1,0 +1,37 @@
+/** Bars of the last minutes: how much there was in each, the last one under way. */
+
+import { html } from "../html.js";
+import { language, t } from "../texts.js";
+
+const HEIGHT = 40;
+const clock = new Intl.DateTimeFormat(language, { timeStyle: "short" });
+const compact = new Intl.NumberFormat(language, { notation: "compact", maximumFractionDigits: 1 });
+
+/** A number as short as it can be read: 12, 1.3K. */
+export function short(n) {
+  return compact.format(n);
+}
+
+/**
+ * A picture of `values`, oldest first; `from`: when the first of them began; `step`: seconds of each. A screen reader
+ * hears `label`, the last value and the largest; a pointer finds the value of each minute.
+ */
+export function bars({ label, values, from, step }) {
+  const most = Math.max(1, ...values);
+  const begin = new Date(from).getTime();
+  const at = (number) => clock.format(begin + number * step * 1000);
+  const summary = t("common.bars", { label, now: values.at(-1) ?? 0, most: Math.max(0, ...values), n: values.length });
+  return html`
+    <svg class="bars" viewBox=${`0 0 ${values.length * 4} ${HEIGHT}`} preserveAspectRatio="none" role="img" aria-label=${summary}>
+      ${values.map((value, number) => {
+        const height = value === 0 ? 0.75 : Math.max(2, (value / most) * HEIGHT);
+        return html`
+          <svg x=${number * 4} y="0" width="4" height=${HEIGHT}>
+            <title>${`${at(number)}: ${value.toLocaleString(language)}`}</title>
+            <rect class="hit" width="4" height=${HEIGHT} />
+            <rect class=${value === 0 ? "bar none" : "bar"} x="0.4" y=${HEIGHT - height} width="3.2" height=${height} />
+          </svg>`;
+      })}
+    </svg>
+  `;
+}
