@@ -17,8 +17,9 @@ export const texts = "overview";
 export const styles = "overview";
 
 const STATS_SECONDS = 3;
-/** They cost a read of the database; what moves is in the figures. */
-const PUSHES_SECONDS = 10;
+/** The last pushes cost a read of the database: they are asked for when figures have moved, or after so many rounds. */
+const PUSHES_ROUNDS = 10;
+const MOVING = ["pushes", "sent", "delivered", "displayed", "opened", "acted", "expired", "cancelled", "superseded", "refused"];
 const MINUTES = 60;
 const LAST_PUSHES = 6;
 const GIBIBYTE = 2 ** 30;
@@ -36,20 +37,22 @@ export async function open(view) {
     ${now}
     <div class="halves">${pushes}${health}</div>
   `);
-  const failed = (place) => (error) => {
-    if (error.code !== "unreachable") update(place, problem(error));
+  let seen = null;
+  let rounds = 0;
+  const look = async () => {
+    const stats = await api.get("/v1/stats", { minutes: MINUTES });
+    update(now, alerts(view, stats), figures(view, stats));
+    update(health, healthOf(view, stats));
+    const moved = JSON.stringify(MOVING.map((name) => stats.curves[name].slice(-2)));
+    if (moved === seen && ++rounds < PUSHES_ROUNDS) return;
+    const { items } = await api.get("/v1/pushes", { limit: LAST_PUSHES });
+    update(pushes, lastPushes(view, items));
+    seen = moved;
+    rounds = 0;
   };
-  await Promise.all([
-    view.every(STATS_SECONDS, async () => {
-      const stats = await api.get("/v1/stats", { minutes: MINUTES });
-      update(now, alerts(view, stats), figures(view, stats));
-      update(health, healthOf(view, stats));
-    }, failed(now)),
-    view.every(PUSHES_SECONDS, async () => {
-      const { items } = await api.get("/v1/pushes", { limit: LAST_PUSHES });
-      update(pushes, lastPushes(view, items));
-    }, failed(pushes)),
-  ]);
+  await view.every(STATS_SECONDS, look, (error) => {
+    if (error.code !== "unreachable") update(now, problem(error));
+  });
 }
 
 // To a device or a push
@@ -95,11 +98,11 @@ function figures({ t }, { curves, online, devices, waiting, waiting_counted_at: 
     <section class="card figure" data-figure=${name} aria-labelledby=${`figure-${name}`}>
       <h2 id=${`figure-${name}`}>${t(`overview.${name}`)}</h2>
       <p class="value">${value}</p>
-      ${bars({ label: t(`overview.${name}`), values, from, step })}
+      ${bars({ label: t(`overview.${name}`), values, from, step, length: MINUTES })}
       <p class="quiet">${below}</p>
     </section>
   `;
-  const minute = (values) => html`<span>${short(values.at(-2) ?? 0)}</span> <small>${t("overview.last_minute")}</small>`;
+  const minute = (values) => html`<span>${short(values.at(-1) ?? 0)}</span> <small>${t("overview.this_minute")}</small>`;
   const sum = (values) => values.reduce((a, b) => a + b, 0);
   const held = Math.min(length, Math.max(1, Math.ceil((Date.parse(from) + length * step * 1000 - Date.parse(since)) / 60_000)));
   return html`
@@ -188,5 +191,6 @@ function healthOf({ t, href }, { webhooks, server }) {
 }
 
 function size(bytes) {
-  return new Intl.NumberFormat(language, { style: "unit", unit: "gigabyte", maximumFractionDigits: 2 }).format(bytes / GIBIBYTE);
+  const [unit, of] = bytes < GIBIBYTE ? ["megabyte", 2 ** 20] : ["gigabyte", GIBIBYTE];
+  return new Intl.NumberFormat(language, { style: "unit", unit, maximumFractionDigits: 1 }).format(bytes / of);
 }

@@ -9,7 +9,7 @@ export default {
   sum_pushes: { one: "{n} in {minutes} min", other: "{n} in {minutes} min" },
   deliveries: "Zustellungen je Minute",
   sum_deliveries: { one: "{n} angekommen in {minutes} min", other: "{n} angekommen in {minutes} min" },
-  last_minute: "in der letzten vollen Minute",
+  this_minute: "in dieser Minute",
   waiting: "Wartende Zustellungen",
   counted: "gezählt {ago}",
   not_counted: "noch nicht gezählt",

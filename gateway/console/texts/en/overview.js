@@ -9,7 +9,7 @@ export default {
   sum_pushes: { one: "{n} in {minutes} min", other: "{n} in {minutes} min" },
   deliveries: "Deliveries per minute",
   sum_deliveries: { one: "{n} arrived in {minutes} min", other: "{n} arrived in {minutes} min" },
-  last_minute: "in the last full minute",
+  this_minute: "in this minute",
   waiting: "Waiting deliveries",
   counted: "counted {ago}",
   not_counted: "not counted yet",
