@@ -74,10 +74,14 @@ class QuietHours(Hours):
     `quiet_hours`)."""
 
 
+MAX_CAP_ALERTS = 1_000
+"""Alerts that a limit counts at most: so many of each device are kept."""
+
+
 class Cap(_Strict):
     """A limit of alerts to a device within a rolling window."""
 
-    count: Annotated[int, Field(ge=1, le=1_000)]
+    count: Annotated[int, Field(ge=1, le=MAX_CAP_ALERTS)]
     """Alerts that a device gets within the window, 1 to 1,000."""
     per: Literal["hour", "day", "week"]
     """The window: any `hour`, `day` (24 hours) or `week` (7 days)."""
@@ -157,6 +161,12 @@ class Caps(_Strict):
             if group.selector in member_of:
                 return group.limits
         return self.limits
+
+    @property
+    def counted_alerts(self) -> int:
+        """The alerts of a device that any of these limits looks back at."""
+        limits = [*self.limits, *(limit for group in self.groups for limit in group.limits)]
+        return max((limit.count for limit in limits), default=0)
 
     def adapted_to(self, per_day: int | None) -> Caps:
         """The caps that hold while the channel allows so many alerts a day; None: they do not adapt."""

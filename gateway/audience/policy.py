@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field, StringConstraints, field_validator
 
-from gateway.audience.frequency import Caps, ChannelCaps, GroupSelector, QuietHours
+from gateway.audience.frequency import AdaptiveCap, Caps, ChannelCaps, GroupSelector, QuietHours
 from gateway.audience.time_zones import is_time_zone
 from gateway.described_model import DescribedModel
 from gateway.errors import Problem, problem
@@ -388,8 +388,7 @@ class PolicyStore:
         if before is None:
             raise _unknown(channel_id)
         channel = Channel(merged, before.created_at, self._clock_ms())
-        bounds = None if before.fields.caps is None else before.fields.caps.adaptive
-        kept = merged.caps is not None and merged.caps.adaptive == bounds
+        kept = _bounds(merged) == _bounds(before.fields)
         return await self._store(app_no, channel_id, channel, before.adapted if kept else None)
 
     def adaptive_channels(self) -> list[tuple[int, str, Channel]]:
@@ -410,25 +409,38 @@ class PolicyStore:
     ) -> None:
         """Store the present step of a channel's adaptive cap. `log_change` stores the event of another step with it.
 
-        Nothing happens if the channel's rules have changed since it was decided.
+        Nothing happens if the channel has other bounds by now.
         """
         before = self.of(app_no).channels.get(channel_id)
-        row = (
-            "INSERT OR REPLACE INTO adapted_cap (app_no, channel, per_day, content, reviewed_day, changed_at)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
-            (app_no, channel_id, adapted.per_day, json.dumps(adapted.decision), *adapted[2:]),
-        )
         if before is None or before.adapted is None:
             return
-        number = None
-        if log_change is None:
-            await self._database.write(lambda connection: connection.execute(*row).rowcount, app_no)
-        else:
-            number = await self._write(app_no, *row, also=log_change)
+        bounds = _bounds(before.fields)
+        self._changes += 1
+        number = self._changes
+
+        def operation(connection: sqlite3.Connection) -> bool:
+            stored = connection.execute(
+                "SELECT content FROM channel WHERE app_no = ? AND id = ?", (app_no, channel_id)
+            ).fetchone()
+            # A change that is being stored is not in memory yet.
+            if stored is None or _bounds(ChannelFields.model_validate_json(stored[0])) != bounds:
+                return False
+            connection.execute(
+                "INSERT OR REPLACE INTO adapted_cap (app_no, channel, per_day, content, reviewed_day, changed_at)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (app_no, channel_id, adapted.per_day, json.dumps(adapted.decision), *adapted[2:]),
+            )
+            if log_change is not None:
+                log_change(connection)
+                _note_change(connection, app_no, number)
+            return True
+
+        if not await self._database.write(operation, app_no):
+            return
         channel = self.of(app_no).channels.get(channel_id)
-        if channel is not None and channel.fields is before.fields:
+        if channel is not None and _bounds(channel.fields) == bounds:
             self._put(app_no, channel_id, _with_caps(channel, adapted))
-        if number is not None:
+        if log_change is not None:
             self._changed(app_no, number)
 
     async def _store(
@@ -447,6 +459,9 @@ class PolicyStore:
             row,
             also=forget_step,
         )
+        present = self.of(app_no).channels.get(channel_id)
+        if channel.adapted is not None and present is not None and _bounds(present.fields) == _bounds(channel.fields):
+            channel = _with_caps(channel, present.adapted)  # it may have been adapted meanwhile
         self._put(app_no, channel_id, channel)
         self._changed(app_no, number)
         return _described(channel_id, channel)
@@ -483,7 +498,7 @@ class PolicyStore:
             connection.execute(statement, parameters)
             if also is not None:
                 also(connection)
-            connection.execute("INSERT OR REPLACE INTO rule_change (app_no, number) VALUES (?, ?)", (app_no, number))
+            _note_change(connection, app_no, number)
 
         await self._database.write(operation, app_no)
         return number
@@ -491,6 +506,15 @@ class PolicyStore:
     def _changed(self, app_no: int, number: int) -> None:
         self.last_changes[app_no] = number
         self._on_changed(app_no)
+
+
+def _note_change(connection: sqlite3.Connection, app_no: int, number: int) -> None:
+    connection.execute("INSERT OR REPLACE INTO rule_change (app_no, number) VALUES (?, ?)", (app_no, number))
+
+
+def _bounds(fields: ChannelFields) -> AdaptiveCap | None:
+    """The bounds of a channel's cap that adapts; None: it has none."""
+    return None if fields.caps is None else fields.caps.adaptive
 
 
 def _channel(content: str, created_at: int, updated_at: int) -> Channel:

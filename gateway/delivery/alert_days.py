@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 from pyroaring import BitMap
 
-from gateway.audience.device_sets import ALL_TAG, SEGMENT_BITS, pack, segments_of, tags_of_app, unpack
+from gateway.audience.device_sets import ALL_TAG, SEGMENT_BITS, largest_tags, pack, segments_of, unpack
 from gateway.audience.policy import MAX_CHANNELS, choices_of
 from gateway.delivery.alert_counts import SEGMENT_SIZE, DeviceCounts, unstack
 from gateway.delivery.event_log import last_position
@@ -236,15 +236,17 @@ def note_opt_out(
     Of a day and a segment as many channels are noted as an app may have.
     """
     segment, place, day = device_no >> SEGMENT_BITS, device_no & (SEGMENT_SIZE - 1), now_ms // DAY_MS
+    left = [CONSENT] * denied + list(muted)
     stored = dict(
         connection.execute(
-            "SELECT channel, devices FROM alert_day"
+            # The sets of other channels are not read: they have 8 KiB each.
+            "SELECT channel, iif(channel IN (SELECT value FROM json_each(?)), devices, NULL) FROM alert_day"
             " WHERE app_no = ? AND segment = ? AND day = ? AND measure = 'opted_out'",
-            (app_no, segment, day),
+            (json.dumps(left), app_no, segment, day),
         ).fetchall()
     )
     rows: list[tuple[int, int, int, str, str, bytes]] = []
-    for channel in [CONSENT] * denied + list(muted):
+    for channel in left:
         if channel in stored or len(stored) + len(rows) <= MAX_CHANNELS:  # one more: consent
             devices = unpack(stored[channel]) if channel in stored else BitMap()
             devices.add(place)
@@ -273,29 +275,27 @@ def next_segment(connection: sqlite3.Connection, app_no: int, after: int) -> tup
 
 
 def count_segment(connection: sqlite3.Connection, app_no: int, segment: int, day: int) -> Tallies:
-    """Sum up a day of an app's segment, by bucket. Reader thread."""
-    days: dict[str, dict[int, DayCounts]] = defaultdict(dict)
-    blobs: dict[tuple[str, int], dict[str, bytes]] = defaultdict(dict)
+    """Sum up a day of an app's segment, by bucket. Reader thread.
+
+    In memory are the days of one channel at a time, and those of all together.
+    """
     opted_out: dict[str, BitMap] = {}
     later: dict[str, BitMap] = defaultdict(BitMap)
-    for of_day, channel, measure, blob in connection.execute(
-        "SELECT day, channel, measure, devices FROM alert_day WHERE app_no = ? AND segment = ? AND day > ?",
-        (app_no, segment, day - RECENT_DAYS),
+    for of_day, channel, blob in connection.execute(
+        "SELECT day, channel, devices FROM alert_day"
+        " WHERE app_no = ? AND segment = ? AND day >= ? AND measure = 'opted_out'",
+        (app_no, segment, day),
     ):
-        if measure == "opted_out" and of_day >= day:
-            later[channel] |= unpack(blob)
-            if of_day == day:
-                opted_out[channel] = unpack(blob)
-        elif measure != "opted_out" and of_day <= day:
-            blobs[channel, of_day][measure] = blob
-    for (channel, of_day), stored in blobs.items():
-        days[channel][of_day] = _day_counts(stored)
+        later[channel] |= unpack(blob)
+        if of_day == day:
+            opted_out[channel] = unpack(blob)
     denied, muted = _opted_out_before(connection, app_no, segment)
     consent = opted_out.pop(CONSENT, BitMap())
     live = _places(connection, app_no, segment) - (denied - later[CONSENT])
     every_day: dict[int, DayCounts] = defaultdict(DayCounts)
     tallies: Tallies = {}
-    for channel, of_channel in days.items():
+    for channel in _channels_with_alerts(connection, app_no, segment, day):
+        of_channel = _days_of_channel(connection, app_no, segment, day, channel)
         for of_day, counts in of_channel.items():
             every_day[of_day].add(counts)
         left = opted_out.get(channel, BitMap())
@@ -306,12 +306,36 @@ def count_segment(connection: sqlite3.Connection, app_no: int, segment: int, day
     tallies["all", ""] = _count_buckets(buckets, every_day, day, left)
     among = BitMap.union(*buckets)
     first = segment << SEGMENT_BITS
-    tags = {tag: devices.shift(-first) for tag, devices in tags_of_app(connection, app_no, segment).items()}
-    sizes = {tag: devices.intersection_cardinality(among) for tag, devices in tags.items()}
-    for tag in sorted((tag for tag in tags if sizes[tag]), key=lambda tag: (-sizes[tag], tag))[:MAX_TAGS]:
-        of_tag = [bucket & tags[tag] for bucket in buckets]
-        tallies["tag", tag] = _count_buckets(of_tag, every_day, day, left)
+    for tag, devices in largest_tags(connection, app_no, segment, among.shift(first), MAX_TAGS).items():
+        places = devices.shift(-first)
+        tallies["tag", tag] = _count_buckets([bucket & places for bucket in buckets], every_day, day, left)
     return tallies
+
+
+def _channels_with_alerts(connection: sqlite3.Connection, app_no: int, segment: int, day: int) -> list[str]:
+    """The channels of which a segment has had alerts in the RECENT_DAYS up to a day."""
+    rows = connection.execute(
+        "SELECT DISTINCT channel FROM alert_day WHERE app_no = ? AND segment = ? AND day > ? AND day <= ?"
+        " AND measure <> 'opted_out'",
+        (app_no, segment, day - RECENT_DAYS, day),
+    )
+    return [channel for (channel,) in rows.fetchall()]
+
+
+def _days_of_channel(
+    connection: sqlite3.Connection, app_no: int, segment: int, day: int, channel: str
+) -> dict[int, DayCounts]:
+    """The counts of a channel in the RECENT_DAYS up to a day; of the days before that one the alerts alone."""
+    blobs: dict[int, dict[str, bytes]] = defaultdict(dict)
+    days = json.dumps(list(range(day - RECENT_DAYS + 1, day + 1)))
+    for of_day, measure, blob in connection.execute(
+        "SELECT d.day, d.measure, d.devices FROM json_each(?) AS x CROSS JOIN alert_day AS d"
+        " ON d.app_no = ? AND d.segment = ? AND d.day = x.value AND d.channel = ?"
+        " AND (d.measure = 'alerts' OR (d.day = ? AND d.measure <> 'opted_out'))",
+        (days, app_no, segment, channel, day),
+    ):
+        blobs[of_day][measure] = blob
+    return {of_day: _day_counts(stored) for of_day, stored in blobs.items()}
 
 
 def _places(connection: sqlite3.Connection, app_no: int, segment: int) -> BitMap:
@@ -400,6 +424,11 @@ def store_day(connection: sqlite3.Connection, app_no: int, day: int, tallies: Ta
         rows,
         "(app_no, dimension, key, day) DO UPDATE SET content = excluded.content",
     )
+
+
+def has_alerts(connection: sqlite3.Connection) -> bool:
+    """Whether anything is known of the last days. Reader thread."""
+    return bool(connection.execute("SELECT EXISTS (SELECT 1 FROM alert_day)").fetchone()[0])
 
 
 def close_day(connection: sqlite3.Connection, day: int) -> None:

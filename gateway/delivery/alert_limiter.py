@@ -26,12 +26,12 @@ import heapq
 import json
 import logging
 import sqlite3
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.audience.frequency import LONGEST_MS, WINDOWS_MS, Hours
+from gateway.audience.frequency import LONGEST_MS, MAX_CAP_ALERTS, WINDOWS_MS, Hours
 from gateway.audience.policy import CRITICAL, PolicyStore, choices_of
 from gateway.delivery.alert_rules import Alert, Person, SentAlert, check_alert, members_of
 from gateway.delivery.app_slices import PushPart
@@ -58,6 +58,10 @@ log = logging.getLogger(__name__)
 
 CHECKED_DEVICES = 250
 """Devices of one check."""
+SPARE_ALERTS = 200
+"""Alerts of a device that there are too many of before they are removed together."""
+FORGOTTEN_ROWS = 5_000
+"""Rows that one check removes of those, 10 ms."""
 CHECKED_ROWS = 2_000
 """Deliveries that one check looks at, or those of one mailbox."""
 
@@ -420,6 +424,7 @@ def check_rows(
     connection.executemany(
         "INSERT OR REPLACE INTO alert_use (device_no, push_no, channel, at) VALUES (?, ?, ?, ?)", counted
     )
+    _forget_uncounted(connection, persons)
     connection.executemany(
         "INSERT INTO critical_use (app_no, device_no, push_no, passed, at) VALUES (?, ?, ?, ?, ?)", critical
     )
@@ -470,6 +475,24 @@ def _forget_uses(connection: sqlite3.Connection, devices: Iterable[int], before:
         "DELETE FROM alert_use WHERE device_no IN (SELECT value FROM json_each(?)) AND at <= ?",
         (json.dumps(list(devices)), before),
     )
+
+
+def _forget_uncounted(connection: sqlite3.Connection, persons: dict[int, Person]) -> None:
+    """Remove alerts of the last week that no limit looks back at, because there were so many since.
+
+    Where devices are in a group without limits, or have hundreds in an hour, all of a week would be read each time.
+    """
+    useless: list[tuple[int, int]] = []
+    for device_no, person in persons.items():
+        if len(person.uses) < MAX_CAP_ALERTS + SPARE_ALERTS:
+            continue
+        since = Counter(use.channel for use in person.uses[-MAX_CAP_ALERTS:])
+        for use in reversed(person.uses[:-MAX_CAP_ALERTS]):
+            caps = person.rules.caps(use.channel)
+            if caps is None or since[use.channel] > caps.counted_alerts:  # one more: that which is checked again
+                useless.append((device_no, use.push_no))
+            since[use.channel] += 1
+    connection.executemany("DELETE FROM alert_use WHERE device_no = ? AND push_no = ?", useless[:FORGOTTEN_ROWS])
 
 
 def read_persons(

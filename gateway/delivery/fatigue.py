@@ -31,6 +31,7 @@ from gateway.delivery.alert_days import (
     count_segment,
     first_position,
     follow_events,
+    has_alerts,
     next_segment,
     read_days,
     remove_days,
@@ -120,6 +121,8 @@ class Fatigue:
             await self._follow()
             over = (now_ms - GRACE_MS) // DAY_MS - 1
             while self._position.closed_day < over:
+                if not await self._database.read(has_alerts):
+                    await self._pass_over(over - 1)
                 await self._close(self._position.closed_day + 1)
 
     async def _follow(self) -> None:
@@ -155,6 +158,14 @@ class Fatigue:
         await self._database.write(partial(close_day, day=day))
         self._position = self._position._replace(closed_day=day)
         await self._on_day_closed(day)
+
+    async def _pass_over(self, day: int) -> None:
+        """Leave out the days up to this one, of which there is nothing: the server was away for years, or its clock was
+        set."""
+        assert self._position is not None, "it is read before"
+        if day > self._position.closed_day:
+            await self._database.write(partial(close_day, day=day))
+            self._position = self._position._replace(closed_day=day)
 
     @staticmethod
     async def _rest(began: float) -> None:

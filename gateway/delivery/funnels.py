@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from pyroaring import BitMap
 
-from gateway.audience.device_sets import SEGMENT_BITS, tags_of_app, whole_segment
+from gateway.audience.device_sets import SEGMENT_BITS, largest_tags, whole_segment
 from gateway.audience.policy import SHOWN
 from gateway.delivery.delivery_sets import (
     delivered_times,
@@ -324,7 +324,7 @@ def _tags_of_states(
         ):
             tags.setdefault(tag, BitMap()).add(device_no)
     else:
-        tags = {tag: devices & members for tag, devices in tags_of_app(connection, app_no, segment).items()}
+        tags = largest_tags(connection, app_no, segment, members, MAX_TAGS)
     for tag in sorted(tags, key=lambda tag: (-len(tags[tag]), tag))[:MAX_TAGS]:
         for state, devices in states.items():
             if count := devices.intersection_cardinality(tags[tag]):

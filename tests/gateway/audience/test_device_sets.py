@@ -20,10 +20,10 @@ from gateway.audience.device_sets import (
     SEGMENT_BITS,
     add_devices,
     add_to_sets,
+    largest_tags,
     queried_devices,
     remove_devices,
     selected_devices,
-    tags_of_app,
 )
 from gateway.audience.enrolments import EnrolmentQuota
 from gateway.audience.targeting import device_rows
@@ -98,9 +98,27 @@ def test_a_segment_is_small_whatever_it_holds(connection: sqlite3.Connection) ->
 def test_the_tags_of_an_app_are_read_segment_by_segment(connection: sqlite3.Connection) -> None:
     add_to_sets(connection, APP_NO, {ALL_TAG: [1, 2, SEGMENT], "hall": [1, SEGMENT], "lobby": [2]})
     add_devices(connection, 2, "cellar", [3])
-    assert tags_of_app(connection, APP_NO, 0) == {"hall": BitMap([1]), "lobby": BitMap([2])}
-    assert tags_of_app(connection, APP_NO, 1) == {"hall": BitMap([SEGMENT])}
-    assert tags_of_app(connection, APP_NO, 2) == {}
+    everybody = BitMap(range(1, 2 * SEGMENT))
+    assert largest_tags(connection, APP_NO, 0, everybody, 9) == {"hall": BitMap([1]), "lobby": BitMap([2])}
+    assert largest_tags(connection, APP_NO, 1, everybody, 9) == {"hall": BitMap([SEGMENT])}
+    assert largest_tags(connection, APP_NO, 0, BitMap([2]), 9) == {"lobby": BitMap([2])}
+    assert largest_tags(connection, APP_NO, 2, everybody, 9) == {}
+
+
+def test_of_very_many_tags_the_largest_are_found_within_bounds(
+    connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_to_sets(connection, APP_NO, {f"serial-{number:03}": [number] for number in range(1, 200)})
+    add_to_sets(
+        connection, APP_NO, {"a": range(1, 9), "hall": range(1, 50), "lobby": range(60, 80), "z": range(1, 200)}
+    )
+    everybody = BitMap(range(1, 200))
+    assert list(largest_tags(connection, APP_NO, 0, everybody, 3)) == ["z", "hall", "lobby"]
+    assert list(largest_tags(connection, APP_NO, 0, BitMap([1, 70]), 4)) == ["z", "a", "hall", "lobby"]
+    monkeypatch.setattr(device_sets, "READ_SETS", 3)
+    assert list(largest_tags(connection, APP_NO, 0, everybody, 9)) == ["hall", "lobby", "a"]
+    monkeypatch.setattr(device_sets, "WALKED_SETS", 2)
+    assert list(largest_tags(connection, APP_NO, 0, everybody, 9)) == ["hall", "a"]
 
 
 @pytest.mark.parametrize("count", [0, 1, 4, 5, 12, 13])

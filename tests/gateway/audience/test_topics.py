@@ -6,9 +6,10 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyroaring import BitMap
 
 from gateway.audience import topics
-from gateway.audience.device_sets import ALL_TAG, add_devices, devices_of_set, tags_of_app, topic_set
+from gateway.audience.device_sets import ALL_TAG, add_devices, devices_of_set, largest_tags, topic_set
 from gateway.audience.topics import change_members, change_own_topics, remove_from_topics, topics_of
 from gateway.errors import Problem
 from tests.gateway.delivery.machinery import add_device, fresh_database
@@ -55,7 +56,9 @@ def test_a_topic_is_no_tag_of_the_same_name(connection: sqlite3.Connection) -> N
     add_devices(connection, APP, "news", [4])
     change_members(connection, APP, "news", ["d1"], True, 5)
     assert members(connection, "news") == [1]
-    assert {tag: list(devices) for tag, devices in tags_of_app(connection, APP, 0).items()} == {"news": [4]}
+    assert {tag: list(devices) for tag, devices in largest_tags(connection, APP, 0, BitMap([4]), 9).items()} == {
+        "news": [4]
+    }
 
 
 def test_an_app_and_a_device_have_so_many_topics(

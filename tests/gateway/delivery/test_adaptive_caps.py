@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from typing import Any
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gateway.audience.frequency import AdaptiveCap
-from gateway.audience.policy import ChannelFields, NewChannel, Policy
+from gateway.audience.policy import AdaptedCap, ChannelFields, NewChannel, Policy
 from gateway.delivery.adaptive_caps import COOLING_DAYS, Reason, decide, steps_of
 from gateway.delivery.alert_days import BUCKETS, bucket_of
 from gateway.delivery.fatigue import Figures
@@ -207,6 +208,54 @@ def test_other_bounds_begin_anew_and_fixed_caps_undo_it(world: World) -> None:
     assert change(caps="adaptive")["adapted"]["per_day"] == 8
     world.run(world.policies.remove_channel(APP.no, "offers"))
     assert channel(world)["adapted"]["per_day"] == 8
+
+
+def at_once(world: World, monkeypatch: pytest.MonkeyPatch, *coroutines: Any) -> None:
+    """Have these stored one after the other, before any of them hears of it."""
+    all_stored = asyncio.Event()
+    write = world.writer.write
+
+    async def write_and_wait(operation: Any, app_no: int | None = None) -> Any:
+        result = await write(operation, app_no)
+        await all_stored.wait()
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.writer, "write", write_and_wait)
+        tasks = []
+        for coroutine in coroutines:
+            tasks.append(world.loop.create_task(coroutine))
+            world.loop.run_until_complete(asyncio.sleep(0))
+        all_stored.set()
+        for task in tasks:
+            world.loop.run_until_complete(task)
+    world.settle()
+
+
+@pytest.mark.parametrize("adapts_first", [True, False])
+@pytest.mark.parametrize(("fields", "expected"), [({"caps": "adaptive", "sound": "bell"}, 4), ({"caps": None}, None)])
+def test_a_change_that_is_stored_at_the_same_time_is_not_undone(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    adapts_first: bool,
+    fields: dict[str, Any],
+    expected: int | None,
+) -> None:
+    channel(world)
+    adapted = AdaptedCap(4, {"reason": "more_opted_out"}, YESTERDAY, world.now)
+    logged: list[int] = []
+    moves = [
+        world.policies.adapt(APP.no, "offers", adapted, lambda connection: logged.append(1)),
+        world.policies.change_channel(APP.no, "offers", ChannelFields.model_validate({"name": "Offers", **fields})),
+    ]
+    at_once(world, monkeypatch, *(moves if adapts_first else reversed(moves)))
+    for _ in range(2):
+        found = world.policies.channel(APP.no, "offers")
+        assert (None if found["adapted"] is None else found["adapted"]["per_day"]) == expected
+        assert found["sound"] == fields.get("sound")
+        assert world.row("SELECT count(*) FROM adapted_cap") == (0 if expected is None else 1,)
+        world.crash()
+    assert len(logged) == (1 if expected or adapts_first else 0)
 
 
 def test_what_caps_may_be() -> None:

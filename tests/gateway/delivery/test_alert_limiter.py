@@ -12,7 +12,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from gateway.audience.frequency import WINDOWS_MS, Hours, is_quiet
+from gateway.audience.frequency import MAX_CAP_ALERTS, WINDOWS_MS, Hours, is_quiet
 from gateway.audience.policy import ChannelFields, NewChannel, Policy
 from tests.gateway.delivery.machinery import HandOver
 from tests.gateway.delivery.test_consent import full_disk
@@ -314,6 +314,24 @@ def test_a_crash_forgets_no_use(world: World) -> None:
     world.connect()
     assert world.state(world.alert()) == ("suppressed", "capped")
     assert world.state(first) == ("delivered", None)
+
+
+def test_no_more_alerts_are_counted_than_a_limit_looks_back_at(world: World) -> None:
+    """A device of a group without limits has thousands in a week, and each alert would read all of them."""
+    world.connection.execute("INSERT INTO device_tag (app_no, tag, device_no) VALUES (1, 'vip', 1)")
+    world.set_policy(caps={"limits": [{"count": 1, "per": "week"}], "groups": [{"tag": "vip", "limits": []}]})
+    new = NewChannel.model_validate({"id": "rare", "name": "Rare", "caps": cap(3, "week")})
+    world.run(world.policies.add_channel(APP.no, new))
+    world.connection.executemany(
+        "INSERT INTO alert_use (device_no, push_no, channel, at) VALUES (1, ?, ?, ?)",
+        [(-number, "rare" if number > 1_290 else None, world.now - number * 1_000) for number in range(1, 1_301)],
+    )
+    world.connect()
+    assert world.state(world.alert())[0] == "sent"
+    found = "SELECT count(*) FROM alert_use WHERE channel IS"
+    assert world.row(f"{found} NULL") == (MAX_CAP_ALERTS,)
+    assert world.row(f"{found} 'rare'") == (4,), "the last three, and one that may be checked again"
+    assert world.state(world.alert(channel="rare")) == ("suppressed", "capped")
 
 
 def test_quiet_hours_defer_to_their_end(world: World) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 from collections import Counter, defaultdict
 from typing import Any
 
 import pytest
 
 from gateway.audience.device_sets import add_devices
-from gateway.delivery import alert_days
+from gateway.delivery import alert_days, fatigue
 from gateway.delivery.alert_days import BUCKETS, bucket_name, bucket_of
 from gateway.delivery.fatigue import Figures, base_of, first_higher_bucket, verdict_of
 from gateway.delivery.funnels import DAY_MS
@@ -107,6 +108,28 @@ def test_who_has_left_cannot_leave_again_and_who_hears_nothing_is_not_patient(wo
     assert buckets(world, channel="offers") == {"0-1": [5, 2, 0, 0, 2]}
     assert buckets(world) == {"0-1": [4 + 14, 2, 0, 0, 2]}, "d1 may have others: for two weeks after its last"
     assert world.row("SELECT count(*) FROM alert_day") == (0,)
+
+
+def test_years_of_which_there_is_nothing_are_passed_over(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[int] = []
+
+    def note_day(connection: sqlite3.Connection, day: int) -> None:
+        closed.append(day)
+        alert_days.close_day(connection, day)
+
+    monkeypatch.setattr(fatigue, "close_day", note_day)
+    world.connect()
+    alert(world, [1])
+    next_day(world)
+    first = world.now // DAY_MS - 1
+    world.now += 1_000 * DAY_MS
+    next_day(world)
+    assert len(closed) < alert_days.RECENT_DAYS + 5
+    assert closed[-1] == first + 1_001
+    assert report(world, since=first * DAY_MS)["buckets"][0]["device_days"] == alert_days.RECENT_DAYS
+    alert(world, [1])
+    next_day(world)
+    assert buckets(world) == {"0-1": [1, 1, 0, 0, 0]}
 
 
 def test_by_tag(world: World) -> None:
