@@ -170,7 +170,7 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
             limiter=components.connections,
             trusted_proxies=settings.trusted_proxies,
             turns=components.turns,
-            share_of_key=components.share_of_key,
+            share_of_holder=components.share_of_holder,
         )
         reload: Callable[[], None]
         if tls is None:

@@ -40,7 +40,6 @@ from gateway.token_lifetimes import TERMS, TokenTerms
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-SCOPES = ("send", "read", "devices", "admin")
 TOKEN_BYTES = 32
 GENERATION_DIGITS = 32
 """Hexadecimal digits: 128 bits. X.520 allows a serialNumber 64 characters."""

@@ -11,7 +11,8 @@ Laws
    since the backup, so that whoever follows events comes back with the last id it had, and misses none of the new.
 5. A restored server knows no session: devices have gone on since the backup, and hold packet identifiers of messages
    that it has never heard of. It answers them without session present, so that both sides begin anew. Only who knows
-   that the server has not run since (`keep_sessions`: a move to another machine) may take the sessions along.
+   that the server has not run since (`keep_sessions`: a move to another machine) may take the sessions along. People
+   sign in at the console again in any case.
 6. A backup holds the admin key, the fleet CA's key and every device's facts: mode 0600 from its first byte.
 7. A name stands for a complete archive, always: it is written under another one, synced, and renamed.
 
@@ -264,8 +265,18 @@ def put_in_place(data_dir: Path, staging: Path) -> None:
 def make_startable(folder: Path, *, keep_sessions: bool = False) -> None:
     """Let copied databases be those of a server that goes on from an earlier time: laws 4 and 5."""
     number_events_anew(folder / LEDGER)
+    end_console_sessions(folder / LEDGER)
     if (folder / BROKER).exists() and not keep_sessions:
         void_sessions(folder / BROKER)
+
+
+def end_console_sessions(ledger: Path) -> None:
+    """Let nobody be signed in any more: who has signed out since, or whose key was revoked, would be."""
+    if not ledger.exists():
+        return
+    with closing(connect(ledger, isolation_level=None)) as database:
+        if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'console_session'").fetchone() is not None:
+            database.execute("DELETE FROM console_session")
 
 
 def number_events_anew(ledger: Path) -> None:

@@ -60,6 +60,7 @@ from gateway.measurements import Measurements
 from gateway.metrics import Metrics, MetricsSources
 from gateway.metrics_key import MetricsKey
 from gateway.overview import Overview
+from gateway.people.components import PeopleComponents
 from gateway.periodic import ServerTimers, repeat
 from gateway.plans.campaign_reports import CampaignReports
 from gateway.plans.campaigns import Campaigns
@@ -79,6 +80,7 @@ PRESENCE_SECONDS = 10.0
 """Time by which an hour of presence may begin late: short beside an hour, and seldom beside what else is looked at."""
 DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
+MINUTE_MS = 60_000
 SIDE_CONNECTIONS = 8
 """Connections of one device besides its own: a helper or two, and what the network has not yet told us is gone."""
 MAX_UNSTORED_BYTES = 512 * 1024
@@ -208,12 +210,21 @@ class Components:
         """Limits and counters of the HTTP port."""
         loop = asyncio.get_running_loop()
         self._key_cache = KeyCache(self._database, self._clock_ms)
-        self.share_of_key = self._key_cache.share_of
+        self.people = PeopleComponents(
+            database=self._database, keys=self._key_cache, clock_ms=self._clock_ms, clock=loop.time,
+            share_of=share_of, idle_ms=int(self._settings.session_idle_minutes * MINUTE_MS),
+            lifetime_ms=int(self._settings.session_hours * HOUR_MS),
+        )  # fmt: skip
         self.turns = RequestTurns(loop)
         self._bodies = BodyBudget(loop.time)
         self._admission = Admission(
-            keys=self._key_cache, audit=self.audit, rate=self._settings.request_limit, clock=loop.time
+            keys=self._key_cache,
+            sessions=self.people.sessions,
+            audit=self.audit,
+            rate=self._settings.request_limit,
+            clock=loop.time,
         )
+        self.share_of_holder = self._admission.share_of
         self._problems = ProblemCount()
         shares = share_out(raise_open_files_limit(), MAX_CONNECTIONS)
         self.device_descriptors = shares.devices
@@ -256,6 +267,7 @@ class Components:
             idempotency_quota=self._idempotency_quota,
             enrolments=self.enrolments,
             enrolment=self.enrolment,
+            people=self.people,
             calls=delivery.calls,
             callers=delivery.callers,
             forecast=delivery.forecast,
@@ -277,6 +289,7 @@ class Components:
     async def recover(self) -> None:
         """Load what is on disk into the components, after a start and before the first connection. Runs on the
         *loop*."""
+        await self.people.sessions.load()
         await self.delivery.policies.load()
         await self.enrolments.load(self._database)
         await self.delivery.alert_limiter.load()
@@ -303,7 +316,8 @@ class Components:
             admission=self._admission,
             turns=self.turns,
             bodies=self._bodies,
-            keys=Keys(self._database, self._key_cache),
+            keys=Keys(self._database, self._key_cache, self.people.sessions.end_of_key),
+            people=self.people,
             devices=self.enrolment.devices,
             bulk_changes=BulkChanges(
                 database=self._database,
@@ -446,9 +460,9 @@ class Components:
             await asyncio.sleep(DISK_SECONDS)
 
     async def record_presence(self) -> None:
-        """Record in which hours devices are connected, until cancelled."""
+        """Record in which hours devices are connected, and how far sessions of people were used, until cancelled."""
         seconds = PRESENCE_SECONDS / self._settings.clock_speed
-        await repeat(max(seconds, SWEEP_SECONDS), self.delivery.presence_hours.tick)
+        await repeat(max(seconds, SWEEP_SECONDS), self.delivery.presence_hours.tick, self.people.sessions.tick)
 
     async def enforce_quotas(self) -> None:
         """Keep the event log, and what devices say, within their bounds, until cancelled."""
@@ -468,6 +482,7 @@ class Components:
             self.activity.flush()
             self.delivery.presence_hours.flush()
             self.delivery.ledger.flush()
+            self.people.sessions.flush()
             try:
                 await self._database.write(lambda connection: None)
             except Exception as error:

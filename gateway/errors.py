@@ -33,12 +33,19 @@ CATALOGUE: dict[str, ProblemKind] = {
     "unauthorized": ProblemKind(
         401,
         "A valid key is needed",
-        "There is no key, or it is unknown or revoked; or a device's token is wrong. `/metrics` may ask for one, too.",
+        "There is no key, or it is unknown or revoked; a session has ended; or a device's token is wrong. `/metrics` "
+        "may ask for a key, too.",
     ),
     "forbidden": ProblemKind(
         403,
         "The key lacks a scope",
         "The key lacks the scope, or is of another app than the one that it would manage.",
+    ),
+    "not_same_origin": ProblemKind(
+        403,
+        "Not from a page of this server",
+        "A request with the cookie of a session comes from a page of another origin, or lacks the header "
+        "`Fleetpush-Console: 1`.",
     ),
     "approval_needed": ProblemKind(
         403,
@@ -224,8 +231,9 @@ CATALOGUE: dict[str, ProblemKind] = {
     ),
     "too_many_attempts": ProblemKind(
         429,
-        "Too many wrong codes",
-        "So many answers to wrong enrolment codes of the address, or of all, are being held back that this one is not.",
+        "Too many wrong codes or keys",
+        "So many answers to wrong enrolment codes, or keys at the console's sign-in, of the address, or of all, are "
+        "being held back that this one is not.",
         retryable=True,
     ),
     "rate_limited": ProblemKind(

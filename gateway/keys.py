@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlmodel import Session, col, select
@@ -25,9 +25,11 @@ MAX_KEYS = 1_000
 class Keys:
     """Apps and API keys in the ledger. Runs on the *loop*."""
 
-    def __init__(self, database: Database, cache: KeyCache) -> None:
+    def __init__(self, database: Database, cache: KeyCache, on_revoked: Callable[[str], None]) -> None:
+        """`on_revoked` is called with the id of a key that was revoked, before that is answered."""
         self._database = database
         self._cache = cache
+        self._on_revoked = on_revoked
 
     async def add_app(self, by_app: int, app_id: str, now_ms: int) -> dict[str, Any]:
         """Make an app, in the turn of the app that asks, `by_app`. Raises Problem 409, 422."""
@@ -109,7 +111,8 @@ class Keys:
         return await self._database.read_models(read, app_no)
 
     async def revoke(self, by_app: int, app_no: int | None, key_id: str, now_ms: int) -> None:
-        """Void at once. `app_no` None: of whatever app. Raises Problem 404, 409."""
+        """Revoke a key: it and its sessions are void at once. `app_no` None: of whatever app. Raises Problem 404,
+        409."""
 
         def write(connection: sqlite3.Connection) -> None:
             row = connection.execute(
@@ -123,9 +126,11 @@ class Keys:
             if "admin" in row[2].split() and _is_last_admin(connection, row[0], row[1]):
                 raise problem("last_admin_key", "nobody could make another afterwards: make a new admin key first")
             connection.execute("UPDATE api_key SET revoked_at = ? WHERE no = ?", (now_ms, row[0]))
+            connection.execute("DELETE FROM console_session WHERE key_no = ?", (row[0],))
 
         await self._database.write(write, by_app)
         self._cache.forget(key_id)
+        self._on_revoked(key_id)
 
 
 def insert_key(

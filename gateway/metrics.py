@@ -69,6 +69,7 @@ from gateway.events.webhooks import WebhookStore
 from gateway.latency import LatencyHistogram
 from gateway.measurements import Measurements
 from gateway.metrics_key import MetricsKey
+from gateway.people.components import PeopleComponents
 from gateway.plans.campaigns import Campaigns
 from gateway.plans.components import PlanComponents
 from gateway.program import installed_version
@@ -100,6 +101,7 @@ class MetricsSources:
     idempotency_quota: IdempotencyQuota
     enrolments: EnrolmentQuota
     enrolment: EnrolmentComponents
+    people: PeopleComponents
     rule_changes: RuleChanges
     receipts: Receipts
     activity: DeviceActivity
@@ -147,6 +149,7 @@ class MetricsSources:
             "slow_downloads": self.attachments.downloads_ended,
             "unread_event_streams": self.feed.streams_stalled,
             "wrong_codes": self.enrolment.guesses.sent_away,
+            "wrong_keys": self.people.guesses.sent_away,
             "uploads": self.attachments.uploads_sent_away,
         }
 
@@ -275,13 +278,18 @@ class _Collector(Collector):
         failed = sources.ledger.failed_attempts
         yield _counter("delivery_attempts_failed", "Times that a device did not take what it was sent.", failed)
         yield _counter("device_topics_denied", "Topics refused to devices.", sources.activity.denied)
-        failures = {"key": sources.keys.failures, "device": sources.authenticator.failures}
+        failures = {
+            "key": sources.keys.failures,
+            "device": sources.authenticator.failures,
+            "session": sources.people.sessions.refused,
+        }
         if sources.metrics_key is not None:
             failures["metrics"] = sources.metrics_key.failures
         yield _by_label(
             CounterMetricFamily, "authentication_failures", "Wrong or revoked credentials.", "kind", failures
         )
-        yield _counter("http_requests_admitted", "Requests with a valid key.", sources.admission.admitted)
+        yield _gauge("console_sessions", "Sessions of people who are signed in.", len(sources.people.sessions))
+        yield _counter("http_requests_admitted", "Requests with a valid key or session.", sources.admission.admitted)
         text = "Enrolment codes that were shown, by outcome: a device enrolled, a lost answer repeated, or why not."
         yield _by_label(CounterMetricFamily, "enrolment_codes", text, "outcome", sources.enrolment.invitations.codes)
         text = "Requests of devices for a new token, by what became of them."

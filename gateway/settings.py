@@ -138,6 +138,10 @@ class Settings(BaseSettings):
     """Times that a device may not take a push (not acknowledged, or the end of its connection) before it is refused."""
     request_limit: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
     """HTTP requests per second and key, as a burst; over it 429 with Retry-After."""
+    session_idle_minutes: Annotated[float, Field(gt=0, le=1_440)] = 15.0
+    """Minutes after its last request that a session of the console ends."""
+    session_hours: Annotated[float, Field(gt=0, le=168)] = 12.0
+    """Hours after which a session of the console ends however much it is used: a working day."""
     disk_reserve: Annotated[Bytes, Field(ge=0)] = 32 * 1024 * 1024
     """Bytes that stay free on the disk (at most an eighth of it), beside what the logs may still take, so that what was
     accepted can be recorded; pages that are free inside the ledger count. Below it new pushes get 507."""

@@ -25,11 +25,12 @@ from broker.clock import ServerClock
 from broker.sqlite_file import Fault, connect, fault_of
 from broker.sqlite_store import SqliteStore, StoreInUse, StoreTooNew
 from gateway import data_directory, disk_space, kept_ledger, replacement
-from gateway.auth import SCOPES, new_key, secret_hash
+from gateway.auth import new_key, secret_hash
 from gateway.data_directory import BROKER, LEDGER
 from gateway.device_topics import DEFAULT_APP
 from gateway.keys import insert_key
 from gateway.program import PROGRAM
+from gateway.roles import SCOPES
 from gateway.settings import Settings
 from gateway.store.database import Database
 from gateway.store.errors import StorageError

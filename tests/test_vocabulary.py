@@ -71,6 +71,7 @@ TIMES_OF_ANOTHER_UNIT: dict[str, str] = {
     "gateway.measurements": "seconds of a monotonic clock",
     "gateway.enrolment.components": "seconds of the loop",
     "gateway.enrolment.guesses": "seconds of the loop",
+    "gateway.people.components": "seconds of the loop",
     "gateway.metrics": "seconds, as Prometheus has them",
     "gateway.replacement": "a text, in a file's name",
     "gateway.store.read_queue": "seconds of a monotonic clock",

@@ -1,24 +1,28 @@
-"""Admission of requests: a valid key, the scope that the call needs, and not more often than agreed.
+"""Admission of requests: a valid key or session, the scope that the call needs, and not more often than agreed.
 
 In this order, so that a stranger learns nothing but 401, and before a body is read. The rate is a bucket per key that
 holds one second's worth: it keeps one runaway sender from taking the whole loop, and nothing finer is promised.
 
 Whoever is admitted to what may change something makes an attempt, which the audit log has an entry of when it does
 (`store/audited_writes`). Who is not admitted is in that log as well, as far as there is room for refusals.
+
+A key wins over a session: the cookie is read where no key is shown, so requests with keys pay nothing for it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from fastapi import Request
 
 from gateway.api.audited_actions import action_of
 from gateway.api.request_headers import header_of
+from gateway.api.session_cookies import SAFE_METHODS, require_same_origin, session_token
 from gateway.audit.audit_log import AuditLog
 from gateway.auth import KeyCache, Principal, basic_credential, token_of
-from gateway.errors import BasicUnauthorized, Problem, RateLimited
+from gateway.errors import BasicUnauthorized, Problem, RateLimited, problem
+from gateway.people.sessions import ConsoleSessions
 from gateway.store.audit_entries import Detail
 from gateway.store.audited_writes import CURRENT, Attempt
 
@@ -29,17 +33,25 @@ ADMITTED = "fleetpush.admitted"
 more."""
 ATTEMPT = "fleetpush.attempt"
 """The key, in the scope of a request that may change something, of its `Attempt`."""
-SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 MAX_BUCKETS = 10_000
 """Buckets in memory; over it all are forgotten, which is generous for a second."""
 
 
 class Admission:
-    """Admits requests with a valid key of the right scope, at most `rate` a second for each key. `clock` gives seconds
-    that only grow. Runs on the *loop*."""
+    """Admits requests with a valid key, or session, of the right scope, at most `rate` a second for each key. `clock`
+    gives seconds that only grow. Runs on the *loop*."""
 
-    def __init__(self, *, keys: KeyCache, audit: AuditLog, rate: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        *,
+        keys: KeyCache,
+        sessions: ConsoleSessions,
+        audit: AuditLog,
+        rate: int,
+        clock: Callable[[], float],
+    ) -> None:
         self._keys = keys
+        self._sessions = sessions
         self._audit = audit
         self._rate = rate
         self._clock = clock
@@ -77,9 +89,13 @@ class Admission:
             raise
 
     async def still_admitted(self, request: Request) -> bool:
-        """Whether the key of a request that goes on and on has not been revoked meanwhile."""
+        """Whether the key of a request that goes on and on has not been revoked meanwhile, nor the session ended."""
+        header = header_of(request, b"authorization")
+        if _may_be_session(header):
+            token = session_token(request.scope["headers"], request.scope["scheme"])
+            return token is not None and self._sessions.known(token) is not None
         try:
-            await self._keys.authenticate(header_of(request, b"authorization"))
+            await self._keys.authenticate(header)
         except Problem:
             return False
         return True
@@ -91,14 +107,22 @@ class Admission:
         try:
             if device is not None:
                 return self._let_in(request, await self._keys.authenticate_device(*device))
-            principal = await self._keys.authenticate(header_of(request, b"authorization"))
+            header = header_of(request, b"authorization")
+            principal = None
+            if header is None or header[:5] == "Basic":  # as in `_may_be_session`, without its call
+                principal = self._holder_of_session(request)
+            if principal is None:
+                principal = await self._keys.authenticate(header)
         except Problem as refusal:
             peer = request.client.host if request.client is not None else "unknown"
             log.info("%s: %s", peer, refusal.detail, extra={"peer": peer})
             if refusal.status == 401:
                 self._audit.refuse(Attempt(None, "", "request", operation_of(request), peer), refusal.code)
             raise
-        if "route" in request.scope and request.scope["method"] not in SAFE_METHODS:  # a push by itself has none
+        # A push by itself has no route; it has an attempt if it comes from the console.
+        if ("route" in request.scope or principal.session_id is not None) and (
+            request.scope["method"] not in SAFE_METHODS
+        ):
             begin_attempt(request, principal)
         if or_scope is None or or_scope not in principal.scopes:
             try:
@@ -107,6 +131,27 @@ class Admission:
                 self._audit.refuse(request.scope.get(ATTEMPT) or attempt_to_read(request, principal), refusal.code)
                 raise
         return self._let_in(request, principal)
+
+    def share_of(self, headers: Sequence[tuple[bytes, bytes]], scheme: str) -> str | None:
+        """Return the share that a request counts for while it waits: that of its key or session, if those are known."""
+        for name, value in headers:
+            if name == b"authorization" and (share := self._keys.share_of(value.decode("latin-1"))) is not None:
+                return share
+        token = session_token(headers, scheme)
+        principal = self._sessions.known(token) if token is not None else None
+        return principal.key_id if principal is not None else None
+
+    def _holder_of_session(self, request: Request) -> Principal | None:
+        """Return the holder of the session whose cookie a request has; None if it has none. Raises Problem 401, 403
+        not_same_origin."""
+        token = session_token(request.scope["headers"], request.scope["scheme"])
+        if token is None:
+            return None
+        require_same_origin(request)
+        session = self._sessions.find(token)
+        if session is None:
+            raise problem("unauthorized", "the session has ended: sign in again")
+        return session.principal
 
     def _let_in(self, request: Request, principal: Principal) -> Principal:
         request.scope[ADMITTED] = principal
@@ -190,3 +235,9 @@ def path_of(request: Request) -> str:
 def operation_of(request: Request) -> str:
     """Return the operation of a request as `DELETE /v1/devices/{device_id}`."""
     return f"{request.method} {path_of(request)}"
+
+
+def _may_be_session(authorization: str | None) -> bool:
+    """Whether a request may come with a session instead of a key. Of HTTP Basic, a proxy in front may be whom it is
+    for."""
+    return authorization is None or authorization[:5] == "Basic"

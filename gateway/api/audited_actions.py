@@ -90,6 +90,8 @@ ACTIONS: Final[Mapping[Operation, AuditedAction]] = {
     ("post", "/v1/apps"): AuditedAction("app.create", "app"),
     ("post", "/v1/keys"): AuditedAction("key.create", "key"),
     ("delete", "/v1/keys/{key_id}"): AuditedAction("key.revoke", "key", "key_id"),
+    ("post", "/v1/session"): AuditedAction("session.begin", "session"),
+    ("delete", "/v1/session"): AuditedAction("session.end", "session"),
 }
 _STORES_NOTHING: Final = "it stores nothing of what it is asked"
 UNAUDITED: Final[Mapping[Operation, str]] = {

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from gateway.api import audit_examples, campaign_examples, history_examples, schedule_examples
+from gateway.api import access_examples, audit_examples, campaign_examples, history_examples, schedule_examples
 from gateway.api.responses import CountsResponse
 
 _PUSH: Final = {
@@ -35,6 +35,7 @@ BODIES: Final[dict[tuple[str, str], Any]] = {
     ("post", "/v1/pushes/batch"): f"{json.dumps(_PUSH)}\n{json.dumps({**_PUSH, 'idempotency_key': 'lunch-1'})}\n",
     ("post", "/v1/pushes/forecast"): _PUSH,
     ("post", "/v1/pushes/preview"): {"push": _PUSH, "device": "kiosk-1"},
+    **access_examples.BODIES,
     **campaign_examples.BODIES,
     **schedule_examples.BODIES,
     ("post", "/v1/devices"): _DEVICE,
@@ -72,8 +73,6 @@ BODIES: Final[dict[tuple[str, str], Any]] = {
     ("post", "/v1/webhooks"): {"url": "https://receiver.example/fleetpush", "types": ["delivery.*"]},
     ("patch", "/v1/webhooks/{webhook_id}"): {"description": "An example"},
     ("post", "/v1/webhooks/{webhook_id}/dead-letters/replay"): {},
-    ("post", "/v1/apps"): {"id": "canteen"},
-    ("post", "/v1/keys"): {"name": "A sender", "scopes": ["send"]},
 }
 PARAMETERS: Final = {
     "device_id": "kiosk-1",
@@ -381,7 +380,6 @@ _EVENT: Final = {
     "timestamp": "2026-12-01T11:00:00.530Z",
     "data": {"push_id": _PUSH_ID, "device_id": "kiosk-1", "channel": "offers"},
 }
-_KEY: Final = {"id": "k_9f86d081884c", "app": "default", "name": "A sender", "scopes": ["send"], "created_at": _AT}
 _CALLED: Final = {"push_id": _PUSH_ID, "reason": None}
 
 
@@ -391,12 +389,11 @@ def _page(item: Any) -> dict[str, Any]:
 
 ANSWERS: Final[dict[str, Any]] = {
     **audit_examples.ANSWERS,
+    **access_examples.ANSWERS,
     **campaign_examples.ANSWERS,
     **history_examples.ANSWERS,
     **schedule_examples.ANSWERS,
     "AcceptedPush": _ACCEPTED,
-    "Application": {"id": "canteen", "created_at": _AT},
-    "Applications": _page({"id": "default", "created_at": _AT}),
     "Attachment": {
         "id": "76e8d0a8cf1a24d2c4b9e5b2bb2a1d2c6d8f0f37e0a6f5c1b0a9d8c7b6a5f4e3",
         "url": "http://push.example:8080/v1/attachments/76e8d0a8cf1a24d2c4b9e5b2bb2a1d2c6d8f0f37e0a6f5c1b0a9d8c7b6a5f4e3",
@@ -465,7 +462,6 @@ ANSWERS: Final[dict[str, Any]] = {
     "Heartbeat": _HEARTBEAT,
     "Heartbeats": _page(_HEARTBEAT),
     "Invitations": _page(_INVITATION),
-    "Keys": _page({**_KEY, "revoked_at": None}),
     "Mailbox": _page(
         {
             "push_id": _PUSH_ID,
@@ -481,7 +477,6 @@ ANSWERS: Final[dict[str, Any]] = {
         }
     ),
     "NewInvitations": {"invitations": [_INVITED]},
-    "NewKey": {**_KEY, "key": "fp_dGhpcyBpcyBub3QgYSByZWFsIGtleSwgc29ycnkh"},
     "NewWebhook": {**_WEBHOOK, "secret": "whsec_dGhpcyBpcyBub3QgYSByZWFsIHNlY3JldCE="},
     "PendingToken": {"status": "pending", "confirmation": "4T7-QK2"},
     "Policy": {

@@ -27,6 +27,7 @@ from gateway.api import (
     pushes,
     schedules,
     segments,
+    session,
     stats,
     tags,
     templates,
@@ -34,12 +35,13 @@ from gateway.api import (
     topics,
     webhooks,
 )
-from gateway.api.admission import ATTEMPT, SAFE_METHODS
+from gateway.api.admission import ATTEMPT
 from gateway.api.bodies import BODY_CHARGE
 from gateway.api.body_budget import BodyCharge
 from gateway.api.openapi import DESCRIPTION
 from gateway.api.request_cycle import WHOLE_ANSWER
 from gateway.api.services import Services, known_parameters, provide
+from gateway.api.session_cookies import SAFE_METHODS
 from gateway.program import installed_version
 from gateway.store.audited_writes import CURRENT, Attempt
 
@@ -74,10 +76,15 @@ class Api(FastAPI):
             content = await pushes.accept(request, self.found)
         except Exception as error:
             response, expected = await problems.answer(request, error)
+            if ATTEMPT in scope:
+                self._refused(scope[ATTEMPT], response.status_code)
             await response(scope, receive, send)
             if not expected:
                 raise  # the server logs the traceback
             return
+        finally:
+            if ATTEMPT in scope:  # of somebody at the console: a key's push has none
+                scope[ATTEMPT].is_open = False
         if WHOLE_ANSWER in scope.get("extensions", ()):
             await send({"type": WHOLE_ANSWER, "status": 202, "media_type": b"application/json", "content": content})
         else:
@@ -162,6 +169,7 @@ def create_api(found: Services) -> FastAPI:
         apps,
         keys,
         audit,
+        session,
         health,
     ):  # routes are tried in this order: the busiest first
         api.include_router(module.router, dependencies=[Depends(known_parameters)])

@@ -20,7 +20,7 @@ import asyncio
 import json
 import logging
 import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, Literal, cast
@@ -92,8 +92,8 @@ class _Flow(FlowControl):
 class HttpConnection(asyncio.BufferedProtocol):
     """One HTTP connection: it parses requests, gives them to the application in turn, and writes the answers.
     `websocket` makes the protocol that takes an open connection over: it gets the head of the request first.
-    `share_of_key` names the share in whose turn the request of an `Authorization` waits, if that is a key which is
-    known to be valid. Runs on the *loop*."""
+    `share_of_holder` names the share in whose turn a request of these headers, over this scheme, waits, if they have a
+    key or a session which is known to be valid. Runs on the *loop*."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         app_state: dict[str, Any],
         limiter: ConnectionLimiter,
         turns: RequestTurns,
-        share_of_key: Callable[[str], str | None],
+        share_of_holder: Callable[[Sequence[tuple[bytes, bytes]], str], str | None],
         websocket: Callable[[], asyncio.Protocol],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
@@ -111,7 +111,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._app_state = app_state
         self._limiter = limiter
         self._turns = turns
-        self._share_of_key = share_of_key
+        self._share_of_holder = share_of_holder
         self._websocket = websocket
         self._loop = _loop or asyncio.get_running_loop()
         self._transport: asyncio.Transport
@@ -358,13 +358,11 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._turns.begin(self._share, partial(self._answer, cycle))
 
     def _share(self) -> str:
-        """Return the share in whose turn a request waits. It is that of its key, if it is known to be valid, or of its
-        address."""
-        for name, value in self._framing.headers:
-            if name == b"authorization":
-                key = self._share_of_key(value.decode("latin-1"))
-                if key is not None:
-                    return key
+        """Return the share in whose turn a request waits. It is that of its key or session, if that is known to be
+        valid, or of its address."""
+        share = self._share_of_holder(self._framing.headers, self._scheme)
+        if share is not None:
+            return share
         return self._place.share if self._place is not None else ""
 
     def _answer(self, cycle: RequestCycle) -> None:  # Hot path.

@@ -25,8 +25,9 @@ from gateway.errors import CATALOGUE, Problem
 DESCRIPTION: Final = """
 Push for a private fleet of devices, told truthfully.
 
-Every call below `/v1` needs `Authorization: Bearer KEY`, but for those below `/v1/enrol`. Lists take `limit` and
-`cursor`. Every refusal is a problem document (RFC 9457); [all of them](/docs/problems).
+Every call below `/v1` needs `Authorization: Bearer KEY`, but for those below `/v1/enrol`; pages of the console send the
+cookie of a session instead, and with a call that changes something the header `Fleetpush-Console: 1`. Lists take
+`limit` and `cursor`. Every refusal is a problem document (RFC 9457); [all of them](/docs/problems).
 """
 FILE_SCHEMA: Final = {"$ref": "#/components/schemas/FileContent"}
 """The bytes of a file, as they are."""
@@ -35,6 +36,14 @@ _SCHEMA: Final = "#/components/schemas/{model}"
 _EXAMPLE: Final = "#/components/examples/{code}"
 _SECURITY: Final = {
     "key": {"type": "http", "scheme": "bearer", "description": "An API key. `POST /v1/keys` makes one."},
+    "session": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": "fleetpush_session",
+        "description": "A session of the console (over TLS: `__Host-fleetpush_session`). `POST /v1/session` begins"
+        " one. Calls that change something need the header `Fleetpush-Console: 1` as well, and come from a page"
+        " of the server.",
+    },
     "deviceToken": {
         "type": "http",
         "scheme": "bearer",
@@ -150,8 +159,10 @@ def _complete(method: str, path: str, operation: dict[str, Any], schemas: dict[s
     for status, response in operation["responses"].items():
         _complete_success(method, path, status, response, schemas)
     operation["responses"] |= _refusals(codes_of(method, path, operation))
-    if path.startswith("/v1/") and (method, path) not in WITHOUT_KEY:
-        operation["security"] = [{"key": []}]
+    if path == "/v1/session" and method != "post":
+        operation["security"] = [{"session": []}]
+    elif path.startswith("/v1/") and (method, path) not in WITHOUT_KEY:
+        operation["security"] = [{"key": []}, {"session": []}]
         if path in _OF_DEVICES and method != "delete":
             operation["security"].append({_OF_DEVICES[path]: []})
 

@@ -18,11 +18,20 @@ OF_NO_OPERATION: Final = ("not_found", "method_not_allowed")
 """Answered where there is no operation; `not_found` also by one that names an app."""
 EVERYWHERE: Final = ("malformed_request", "invalid_request", "internal_error", "busy")
 """The head of the request, its query, our mistakes, and a server that has no connection free."""
-WITH_KEY: Final = ("unauthorized", "forbidden", "rate_limited")
+WITH_KEY: Final = ("unauthorized", "forbidden", "not_same_origin", "rate_limited")
+"""`not_same_origin`: with a session instead of a key."""
 AT_LEDGER: Final = ("storage_failed", "storage_damaged")
 """A key or a code is looked up in the ledger."""
-WITHOUT_KEY: Final = (("post", "/v1/enrol"), ("post", "/v1/enrol/again"), ("get", "/v1/enrol/ca"))
-"""Operations below `/v1` that devices call which have no token yet."""
+WITHOUT_KEY: Final = (
+    ("post", "/v1/enrol"),
+    ("post", "/v1/enrol/again"),
+    ("get", "/v1/enrol/ca"),
+    ("post", "/v1/session"),
+    ("get", "/v1/session"),
+    ("delete", "/v1/session"),
+    ("get", "/v1/session/options"),
+)
+"""Operations below `/v1` that devices call which have no token yet, and people who sign in."""
 WITH_BODY: Final = ("request_timeout", "payload_too_large", "unsupported_media_type", "unavailable")
 """`unavailable`: the server ends while the body comes."""
 WITH_JSON: Final = ("malformed_json",)
@@ -108,6 +117,9 @@ SPECIFIC: Final[Mapping[Operation, tuple[str, ...]]] = {
     ("put", "/v1/topics/{topic_name}/devices"): ("payload_too_large",),
     ("put", "/v1/watches/{watch_name}"): ("key_not_found",),
     ("get", "/v1/events"): ("too_many_streams",),
+    ("post", "/v1/session"): ("unauthorized", "not_same_origin", "too_many_attempts"),
+    ("get", "/v1/session"): ("unauthorized", "not_same_origin"),
+    ("delete", "/v1/session"): ("unauthorized", "not_same_origin"),
     ("post", "/v1/apps"): ("app_exists",),
     ("post", "/v1/keys"): ("not_found",),
     ("delete", "/v1/keys/{key_id}"): ("last_admin_key",),

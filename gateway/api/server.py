@@ -38,16 +38,16 @@ class HttpServer(uvicorn.Server):
         limiter: ConnectionLimiter,
         trusted_proxies: Sequence[str],
         turns: RequestTurns,
-        share_of_key: Callable[[str], str | None],
+        share_of_holder: Callable[[Sequence[tuple[bytes, bytes]], str], str | None],
     ) -> None:
         """`websocket` makes the protocol that takes an open connection over: it gets the head of the request first.
         X-Forwarded-For and X-Forwarded-Proto are believed from `trusted_proxies`, addresses and networks. `turns`:
-        those that others take as well; `share_of_key` as in `HttpConnection`."""
+        those that others take as well; `share_of_holder` as in `HttpConnection`."""
         self._connection = partial(
             HttpConnection,
             limiter=limiter,
             turns=turns,
-            share_of_key=share_of_key,
+            share_of_holder=share_of_holder,
             websocket=websocket,
         )
         super().__init__(

@@ -49,6 +49,7 @@ from gateway.events.webhooks import WebhookStore
 from gateway.keys import Keys
 from gateway.metrics_key import MetricsKey
 from gateway.names import NAME_PATTERN
+from gateway.people.components import PeopleComponents
 from gateway.plans.campaign_reports import CampaignReports
 from gateway.plans.campaigns import Campaigns
 from gateway.plans.schedules import ScheduleStore
@@ -80,6 +81,7 @@ class Services:
     turns: RequestTurns
     bodies: BodyBudget
     keys: Keys
+    people: PeopleComponents
     devices: DeviceRegistry
     bulk_changes: BulkChanges
     enrolment: EnrolmentComponents

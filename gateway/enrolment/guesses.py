@@ -51,7 +51,7 @@ class GuessLimiter:
         seconds = self._count(address)
         if self._late[address] >= LATE_ANSWERS_OF_ADDRESS or self._late.total() >= LATE_ANSWERS:
             self.sent_away += 1
-            raise RetryableProblem("too_many_attempts", "too many wrong codes come from this address", seconds)
+            raise RetryableProblem("too_many_attempts", "too many wrong codes or keys come from this address", seconds)
         self._late[address] += 1
         try:
             await asyncio.sleep(seconds)

@@ -30,13 +30,14 @@ from gateway.store import (
     enrolment_models,
     fatigue_models,
     forecast_models,
+    people_models,
     plan_models,
     watch_models,
 )  # fmt: skip
 
 _DEFINED_BY_IMPORT = (
     attribute_models, audience_models, audit_models, campaign_models, content_models, duty_models,
-    enrolment_models, fatigue_models, forecast_models, plan_models, watch_models,
+    enrolment_models, fatigue_models, forecast_models, people_models, plan_models, watch_models,
 )  # fmt: skip
 
 

@@ -165,7 +165,7 @@ class MeasuredServer:
             limiter=components.connections,
             trusted_proxies=(),
             turns=components.turns,
-            share_of_key=components.share_of_key,
+            share_of_holder=components.share_of_holder,
         )
 
     @classmethod

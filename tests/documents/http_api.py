@@ -23,6 +23,7 @@ GROUPS: Final = {
     "analytics": "Analytics",
     "apps": "Apps",
     "keys": "Keys",
+    "session": "Sessions of the console",
     "health": "Health",
 }
 """Title of each tag of the document, in the order of the page."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.documents.markdown import anchors, links, prose
 
 ROOT = Path(__file__).resolve().parents[2]
-NO_CLASSES = {"LimitNOFILE", "AutoSelectCertificateForUrls"}
+NO_CLASSES = {"LimitNOFILE", "AutoSelectCertificateForUrls", "HttpOnly"}
 """Settings of others, spelt like classes."""
 FOLDERS = ("broker", "client_sim", "docs", "examples", "gateway", "tests")
 

@@ -30,6 +30,10 @@ WITHOUT_A_COMMAND = {
     "POST /v1/enrol": "a device's: `listen --code` and the browser device call it without a key",
     "POST /v1/enrol/again": "the same; `listen --again`",
     "GET /v1/enrol/ca": "the same, before they trust the server",
+    "POST /v1/session": "a browser's: a command has its key",
+    "GET /v1/session": "the same",
+    "DELETE /v1/session": "the same",
+    "GET /v1/session/options": "the same",
 }
 FIELDS_OF_FILES = {
     "POST /v1/pushes/batch": "its lines are pushes",

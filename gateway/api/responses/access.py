@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from gateway.api.responses.common import PageResponse, ProblemDocument, Response
 
 
@@ -114,3 +116,42 @@ class EnrolledDevicesResponse(Response):
 
     devices: list[EnrolledDeviceResponse | RefusedDeviceResponse]
     """One result for each item of the request, in its order: a credential, or a problem."""
+
+
+class SessionResponse(Response):
+    """A session of the console: who has signed in, and until when."""
+
+    id: str
+    """The session's id (`s_..`), as the log has it. It is not the cookie's value."""
+    app: str
+    """The id of the app in which the person has signed in."""
+    role: Literal["viewer", "sender", "operator", "admin"] | None
+    """The greatest role that the scopes include: `viewer` (read), `sender` (and send), `operator` (and manage devices),
+    `admin`. null: they include none, as those of a key that may only send."""
+    scopes: list[str]
+    """What the person may do: some of `admin`, `devices`, `read`, `send`, with all that `admin` includes."""
+    name: str
+    """The name of the key, or of the person as the identity provider gives it."""
+    sign_in: Literal["key", "oidc"]
+    """How the session was begun: with a key, or by an identity provider (OpenID Connect)."""
+    signed_in_at: str
+    """When the session began. RFC 3339, UTC, milliseconds."""
+    expires_at: str
+    """When the session ends if it is not used any more: the setting `session_idle_minutes` after its last request.
+    RFC 3339, UTC, milliseconds."""
+    ends_at: str
+    """When it ends however much it is used: the setting `session_hours` after it began. RFC 3339, UTC, milliseconds."""
+
+
+class IdentityProviderResponse(Response):
+    """The identity provider that people can sign in with."""
+
+    name: str
+    """Its name, as the button says: the setting `oidc_name`."""
+
+
+class SignInOptionsResponse(Response):
+    """The ways to sign in at the console besides a key."""
+
+    oidc: IdentityProviderResponse | None
+    """The identity provider (OpenID Connect). null: none is configured."""

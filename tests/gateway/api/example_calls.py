@@ -70,6 +70,9 @@ async def call_everything(gateway: InProcessGateway) -> AsyncIterator[ExampleCal
             example = content["example"]
             if path == "/v1/enrol":
                 example = {**example, "code": invited["code"]}
+            if path == "/v1/session" and method == "post":
+                example = {"key": gateway.key}
+            page = {"Fleetpush-Console": "1", "Origin": "http://test"} if path == "/v1/session" else {}
             if "{campaign_id}" in path:
                 ids["campaign_id"] = await campaign_for(gateway, path)
             answer = await gateway.http.request(
@@ -77,7 +80,7 @@ async def call_everything(gateway: InProcessGateway) -> AsyncIterator[ExampleCal
                 path.format(**{**ids, **({"device_id": "ends"} if path.endswith("/renewal") else {})}),
                 params=query,
                 content=example if isinstance(example, str) else json.dumps(example),
-                headers={"Content-Type": kind} if kind else {},
+                headers={"Content-Type": kind, **page} if kind else page,
             )
             yield ExampleCall(method, path, operation, query, answer)
             if path == "/v1/enrol/again":

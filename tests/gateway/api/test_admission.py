@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 from fastapi import Request
 
@@ -7,6 +9,7 @@ from gateway.api.admission import Admission
 from gateway.audit.audit_log import AuditLog
 from gateway.auth import KeyCache, Principal
 from gateway.errors import Problem, RateLimited
+from gateway.people.sessions import ConsoleSessions
 from gateway.store.audited_writes import Attempt
 
 
@@ -35,21 +38,30 @@ class Clock:
         return self.now
 
 
-REQUEST = Request({"type": "http", "method": "GET", "path": "/v1/devices", "headers": []})
+NO_SESSIONS = cast(ConsoleSessions, None)
+"""Requests with a key are not asked for a session."""
+WITH_KEY = [(b"authorization", b"Bearer key")]
+REQUEST = Request(
+    {"type": "http", "method": "GET", "path": "/v1/devices", "headers": [(b"authorization", b"Bearer key")]}
+)
+
+
+def admission_of(keys: OneKey, rate: int = 10, clock: Clock | None = None) -> Admission:
+    return Admission(keys=keys, sessions=NO_SESSIONS, audit=NoLog(), rate=rate, clock=clock or Clock())
 
 
 async def test_one_of_the_scopes_is_enough_and_admin_has_all() -> None:
-    await Admission(keys=OneKey("read"), audit=NoLog(), rate=10, clock=Clock()).admit(REQUEST, "devices", "read")
-    await Admission(keys=OneKey("devices"), audit=NoLog(), rate=10, clock=Clock()).admit(REQUEST, "devices", "read")
-    await Admission(keys=OneKey("admin"), audit=NoLog(), rate=10, clock=Clock()).admit(REQUEST, "devices", "read")
+    await admission_of(OneKey("read")).admit(REQUEST, "devices", "read")
+    await admission_of(OneKey("devices")).admit(REQUEST, "devices", "read")
+    await admission_of(OneKey("admin")).admit(REQUEST, "devices", "read")
     with pytest.raises(Problem) as refusal:
-        await Admission(keys=OneKey("send"), audit=NoLog(), rate=10, clock=Clock()).admit(REQUEST, "devices", "read")
+        await admission_of(OneKey("send")).admit(REQUEST, "devices", "read")
     assert refusal.value.code == "forbidden"
 
 
 async def test_a_key_has_a_second_s_worth_of_requests_and_gets_them_back() -> None:
     clock = Clock()
-    admission = Admission(keys=OneKey("send"), audit=NoLog(), rate=5, clock=clock)
+    admission = admission_of(OneKey("send"), 5, clock)
     for _ in range(5):
         await admission.admit(REQUEST, "send")
     with pytest.raises(RateLimited) as refusal:
@@ -69,7 +81,7 @@ async def test_a_key_has_a_second_s_worth_of_requests_and_gets_them_back() -> No
 
 async def test_keys_do_not_share_their_rate() -> None:
     ring = OneKey("send")
-    admission = Admission(keys=ring, audit=NoLog(), rate=1, clock=Clock())
+    admission = admission_of(ring, 1)
     await admission.admit(REQUEST, "send")
     ring.principal = Principal(1, "default", "k_2", frozenset({"send"}))
     await admission.admit(REQUEST, "send")

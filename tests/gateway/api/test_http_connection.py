@@ -123,7 +123,7 @@ async def serving(connections: int = 100) -> AsyncIterator[Running]:
             limiter=limiter,
             trusted_proxies=(),
             turns=RequestTurns(asyncio.get_running_loop()),
-            share_of_key=lambda _: None,
+            share_of_holder=lambda *_: None,
         ),
         listener.getsockname()[1],
         limiter,

@@ -38,7 +38,7 @@ def server_of(app: FastAPI, trusted_proxies: Sequence[str] = ()) -> HttpServer:
         limiter=limiter(),
         trusted_proxies=trusted_proxies,
         turns=RequestTurns(asyncio.get_running_loop()),
-        share_of_key=lambda _: None,
+        share_of_holder=lambda *_: None,
     )
 
 

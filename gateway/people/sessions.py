@@ -1,0 +1,282 @@
+"""Sessions of people at the console: what a browser shows instead of a key.
+
+The cookie's value (`ses_..`) is 256 random bits; stored is its SHA-256. Sessions are few, so all of them are in memory,
+and a request with a cookie is one look-up there: no read of the ledger, nor a write.
+
+Laws
+1. A session that ends has ended at once, in memory, before anybody is answered: at sign-out, when its key is revoked,
+   when it has not been used for `idle_ms`, or is `lifetime_ms` old. Its row goes with the commit that revokes the key
+   or signs out, else within a minute; a row whose time is over is never loaded.
+2. Use renews it. How far is written for all together once in FLUSH_MS, so that a kill forgets a minute of use at most.
+3. There is always a new token: what a browser shows when it signs in is ended and never adopted, so that nobody can be
+   made to use a session that another person knows (fixation).
+4. A holder (a key, a person) has SESSIONS_OF_HOLDER sessions, and the server MAX_SESSIONS. One more ends the one of
+   that holder that was not used for longest; if the server is full, that of the app with the most.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from gateway.auth import TOKEN_BYTES, Principal, secret_hash
+from gateway.errors import Problem, problem
+from gateway.store.audited_writes import about
+from gateway.store.database import Database
+
+log = logging.getLogger(__name__)
+
+SESSIONS_OF_HOLDER = 20
+"""Sessions of a key or a person: browsers at home, at work and on the phone, and colleagues who share a key."""
+MAX_SESSIONS = 1_000
+"""Sessions of all: half a megabyte."""
+FLUSH_MS = 60_000
+"""Time between two writes of how far sessions were used, and of those that have ended."""
+
+SignIn = Literal["key", "oidc"]
+
+
+@dataclass(slots=True)
+class ConsoleSession:
+    """A session in memory. Times are server time in milliseconds."""
+
+    principal: Principal
+    token_hash: bytes
+    created_at: int
+    used_at: int
+    ends_at: int
+    """When it ends however much it is used."""
+
+    @property
+    def id(self) -> str:
+        assert self.principal.session_id is not None, "made with one"
+        return self.principal.session_id
+
+    @property
+    def sign_in(self) -> SignIn:
+        return "oidc" if self.principal.kind == "person" else "key"
+
+
+class ConsoleSessions:
+    """Sessions of people, in memory and in the ledger. Runs on the *loop*."""
+
+    def __init__(self, *, database: Database, clock_ms: Callable[[], int], idle_ms: int, lifetime_ms: int) -> None:
+        """`clock_ms` gives server time in milliseconds. A session ends `idle_ms` after its last use, and `lifetime_ms`
+        after it began."""
+        self._database = database
+        self._clock_ms = clock_ms
+        self._idle_ms = idle_ms
+        self._lifetime_ms = lifetime_ms
+        self._by_hash: dict[bytes, ConsoleSession] = {}
+        self._used: set[str] = set()
+        """Sessions that were used since that was last written."""
+        self._ended: list[str] = []
+        """Sessions whose rows have to go."""
+        self._flush_at = 0
+        self._endings = 0
+        """Sessions and keys that were ended, so that a sign-in that overlaps one is checked again."""
+        self.refused = 0
+        """Requests with the cookie of no session, for metrics: it has ended, or was guessed."""
+
+    def __len__(self) -> int:
+        return len(self._by_hash)
+
+    async def load(self) -> None:
+        """Load the sessions that have not ended, before the first connection."""
+        now_ms = self._clock_ms()
+        idle_since = now_ms - self._idle_ms
+        rows = await self._database.read(lambda connection: _stored(connection, now_ms, idle_since))
+        for session in rows:
+            self._add(session)
+
+    def find(self, token: str) -> ConsoleSession | None:
+        """Return the session of a cookie's value, and count this as its use; None if it has ended, or never was."""
+        session = self._by_hash.get(secret_hash(token))
+        if session is not None and self.expires_at(session) <= (now_ms := self._clock_ms()):
+            self._forget(session)
+            session = None
+        if session is None:
+            self.refused += 1
+            return None
+        session.used_at = now_ms
+        self._used.add(session.id)
+        return session
+
+    def known(self, token: str) -> Principal | None:
+        """Return the principal of a cookie's value, without using its session."""
+        session = self._by_hash.get(secret_hash(token))
+        return session.principal if session is not None else None
+
+    async def begin(self, principal: Principal, before: str | None) -> tuple[str, ConsoleSession]:
+        """Begin a session for the holder of a key, or a person; its cookie's value, and it. The session of `before`, a
+        cookie's value that the browser shows, ends. Raises Problem 401 if the key was revoked meanwhile."""
+        token = f"ses_{secrets.token_urlsafe(TOKEN_BYTES)}"
+        now_ms = self._clock_ms()
+        of_session = Principal(
+            principal.app_no,
+            principal.app_id,
+            principal.key_id,
+            principal.scopes,
+            name=principal.name,
+            session_id=f"s_{secrets.token_hex(6)}",
+        )
+        session = ConsoleSession(of_session, secret_hash(token), now_ms, now_ms, now_ms + self._lifetime_ms)
+        about("session", session.id)
+        previous = self._by_hash.get(secret_hash(before)) if before is not None else None
+        if previous is not None:
+            self._forget(previous)
+        endings = self._endings
+        ended = tuple(self._ended)
+        if not await self._database.write(lambda connection: _store(connection, session, ended), principal.app_no):
+            raise _ended()
+        if endings != self._endings and not await self._database.read_soon(lambda c: _is_stored(c, session.id)):
+            raise _ended()
+        self._add(session)
+        log.info("%s begins the session %s of the console", principal.key_id, session.id)
+        return token, session
+
+    async def end(self, session: ConsoleSession) -> None:
+        """End a session, whose row is gone when this returns."""
+        about("session", session.id)
+        self._forget(session)
+        await self._database.write(lambda connection: _remove(connection, [session.id]), session.principal.app_no)
+
+    def end_of_key(self, key_id: str) -> None:
+        """End the sessions of a key that was revoked.
+
+        Call this when that has committed, which removes their rows, and before it is answered."""
+        self._endings += 1
+        for session in [session for session in self._by_hash.values() if session.principal.key_id == key_id]:
+            del self._by_hash[session.token_hash]
+
+    def tick(self) -> None:
+        """Write down what is due: called again and again, and at the end by `flush`."""
+        if self._clock_ms() >= self._flush_at:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write down how far sessions were used, and remove the rows of those that have ended."""
+        now_ms = self._clock_ms()
+        self._flush_at = now_ms + FLUSH_MS
+        for session in [found for found in self._by_hash.values() if self.expires_at(found) <= now_ms]:
+            self._forget(session)
+        used = {found.id: found.used_at for found in self._by_hash.values() if found.id in self._used}
+        ended, self._ended = self._ended, []
+        self._used.clear()
+        if not used and not ended:
+            return
+
+        def write(connection: sqlite3.Connection) -> None:
+            _renew(connection, used)
+            _remove(connection, ended)
+
+        def failed(error: BaseException) -> None:
+            log.warning("the use of %d sessions of the console could not be stored: %s", len(used), error)
+            self._used.update(used)
+            self._ended += ended[: MAX_SESSIONS - len(self._ended)]
+
+        self._database.submit(write, lambda _: None, failed, uses_reserve=False)
+
+    def expires_at(self, session: ConsoleSession) -> int:
+        """Return when a session ends if it is not used any more, in milliseconds of server time."""
+        return min(session.used_at + self._idle_ms, session.ends_at)
+
+    def _forget(self, session: ConsoleSession) -> None:
+        self._endings += 1
+        if self._by_hash.pop(session.token_hash, None) is not None:
+            self._ended.append(session.id)
+
+    def _add(self, session: ConsoleSession) -> None:
+        """Add a session, and end another one if its holder or the server has too many."""
+        self._by_hash[session.token_hash] = session
+        sessions = self._by_hash.values()
+        of_holder = [found for found in sessions if found.principal.key_id == session.principal.key_id]
+        if len(of_holder) > SESSIONS_OF_HOLDER:
+            self._evict(of_holder, "its holder has too many")
+        elif len(sessions) > MAX_SESSIONS:
+            ((app_no, _),) = Counter(found.principal.app_no for found in sessions).most_common(1)
+            self._evict([found for found in sessions if found.principal.app_no == app_no], "the server has too many")
+
+    def _evict(self, among: Iterable[ConsoleSession], why: str) -> None:
+        loser = min(among, key=lambda session: session.used_at)
+        log.info("the session %s of %s ends: %s", loser.id, loser.principal.key_id, why)
+        self._forget(loser)
+        self._flush_at = 0
+
+
+def _ended() -> Problem:
+    return problem("unauthorized", "the key was revoked meanwhile: sign in with another one")
+
+
+def _stored(connection: sqlite3.Connection, now_ms: int, idle_since: int) -> list[ConsoleSession]:
+    """Read the sessions that have not ended, the least lately used first. Runs on a reader."""
+    rows = connection.execute(
+        "SELECT s.id, s.token_hash, s.app_no, a.id, coalesce(k.id, s.person_id), s.name, s.scopes, s.created_at,"
+        " s.used_at, s.ends_at FROM console_session AS s JOIN application AS a ON a.no = s.app_no"
+        " LEFT JOIN api_key AS k ON k.no = s.key_no"
+        " WHERE s.ends_at > ?1 AND s.used_at > ?2 AND k.revoked_at IS NULL ORDER BY s.used_at",
+        (now_ms, idle_since),
+    )
+    return [
+        ConsoleSession(
+            Principal(app_no, app_id, holder, frozenset(scopes.split()), name=name, session_id=session_id),
+            token_hash, created_at, used_at, ends_at,
+        )
+        for session_id, token_hash, app_no, app_id, holder, name, scopes, created_at, used_at, ends_at in rows
+    ]  # fmt: skip
+
+
+def _store(connection: sqlite3.Connection, session: ConsoleSession, ended: Sequence[str]) -> bool:
+    """Store a session, and remove those that have ended; False if its key is not valid any more. Runs on the *writer
+    thread*."""
+    _remove(connection, ended)
+    principal = session.principal
+    is_person = principal.kind == "person"
+    key = connection.execute(
+        "SELECT no FROM api_key WHERE id = ? AND revoked_at IS NULL", (principal.key_id,)
+    ).fetchone()
+    if key is None and not is_person:
+        return False
+    connection.execute(
+        "INSERT INTO console_session (id, token_hash, app_no, key_no, person_id, name, scopes, created_at, used_at,"
+        " ends_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            session.id,
+            session.token_hash,
+            principal.app_no,
+            None if is_person else key[0],
+            principal.key_id if is_person else None,
+            principal.name,
+            " ".join(sorted(principal.scopes)),
+            session.created_at,
+            session.used_at,
+            session.ends_at,
+        ),
+    )
+    return True
+
+
+def _is_stored(connection: sqlite3.Connection, session_id: str) -> bool:
+    return connection.execute("SELECT 1 FROM console_session WHERE id = ?", (session_id,)).fetchone() is not None
+
+
+def _renew(connection: sqlite3.Connection, used: Mapping[str, int]) -> None:
+    """Write when sessions were last used. Runs on the *writer thread*."""
+    connection.execute(
+        "UPDATE console_session SET used_at = u.value FROM json_each(?) AS u WHERE console_session.id = u.key",
+        (json.dumps(used),),
+    )
+
+
+def _remove(connection: sqlite3.Connection, session_ids: Sequence[str]) -> None:
+    """Remove the rows of sessions. Runs on the *writer thread*."""
+    if session_ids:
+        connection.execute(
+            "DELETE FROM console_session WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(session_ids),)
+        )
