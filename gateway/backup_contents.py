@@ -26,6 +26,7 @@ LEDGER_COUNTS = {
     "waiting_sets": ("waiting_set", ""),
     "events": ("event", ""),
     "uplink_messages": ("uplink_message", ""),
+    "audit_entries": ("audit_entry", ""),
 }
 BROKER_COUNTS = {
     "sessions": ("session", ""),

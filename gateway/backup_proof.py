@@ -3,7 +3,8 @@
 Laws
 1. What is proven is the file: read to its end, decrypted and decompressed, every sum compared, both databases opened
    and checked by SQLite, migrated if they are of an earlier schema, and the counts that were written when it was made
-   (devices, deliveries by state, sessions ..) compared with what came back.
+   (devices, deliveries by state, sessions ..) compared with what came back. The audit log is verified as well; that it
+   was altered is told, and makes no backup worse.
 2. A proof takes as much disk as the backup's manifest says, no more, and gives it back however it ends.
 3. It costs the running server little: another process, of low priority, that opens none of the server's files and, of
    a backup of this schema, syncs nothing. On a shared disk the server's commits wait for the syncs of others; what is
@@ -18,11 +19,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from broker.sqlite_file import connect
 from broker.sqlite_tables import SCHEMA_VERSION
 from gateway import backup
 from gateway.backup import make_startable
@@ -30,6 +33,7 @@ from gateway.backup_archive import BackupError, Manifest, explained, unpacked
 from gateway.backup_contents import count_contents, describe_contents, first_difference
 from gateway.data_directory import BROKER, LEDGER
 from gateway.scratch_folder import scratch_folder
+from gateway.store.audit_entries import verify_all
 from gateway.store.database import prepare
 from gateway.store.errors import StorageError
 from gateway.store.migrations import HEAD, MigrationFailed
@@ -47,6 +51,8 @@ class BackupProof:
     manifest: Manifest
     proven_at: int
     seconds: float
+    altered: Sequence[str] = ()
+    """What is wrong with audit logs in it, a line for each app."""
 
     def describe(self) -> str:
         """Format it as one line."""
@@ -56,7 +62,8 @@ class BackupProof:
             if self.manifest.contents
             else "sums and rows agree (an earlier version made it, without counts)"
         )
-        return f"proven in {self.seconds:.1f} s: {moment}, schema {self.manifest.schema}: {counts}"
+        altered = "".join(f"; the audit log was altered: {line}" for line in self.altered)
+        return f"proven in {self.seconds:.1f} s: {moment}, schema {self.manifest.schema}: {counts}{altered}"
 
 
 def prove(archive: Path, scratch: Path, identities: Sequence[Identity] = ()) -> BackupProof:
@@ -74,7 +81,9 @@ def prove(archive: Path, scratch: Path, identities: Sequence[Identity] = ()) -> 
             raise BackupError(f"it does not hold what was backed up: {difference}")
         if not is_current(manifest):
             migrate_as_server(restored, manifest)
-    return BackupProof(manifest, int(time.time()), time.monotonic() - began)
+        with closing(connect(restored / LEDGER, must_exist=True)) as database:
+            altered = verify_all(database)
+    return BackupProof(manifest, int(time.time()), time.monotonic() - began, altered)
 
 
 def is_current(manifest: Manifest) -> bool:

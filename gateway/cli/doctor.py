@@ -202,7 +202,22 @@ def check_ledger(path: Path) -> Iterator[Finding]:
         yield Finding("fail", "schema", str(startup.refusal(path, error)))
         return
     yield check_schema(str(schema))
+    yield check_audit_log(path)
     yield check_clock(time.time(), row[0] / 1000 if row is not None else None)
+
+
+def check_audit_log(path: Path) -> Finding:
+    """Verify the audit logs of all apps: whether each agrees with its chain."""
+    from gateway.store.audit_entries import count_entries, verify_all
+
+    with closing(connect(path, must_exist=True)) as database:
+        database.execute("BEGIN")
+        altered = verify_all(database)
+        entries = count_entries(database)
+    if altered:
+        remedy = "compare it with a backup, and with the heads that were noted: docs/operate/audit.md"
+        return Finding("fail", "audit log", f"it was altered: {'; '.join(altered)}", remedy)
+    return Finding("ok", "audit log", f"{entries:,} entries agree with their chains")
 
 
 def check_backups(data_dir: Path, at: float) -> Iterator[Finding]:

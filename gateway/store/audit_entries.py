@@ -175,6 +175,33 @@ def verify(connection: sqlite3.Connection, app_no: int, noted: Iterable[Head] = 
     return verifier
 
 
+def verify_all(connection: sqlite3.Connection) -> list[str]:
+    """Verify the logs of all apps, and answer what is wrong, a line for each app; none if all agree.
+
+    Any connection, in one snapshot; of a ledger that had no audit log yet, nothing is wrong.
+    """
+    if not _has_log(connection):
+        return []
+    wrong = []
+    try:
+        for app_no, app_id in apps_with_chain(connection):
+            try:
+                verify(connection, app_no)
+            except ChainBroken as error:
+                wrong.append(f"app {app_id}: {error}")
+    except ChainBroken as error:
+        wrong.append(str(error))
+    return wrong
+
+
+def count_entries(connection: sqlite3.Connection) -> int:
+    """Count the entries of all apps; 0 of a ledger that had no audit log yet."""
+    if not _has_log(connection):
+        return 0
+    (count,) = connection.execute("SELECT count(*) FROM audit_entry").fetchone()
+    return int(count)
+
+
 def apps_with_chain(connection: sqlite3.Connection) -> list[tuple[int, str]]:
     """List the apps (number, id) that have an entry or a chain. Raises ChainBroken for one without an app."""
     rows = connection.execute(
@@ -199,3 +226,7 @@ def _rows(connection: sqlite3.Connection, app_no: int) -> Iterator[tuple[Any, ..
         if len(rows) < VERIFIED_ROWS:
             return
         after = rows[-1][0]
+
+
+def _has_log(connection: sqlite3.Connection) -> bool:
+    return connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'audit_chain'").fetchone() is not None

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 from broker.sqlite_store import void_sessions
 from gateway.data_directory import ATTACHMENTS_DIR, BROKER, KEY_FILE, LEDGER
+from gateway.store.audit_entries import EntryFacts, append
 from gateway.store.database import prepare
 
 ATTACHMENT = "a" * 64
@@ -21,6 +22,7 @@ CONTENTS = {
     "waiting_sets": 1,
     "events": 1,
     "uplink_messages": 0,
+    "audit_entries": 1,
     "deliveries_waiting": 4,
     "deliveries_delivered": 2,
     "sessions": 2,
@@ -48,6 +50,7 @@ def _fill(folder: Path) -> None:
     prepare(folder / LEDGER)
     with closing(sqlite3.connect(folder / LEDGER)) as ledger:
         ledger.execute("INSERT INTO application (no, id, created_at) VALUES (1, 'default', 0)")
+        append(ledger, 1, EntryFacts("key:k_1", "device.remove", "device:d4", "192.0.2.1", "done", {}), 5)
         ledger.executemany(
             "INSERT INTO device (no, app_no, id, removed_at, token_hash, created_at, updated_at)"
             " VALUES (?, 1, ?, ?, x'', 0, 0)",

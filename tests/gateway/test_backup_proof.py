@@ -20,6 +20,7 @@ from gateway.backup_archive import BackupError
 from gateway.backup_contents import count_contents, describe_contents
 from gateway.backup_proof import create_proven, prove
 from gateway.backup_record import read_record
+from gateway.cli.doctor import check_audit_log
 from gateway.data_directory import LEDGER
 from gateway.scratch_folder import PREFIX
 from tests.gateway.fleet_directory import CONTENTS, make_fleet_directory
@@ -45,10 +46,27 @@ def test_a_proof_says_in_a_line_what_came_back(data_dir: Path, tmp_path: Path, s
     assert proof.manifest == made
     assert proof.describe().endswith(
         " 1 apps, 3 devices, 2 pushes, 6 deliveries (2 delivered, 4 waiting), 1 waiting sets, 1 events, 0 uplink"
-        " messages, 2 sessions, 1 subscriptions, 1 queued messages, 1 attachments"
+        " messages, 1 audit entries, 2 sessions, 1 subscriptions, 1 queued messages, 1 attachments"
     )
     assert "\n" not in proof.describe()
     assert os.listdir(scratch) == []
+
+
+def test_a_proof_tells_that_the_audit_log_was_altered(data_dir: Path, tmp_path: Path, scratch: Path) -> None:
+    with closing(sqlite3.connect(data_dir / LEDGER)) as ledger:
+        ledger.execute("UPDATE audit_entry SET object = 'device:d3'")
+        ledger.commit()
+    finding = check_audit_log(data_dir / LEDGER)
+    assert (finding.level, finding.subject) == ("fail", "audit log")
+    backup.create(data_dir, tmp_path / "fleet.tgz")
+    proof = prove(tmp_path / "fleet.tgz", scratch)  # it is as good as what it is of
+    altered = "the audit log was altered: app default: entry 1 has been changed"
+    assert altered in proof.describe()
+    assert finding.text in proof.describe().replace("the audit log", "it")
+    with closing(sqlite3.connect(data_dir / LEDGER)) as ledger:
+        ledger.execute("UPDATE audit_entry SET object = 'device:d4'")
+        ledger.commit()
+    assert check_audit_log(data_dir / LEDGER).text == "1 entries agree with their chains"
 
 
 opened: list[str] = []
