@@ -167,22 +167,27 @@ class Admission:
         return principal
 
 
-def begin_attempt(request: Request, principal: Principal, action_path: str | None = None) -> None:
-    """Begin the attempt of a request that may change something, whose change is in the audit log.
+def begin_attempt(request: Request, principal: Principal, action_path: str | None = None) -> Attempt | None:
+    """Begin the attempt of a request that may change something, if its change is in the audit log. Its caller has to
+    close it in the end; `http.Api` does for what comes by a route.
 
     `action_path`: the path of the POST that it is instead, such as a schedule's that comes as a push.
     """
+    attempt = attempt_of(request, principal, action_path)
+    if attempt is not None:
+        request.scope[ATTEMPT] = attempt
+        CURRENT.set(attempt)
+    return attempt
+
+
+def attempt_of(request: Request, principal: Principal, action_path: str | None = None) -> Attempt | None:
+    """Return the attempt of a request; None if its change is not in the audit log. `action_path` as `begin_attempt`."""
     action = action_of("post", action_path) if action_path else action_of(request.method, path_of(request))
     if action is None or (action.is_push and principal.session_id is None):
-        CURRENT.set(None)  # whose context this is, it is of another request
-        return
+        return None
     object_id = request.path_params.get(action.parameter, "") if action.parameter is not None else None
     about = "" if object_id is None else f"{action.kind}:{object_id}"
-    attempt = Attempt(
-        principal.app_no, actor_of(principal), action.name, about, address_of(request), person_of(principal)
-    )
-    request.scope[ATTEMPT] = attempt
-    CURRENT.set(attempt)
+    return Attempt(principal.app_no, actor_of(principal), action.name, about, address_of(request), person_of(principal))
 
 
 def attempt_to_read(request: Request, principal: Principal) -> Attempt:

@@ -388,7 +388,7 @@ async def call(device_id: DeviceId, request: Request, principal: Sender) -> Resp
     order = await read_model(request, CallRequest, PUSH_BYTES, found.push_values)
     device_no = await found.devices.number(principal.app_no, device_id)
     try:
-        answer = await found.calls.call(app_of(principal), device_no, device_id, order)
+        answer = await found.calls.call(app_of(principal), device_no, device_id, order, principal.key_id)
     except ValidationError as error:
         raise validation_problem(error) from None
     return json_response(answer, 202 if answer["status"] == "queued" else 200)

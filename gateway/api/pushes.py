@@ -12,6 +12,7 @@ from pydantic import ConfigDict
 from starlette.requests import ClientDisconnect
 
 from gateway.api import responses
+from gateway.api.admission import attempt_of, begin_attempt
 from gateway.api.bodies import (
     BULK_BYTES,
     ITEMS_PER_TURN,
@@ -42,10 +43,12 @@ from gateway.described_model import DescribedModel
 from gateway.errors import Problem, problem
 from gateway.pages import to_json
 from gateway.plans.schedules import ScheduleFields, schedule_hash
+from gateway.store.audited_writes import Attempt, note_details, open_attempt
 
 Answer = TypeVar("Answer")
 Stored = Awaitable[AcceptedPush]
 PATH = "/v1/pushes"
+SCHEDULES_PATH = "/v1/schedules"
 router = APIRouter(prefix=PATH, tags=["pushes"])
 
 StateName = Literal[
@@ -172,6 +175,7 @@ async def accept(  # Hot path.
     """
     # Admitted here, not by a dependency: FastAPI's solving of one costs as much as the rest of this function.
     principal = await found.admission.admit(request, "send")
+    attempt = None if principal.session_id is None else open_attempt() or attempt_of(request, principal)
     app = app_of(principal)
     body = await read_body(request, limit=PUSH_BYTES)
     acceptance = found.acceptance
@@ -187,10 +191,18 @@ async def accept(  # Hot path.
             if store is not None:
                 raise problem("invalid_request", "wait, forecast: what is sent later takes neither: leave it out")
             fields = ScheduleFields.model_construct(name=None, missed="catch_up", push=push)
-            return to_json(await found.schedules.create(app, fields, key, None if key is None else schedule_hash(body)))
+            attempt = begin_attempt(request, principal, SCHEDULES_PATH)
+            try:
+                return to_json(
+                    await found.schedules.create(app, fields, key, None if key is None else schedule_hash(body))
+                )
+            finally:
+                if attempt is not None:
+                    attempt.is_open = False
         pending = acceptance.pending(app, Submission(push, key, digest))
     assert pending is not None, "it is plain or not"
     pending.idempotency_key, pending.body_hash, pending.key_id = key, digest, principal.key_id
+    pending.attempt = attempt
     if store is None:
         accepted = await acceptance.accept_pending(pending)
     else:
@@ -226,7 +238,11 @@ async def send_batch(request: Request, principal: Sender) -> Response:
     del body  # its lines are a copy
     charge_lines(request, len(lines))
     app = app_of(principal)
-    answers = await found.acceptance.accept_many(_checked(found, app, principal.key_id, line) for line in lines)
+    attempt = open_attempt()
+    note_details(lines=len(lines))
+    answers = await found.acceptance.accept_many(
+        _checked(found, app, principal.key_id, attempt, line) for line in lines
+    )
     results: list[bytes] = []
     for answer in answers:
         results.append(_line(answer))
@@ -235,7 +251,9 @@ async def send_batch(request: Request, principal: Sender) -> Response:
     return Response(b"".join(results), media_type=NDJSON[0])
 
 
-def _checked(found: Services, app: AppRef, key_id: str, line: bytes) -> PendingPush | Problem:  # Hot path.
+def _checked(  # Hot path.
+    found: Services, app: AppRef, key_id: str, attempt: Attempt | None, line: bytes
+) -> PendingPush | Problem:
     pending = found.acceptance.plain(app, line, is_line=True)
     if pending is None:
         try:
@@ -246,7 +264,7 @@ def _checked(found: Services, app: AppRef, key_id: str, line: bytes) -> PendingP
             return refusal
     elif pending.idempotency_key is not None:
         pending.body_hash = _hash(line)
-    pending.key_id = key_id
+    pending.key_id, pending.attempt = key_id, attempt
     return pending
 
 

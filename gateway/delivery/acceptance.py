@@ -51,6 +51,7 @@ from gateway.delivery.text_rendering import ComposedPush, TextRenderer
 from gateway.delivery.watches import Watches
 from gateway.delivery_states import DeliveryState
 from gateway.errors import Problem, problem
+from gateway.store.audited_writes import Attempt
 from gateway.store.database import Database
 from gateway.store.errors import OutcomeUnknown, StorageError
 
@@ -214,9 +215,13 @@ class Acceptance:
             pending.along = self._first_step(duty)
         return pending
 
-    async def accept(self, app: AppRef, request: PushRequest) -> AcceptedPush:
-        """Store one push; returns after the commit. Raises Problem (422, 404, 413, 507, 503)."""
-        return await self.accept_pending(self.pending(app, Submission(request)))
+    async def accept(
+        self, app: AppRef, request: PushRequest, key_id: str | None = None, attempt: Attempt | None = None
+    ) -> AcceptedPush:
+        """Store one push, which `key_id` sends; returns after the commit. Raises Problem (422, 404, 413, 507, 503)."""
+        pending = self.pending(app, Submission(request))
+        pending.key_id, pending.attempt = key_id, attempt
+        return await self.accept_pending(pending)
 
     async def accept_pending(self, pending: PendingPush) -> AcceptedPush:  # Hot path.
         """Store a push that has been checked; as `accept`."""

@@ -23,6 +23,7 @@ from gateway.delivery_states import DeliveryState
 from gateway.described_model import DescribedModel
 from gateway.errors import problem
 from gateway.names import Name
+from gateway.store.audited_writes import open_attempt
 from gateway.store.database import Database
 
 MAX_WAIT_SECONDS = 120
@@ -91,15 +92,15 @@ class Calls:
                 if event is not None:
                     event.set()
 
-    async def call(self, app: AppRef, device_no: int, device_id: str, call: CallRequest) -> dict[str, Any]:
-        """Send a command and wait for its answer.
+    async def call(self, app: AppRef, device_no: int, device_id: str, call: CallRequest, key_id: str) -> dict[str, Any]:
+        """Send a command, with the key of its caller, and wait for its answer.
 
         `{"status": "answered" | "queued" | "ended", "push_id", "state", "reason", "result"}`. Raises Problem like a
         push, and 429 when too many calls wait.
         """
         with self._callers.place(app.no, "send pushes of kind command"):
             request = PushRequest.model_validate(call.push(device_id))
-            accepted = await self._acceptance.accept(app, request)
+            accepted = await self._acceptance.accept(app, request, key_id, open_attempt())
             return await self._answer(app.no, accepted.push_id, device_no, call.wait)
 
     async def _answer(self, app_no: int, push_id: str, device_no: int, wait: float) -> dict[str, Any]:

@@ -156,6 +156,8 @@ class PushStore:
         for pending in pending_pushes:
             if pending.push_no:
                 pending.answer = AcceptedPush(pending.push_id, pending.targeted, pending.suppressed, pending.unknown)
+                if pending.attempt is not None:
+                    pending.attempt.store_push(connection, pending.push_id, pending.targeted, now_ms)
         self._answer_twins(twins)
         if answered:
             remember_answers(

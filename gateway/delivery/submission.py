@@ -17,6 +17,7 @@ from gateway.delivery.push import PUSH_ID_CHARACTERS, ActivePush, PushRequest, T
 from gateway.delivery.push_texts import PreparedText, PushTexts, mark
 from gateway.delivery_states import PRIORITIES
 from gateway.errors import Problem, problem
+from gateway.store.audited_writes import Attempt
 from gateway.store.errors import OutcomeUnknown, storage_problem
 
 MAX_KEY_CHARACTERS = 255
@@ -137,6 +138,8 @@ class PendingPush:
     is_approved: bool = False
     """Whether a command may be for more devices than the policy's `approve_above`."""
     key_id: str | None = None
+    attempt: Attempt | None = None
+    """The request of a person at the console, whose entry in the audit log is written with it."""
     """Id of the key that it was sent with; None: by no request to push."""
 
     @property

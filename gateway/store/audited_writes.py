@@ -65,6 +65,14 @@ class Attempt:
         self.stored_as = append(connection, wanted, self.facts(DONE), wall_time.of(now_ms))
         self.stored_in = wanted
 
+    def store_push(self, connection: sqlite3.Connection, push_id: str, targeted: int, now_ms: int) -> None:
+        """Append its entry with the push that it sends, the first one of several. Writer thread."""
+        if not self.object:
+            self.object = f"push:{push_id}"
+        self.details.setdefault("push", push_id)
+        self.details.setdefault("targeted", targeted)
+        self.store(connection, None, now_ms)
+
     def facts(self, result: str, more: Mapping[str, Detail] | None = None) -> EntryFacts:
         """Return the content of an entry with this result, and with more details."""
         details = {**self.details, **(more or {})}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from gateway.api import responses
 from gateway.api.audited_actions import ACTIONS, UNAUDITED
 from gateway.api.operation_problems import READS
 from gateway.audit.audit_log import REFUSALS_PER_HOUR
+from gateway.errors import problem
 from gateway.store.audit_entries import verify
 from tests.gateway.api.example_calls import call_everything, operations
 from tests.gateway.in_process import InProcessGateway, openapi_document
@@ -193,3 +196,79 @@ async def test_an_entry_is_bounded(gateway: InProcessGateway, size: int) -> None
     await gateway.refused("DELETE", "/v1/keys/" + "k" * size, 403, "forbidden", await gateway.key_for("send"))
     for entry in await entries(gateway):
         assert len(str(entry)) < 2_048
+
+
+def sign_in(gateway: InProcessGateway) -> None:
+    """Have the admin key's requests come from a session of the console."""
+    known = gateway.components._key_cache._known
+    for digest, principal in known.items():
+        known[digest] = replace(principal, session_id="s_1")
+
+
+async def test_a_push_of_a_person_has_an_entry_and_that_of_a_key_its_key(gateway: InProcessGateway) -> None:
+    await gateway.call("POST", "/v1/devices", 201, json={"device_id": "kiosk-1"})
+    push = {"target": {"device": "kiosk-1"}, "data": {"a": "hidden"}}
+    await gateway.call("POST", "/v1/pushes", 202, json=push)
+    by_key = await entries(gateway, action="push.*")
+    assert by_key == []
+    later = {**push, "send_at": "2028-01-01T00:00:00Z"}
+    scheduled = await gateway.call("POST", "/v1/pushes", 202, json=later)
+    (made,) = await entries(gateway, action="schedule.create")
+    assert made["object"] == f"schedule:{scheduled['schedule_id']}"
+    sign_in(gateway)
+    key = {"Idempotency-Key": "k1"}
+    sent = await gateway.call("POST", "/v1/pushes", 202, json=push, headers=key)
+    await gateway.call("POST", "/v1/pushes", 202, json=push, headers=key)
+    await gateway.call("POST", "/v1/pushes", 202, json=push, params={"forecast": "true"})
+    await gateway.http.post("/v1/pushes/batch", content="\n".join([json.dumps(push)] * 300))
+    await gateway.call("POST", "/v1/devices/kiosk-1/call", 202, json={"command": "reboot", "wait": 0})
+    await gateway.refused("POST", "/v1/pushes", 404, "device_not_found", json={"target": {"device": "nobody"}})
+    call, batch, forecast, one = await entries(gateway, limit=4)
+    assert (one["action"], one["object"]) == ("push.send", f"push:{sent['push_id']}")
+    assert one["details"] == {"session": "s_1", "push": sent["push_id"], "targeted": 1}
+    assert forecast["action"] == "push.send"
+    assert (batch["action"], batch["details"]["lines"]) == ("push.send_batch", 300)
+    assert (call["action"], call["object"]) == ("device.call", "device:kiosk-1")
+    assert "hidden" not in str([call, batch, forecast, one])
+    stored = await gateway.database.read(
+        lambda connection: connection.execute("SELECT count(*), count(key_id) FROM push").fetchone()
+    )
+    assert stored == (304, 304)
+    await gateway.database.read(lambda connection: verify(connection, 1))
+
+
+async def test_each_device_of_a_removal_of_many_has_its_entry(gateway: InProcessGateway) -> None:
+    ids = [f"kiosk-{number}" for number in range(40)]
+    await gateway.call("POST", "/v1/devices/bulk", 201, json={"devices": [{"device_id": each} for each in ids]})
+    await gateway.call("POST", "/v1/devices/tags", json={"devices": ids, "add": ["lobby"]})
+    await gateway.call("POST", "/v1/devices/removal", json={"devices": [*ids, "nobody"]})
+    removed = await entries(gateway, action="device.remove_many")
+    assert {entry["object"] for entry in removed} == {f"device:{each}" for each in ids}
+    assert len(removed) == 40
+    (tagged,) = await entries(gateway, action="device.change_tags")
+    assert (tagged["details"]["count"], tagged["details"]["add"]) == (40, ["lobby"])
+    (enrolled,) = await entries(gateway, action="device.enrol_many")
+    assert enrolled["details"]["count"] == 40
+
+
+async def test_a_change_that_ends_in_the_middle_says_so(
+    gateway: InProcessGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([None, problem("storage_full", "the disk is full")])
+    write = gateway.database.write
+
+    async def fill(operation: Any, app_no: int | None = None) -> Any:
+        answer = next(answers, None)
+        if answer is not None:
+            raise answer
+        return await write(operation, app_no)
+
+    await gateway.call("POST", "/v1/devices", 201, json={"device_id": "kiosk-1"})
+    await gateway.call("PUT", "/v1/topics/news/devices", json={"devices": ["kiosk-1"]})
+    monkeypatch.setattr(gateway.database, "write", fill)
+    answer = await gateway.http.delete("/v1/topics/news")
+    monkeypatch.undo()
+    failed, done, *_ = await entries(gateway)
+    assert answer.status_code == 507
+    assert (done["action"], done["result"]) == ("topic.remove", "done")
+    assert (failed["action"], failed["result"], failed["details"]) == ("topic.remove", "failed", {"status": 507})
