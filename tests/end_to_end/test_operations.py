@@ -100,14 +100,16 @@ class Session:
 
     def listed(self, *words: str) -> list[Any]:
         """All items of a list, asked for in pages of one and as a whole, and as a table."""
-        whole = self.json(*words)
-        assert whole["next_cursor"] is None
-        first = self.json(*words, "--limit", "1")
-        found = list(first["items"])
-        if first["next_cursor"] is not None:
-            found += self.json(*words, "--cursor", first["next_cursor"])["items"]
-        else:
-            run_command(*words, "--cursor", "7")
+        whole: Any = None
+        while (now := self.json(*words)) != whole:  # or it has changed meanwhile: a push is delivered, for example
+            whole = now
+            assert whole["next_cursor"] is None
+            first = self.json(*words, "--limit", "1")
+            found = list(first["items"])
+            if first["next_cursor"] is not None:
+                found += self.json(*words, "--cursor", first["next_cursor"])["items"]
+            else:
+                run_command(*words, "--cursor", "7")
         assert found == whole["items"]
         self.run(*words)
         items: list[Any] = whole["items"]
