@@ -54,9 +54,8 @@ def campaigns_create(
 ) -> None:
     """Make a campaign of a file. It starts at once or at its send_at, unless another key has to approve it."""
     plan = json_in(file)
-    headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
     with client_of(server, data_dir) as client:
-        made = client.call("POST", "/v1/campaigns", json=plan, headers=headers)
+        made = client.post_once(plan, idempotency_key, path="/v1/campaigns")
         if as_json and not follow:
             print_json(made)
             return

@@ -169,7 +169,7 @@ class Demo:
             "body": "The trailer is ready in the foyer.",
             "actions": [{"id": "play", "title": "Play"}, {"id": "later", "title": "Later"}],
         }
-        sent = client.post_push(
+        sent = client.post_once(
             {"target": {"device": "kiosk-1"}, "notification": notification, "priority": "high"}, None
         )
         push = kiosk.next_push()
@@ -185,9 +185,9 @@ class Demo:
     def _push_offline(self, client: ServerClient) -> tuple[str, str]:
         print_text("4. kiosk-2 and kiosk-3 are offline. One push each; the second may live for two seconds only.")
         hello = {"title": "Opening hours", "body": "From Monday we open at eight."}
-        waiting = client.post_push({"target": {"device": "kiosk-2"}, "notification": hello, "ttl": 3600}, None)
+        waiting = client.post_once({"target": {"device": "kiosk-2"}, "notification": hello, "ttl": 3600}, None)
         late = {"title": "Tram in two minutes"}
-        brief = client.post_push(
+        brief = client.post_once(
             {"target": {"device": "kiosk-3"}, "notification": late, "ttl": SHORT_TTL_SECONDS}, None
         )
         promise("both are accepted, that is: on disk", waiting["targeted"] == brief["targeted"] == 1)
@@ -223,7 +223,7 @@ class Demo:
         kiosk.connect()
         # What arrives first decides whether the expired one was held back.
         print_text("   A later push goes to the same topic, data only: nothing may come before it.")
-        after = client.post_push({"target": {"device": "kiosk-3"}, "kind": "silent", "data": "are you there?"}, None)
+        after = client.post_once({"target": {"device": "kiosk-3"}, "kind": "silent", "data": "are you there?"}, None)
         promise("kiosk-3, back too late, is not given it", kiosk.next_push().push_id == after["push_id"])
         wait_for("the later push is delivered", lambda: counts(client, str(after["push_id"]))["delivered"] == 1)
 

@@ -202,7 +202,7 @@ def push(
         if times:
             send_scheduled(client, body, name, missed, idempotency_key, yes=yes, as_json=as_json)
             return
-        accepted = client.post_push(body, idempotency_key, wait_seconds, forecast=keep_forecast)
+        accepted = client.post_once(body, idempotency_key, wait_seconds, forecast=keep_forecast)
         if as_json:
             print_json(accepted)
         else:

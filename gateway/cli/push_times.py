@@ -102,9 +102,9 @@ def send_scheduled(
     if is_terminal() and sys.stdin.isatty() and not yes and not typer.confirm("Send it then?", default=True, err=True):
         fail("not kept")
     if len(schedule) == 1:
-        made = client.post_push(body, idempotency_key)
+        made = client.post_once(body, idempotency_key)
     else:
-        made = client.post_push(schedule, idempotency_key, path="/v1/schedules")
+        made = client.post_once(schedule, idempotency_key, path="/v1/schedules")
     if as_json:
         print_json(made)
     else:

@@ -50,7 +50,7 @@ REMEDY_OF_DISTRUST = (
     f"`{PROGRAM} tls init`), and dial a name that it is for"
 )
 MAX_RETRIES = 3
-"""A push carries an idempotency key, so a broken connection may be tried again without sending twice."""
+"""What carries an idempotency key may be tried again when the connection breaks, and is not sent twice."""
 
 
 class RequestRefused(Failure):
@@ -262,18 +262,18 @@ class ServerClient:
         address = (server.hostname or "", server.port or 443)
         return ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate(address, timeout=TIMEOUT_SECONDS))
 
-    def post_push(
+    def post_once(
         self,
-        push: dict[str, Any],
+        body: dict[str, Any],
         idempotency_key: str | None,
         wait: int | None = None,
         path: str = "/v1/pushes",
         *,
         forecast: bool = False,
     ) -> dict[str, Any]:
-        """Send a push once, however often the connection breaks.
+        """Send a push, a schedule or a campaign once, however often the connection breaks.
 
-        `wait`: seconds to wait until it is delivered. `forecast`: keep one beside it.
+        Of a push, `wait`: seconds to wait until it is delivered. `forecast`: keep one beside it.
         """
         parameters = {} if wait is None else {"wait": str(wait)}
         parameters |= {"forecast": "true"} if forecast else {}
@@ -281,7 +281,7 @@ class ServerClient:
         headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
         for attempt in range(1, MAX_RETRIES + 1):
             try:
-                accepted: dict[str, Any] = self.call("POST", path, json=push, headers=headers, **options)
+                accepted: dict[str, Any] = self.call("POST", path, json=body, headers=headers, **options)
                 return accepted
             except Failure as failure:
                 lost = isinstance(failure.__cause__, httpx2.ReadError | httpx2.RemoteProtocolError)

@@ -171,7 +171,7 @@ class PushSender:
             body = push.body
             if self._sign is not None and push.command is not None:
                 body = self._sign(body)
-            accepted = self._client.post_push(body, str(uuid.uuid4()))
+            accepted = self._client.post_once(body, str(uuid.uuid4()))
             return PushAnswered(push, str(accepted["push_id"]), None)
         except Failure as failure:
             return PushAnswered(push, None, str(failure)[:REASON_CHARACTERS])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from rich.console import Console
 
@@ -25,6 +27,23 @@ def test_a_campaign_is_made_of_a_file(fake: FakeServer, tmp_path: Path) -> None:
     ended = fake.run("campaigns", "create", str(tmp_path / "plan.json"), "--idempotency-key", "u7")
     assert ended.stdout.split() == [RUNNING["campaign_id"]], "alone, for scripts"
     assert (fake.only.path, fake.only.json, fake.only.headers["idempotency-key"]) == ("/v1/campaigns", plan, "u7")
+
+
+def test_a_campaign_whose_answer_is_lost_is_made_once(fake: FakeServer, tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text("{}")
+    for _ in range(2):
+        lost = iter([True, False])
+
+        def answer(request: Request, lost: Iterator[bool] = lost) -> Any:
+            if next(lost):
+                raise httpx2.ReadError("gone")
+            return RUNNING
+
+        fake.answer = answer
+        assert fake.run("campaigns", "create", str(tmp_path / "plan.json")).exit_code == 0
+    first, again, other, _ = (request.headers["idempotency-key"] for request in fake.requests)
+    assert first == again
+    assert first != other, "another campaign"
 
 
 def test_commands_say_what_they_are_told(fake: FakeServer) -> None:

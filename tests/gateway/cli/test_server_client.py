@@ -110,7 +110,7 @@ def test_the_key_of_this_machine_is_not_sent_to_another(
 def test_a_cut_connection_sends_the_same_push_again(script: Script) -> None:
     script.answers = [None, (202, {"push_id": "p1"})]
     with ServerClient(script.url, "key_x") as client:
-        assert client.post_push({"target": {"all": True}}, None) == {"push_id": "p1"}
+        assert client.post_once({"target": {"all": True}}, None) == {"push_id": "p1"}
     keys = {key for _, _, key in script.requests}
     assert len(script.requests) == 2
     assert len(keys) == 1
