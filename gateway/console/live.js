@@ -6,10 +6,15 @@
  */
 
 const LONGEST_PAUSE_SECONDS = 30;
+/** From one look for the server to the next while there is no answer. */
+const LOOK_SECONDS = { first: 1, longest: 15 };
 /** Many consoles that were opened together do not ask together for ever. */
 const SPREAD = 0.1;
 
-/** `answered()` and `failed()` by who asks; its event `change` when `lost` has changed. */
+/**
+ * Whether the server answers. Who asks it says `answered()` or `failed()`; the event `change` comes when `lost` has
+ * changed. While it is lost the connection looks for the server itself: nobody else may be asking.
+ */
 class Connection extends EventTarget {
   lost = false;
 
@@ -25,6 +30,20 @@ class Connection extends EventTarget {
     if (this.lost === lost) return;
     this.lost = lost;
     this.dispatchEvent(new Event("change"));
+    if (lost) void this.#look();
+  }
+
+  async #look() {
+    const found = new AbortController();
+    this.addEventListener("change", () => found.abort(), { once: true });
+    for (let pause = LOOK_SECONDS.first; this.lost; pause = Math.min(pause * 1.5, LOOK_SECONDS.longest)) {
+      await nextTurn(pause, found.signal);
+      if (!this.lost) return;
+      await fetch("/healthz", { cache: "no-store" }).then(
+        () => this.answered(),
+        () => {},
+      );
+    }
   }
 }
 
@@ -57,7 +76,6 @@ export async function every(seconds, fn, signal, failed = () => {}) {
 /** Resolves after `seconds`, at the next moment that the page is seen; at once when it is shown again or the network is back. */
 function nextTurn(seconds, signal) {
   return new Promise((resolve) => {
-    let due = false;
     const done = () => {
       clearTimeout(timer);
       removeEventListener("online", done);
@@ -67,15 +85,12 @@ function nextTurn(seconds, signal) {
       resolve();
     };
     const shown = () => {
-      if (!document.hidden && (due || seconds > 0)) done();
+      if (!document.hidden) done();
     };
     const back = () => {
       if (!connection.lost) done();
     };
-    const timer = setTimeout(() => {
-      due = true;
-      if (!document.hidden) done();
-    }, seconds * 1000);
+    const timer = setTimeout(shown, seconds * 1000);
     addEventListener("online", done);
     document.addEventListener("visibilitychange", shown);
     connection.addEventListener("change", back);

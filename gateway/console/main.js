@@ -23,7 +23,7 @@ document.documentElement.lang = language;
 await load("common", "signin", "states", "reasons", "problems");
 connection.addEventListener("change", drawConnection);
 onSessionEnd(renew);
-onOtherTab(() => void compare());
+onOtherTab(() => void otherTab());
 await begin();
 
 async function begin() {
@@ -33,7 +33,6 @@ async function begin() {
   } catch (error) {
     $("main").replaceChildren(problem(error, () => location.reload()));
     connection.addEventListener("change", () => location.reload(), { once: true });
-    wait(() => current().catch(() => {}));
     return;
   }
   const signingIn = location.pathname === "/console/sign-in";
@@ -42,14 +41,6 @@ async function begin() {
   drawHeader();
   if (signingIn) return signInPage($("main"));
   await new Router($("main"), session, opened).open();
-}
-
-/** Until there is an answer. */
-function wait(ask) {
-  const timer = setInterval(async () => {
-    await ask();
-    if (!connection.lost) clearInterval(timer);
-  }, 3000);
 }
 
 // Around the screens
@@ -121,6 +112,8 @@ async function leave() {
 }
 
 let renewing = null;
+/** Goes on without the sign-in that is being asked for: somebody has signed in elsewhere. */
+let proceed = null;
 
 /** Ask its person to sign in again, above what is on the screen: nothing that was typed is lost. Resolves to true. */
 function renew() {
@@ -129,24 +122,32 @@ function renew() {
 }
 
 async function ask() {
+  const here = location.pathname + location.search;
+  const signIn = (close) => {
+    proceed = () => close(true);
+    return html`<p>${t("signin.again")}</p>${signInForm(proceed, here)}`;
+  };
   // Another tab may have signed in meanwhile.
-  const found = await current();
-  if (found === null) {
-    const here = location.pathname + location.search;
-    const done = await dialog(t("signin.ended"), (close) => html`<p>${t("signin.again")}</p>${signInForm(() => close(true), here)}`);
-    if (done !== true) {
-      location.assign(signInAddress());
-      return false;
-    }
+  const done = (await current()) !== null || (await dialog(t("signin.ended"), signIn));
+  proceed = null;
+  if (done !== true) {
+    location.assign(signInAddress());
+    return false;
   }
-  return compare();
+  return isStillOurs();
+}
+
+/** Another tab has signed in or out: what it did is done here, too. */
+async function otherTab() {
+  const found = await current().catch(() => session);
+  if (proceed !== null && found !== null) proceed();
+  else await isStillOurs();
 }
 
 /** Begin again if the browser's session is another person's, or nobody's. */
-async function compare() {
+async function isStillOurs() {
   const found = await current().catch(() => session);
-  if (found === null ? session === null : session !== null && found.isOf(session)) return true;
-  if (found === null && renewing !== null) return true;
+  if (found === null ? session === null || proceed !== null : session !== null && found.isOf(session)) return true;
   location.reload();
   return false;
 }

@@ -6,7 +6,7 @@
  */
 
 import { Api, Problem, withQuery } from "./api.js";
-import { every } from "./live.js";
+import { connection, every } from "./live.js";
 import { problem as drawProblem } from "./parts/problem.js";
 import { html, update } from "./html.js";
 import { load, t } from "./texts.js";
@@ -112,6 +112,7 @@ export class Router {
       if (signal.aborted) return;
       if (!(error instanceof Problem) && error.code !== "unreachable") console.error(error);
       update(root, html`<h1>${t("common.failed")}</h1>`, drawProblem(error, () => void this.open()));
+      if (error.code === "unreachable") connection.addEventListener("change", () => void this.open(), { once: true, signal });
     } finally {
       clearTimeout(patience);
     }

@@ -1,0 +1,77 @@
+"""A server that goes away and comes back, and one that comes back as another version."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.browser import Browser
+from tests.console.conftest import Desk, make_key, speak, stub
+from tests.end_to_end.harness import Server
+
+LOST = "document.querySelector('#connection').innerText"
+
+
+@pytest.fixture
+def mortal(tmp_path: Path) -> Iterator[Server]:
+    """A server that a test may kill."""
+    with Server(tmp_path / "data") as server:
+        yield server
+
+
+@pytest.fixture
+def desk(browser: Browser, mortal: Server) -> Iterator[Desk]:
+    with browser.context() as context:
+        key = make_key(mortal.api, "admin")
+        script = speak("en") + stub("admin", key, "default")
+        yield Desk(context, f"http://127.0.0.1:{mortal.http_port}", script, "admin", key)
+
+
+def test_a_lost_server_is_said_and_what_is_there_goes_on_when_it_is_back(mortal: Server, desk: Desk) -> None:
+    page = desk.open()
+    page.evaluate("globalThis.same = true")
+    mortal.kill9()
+    page.wait_for(f"{LOST} !== ''")
+    assert "No connection" in page.evaluate(LOST)
+    assert page.evaluate("!!document.querySelector('[data-figure=online] .value')"), "what is there stays"
+    desk.click_text("Keys", "#nav")
+    desk.shows("The server does not answer.", "main")
+    page.evaluate("history.back()")
+    mortal.start()
+    page.wait_for(f"{LOST} === ''", timeout=40)
+    desk.ready(page, "")
+    page.wait_for("!!document.querySelector('[data-figure=online] .value')")
+    assert page.evaluate("globalThis.same"), "no new document"
+
+
+def test_without_a_network_nothing_is_asked_until_there_is_one(desk: Desk, mortal: Server) -> None:
+    page = desk.open()
+    page.call("Network.enable")
+    offline = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    page.call("Network.emulateNetworkConditions", offline=True, **offline)
+    page.wait_for(f"{LOST} !== ''")
+    page.call("Network.emulateNetworkConditions", offline=False, **offline)
+    page.wait_for(f"{LOST} === ''")
+
+
+def test_a_page_of_the_version_before_begins_again_and_is_never_a_mixture(desk: Desk) -> None:
+    page = desk.open()
+    page.evaluate("globalThis.same = true")
+    # As an upgrade leaves it: the files of the page's version are not there any more, and the page names others.
+    page.call("Network.enable")
+    page.call("Network.setCacheDisabled", cacheDisabled=True)
+    page.call("Fetch.enable", patterns=[{"urlPattern": "*/console/static/*/screens/*"}])
+    page.evaluate(
+        """(() => {
+          const real = fetch;
+          globalThis.fetch = async (address, options) => {
+            if (String(address) !== "/console/") return real(address, options);
+            const page = await (await real(address, options)).text();
+            return new Response(page.replaceAll(/static\\/[0-9a-f]+/g, "static/0123456789abcdef"));
+          };
+        })()"""
+    )
+    desk.forgive("404")
+    page.call("Fetch.disable")
