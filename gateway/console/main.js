@@ -23,6 +23,7 @@ document.documentElement.lang = language;
 await load("common", "signin", "states", "reasons", "problems");
 connection.addEventListener("change", drawConnection);
 onSessionEnd(renew);
+addEventListener("pageshow", ({ persisted }) => persisted && location.reload());
 onOtherTab(() => void otherTab());
 await begin();
 
@@ -108,6 +109,7 @@ function drawConnection() {
 
 async function leave() {
   await signOut();
+  $("main").replaceChildren(); // nor does the browser's Back show it
   location.assign("/console/sign-in");
 }
 

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
+import httpx2
 import pytest
 
 from client_sim.device import Device
@@ -27,6 +28,7 @@ SCOPES: dict[str, list[str]] = {
     "operator": ["read", "send", "devices"],
     "admin": ["admin"],
 }
+COOKIE = "fleetpush_session"
 OUTAGE = re.compile(r"ERR_CONNECTION_|ERR_INTERNET_DISCONNECTED|ERR_EMPTY_RESPONSE|ERR_NETWORK_")
 """What the browser complains of when a test cuts the line."""
 REFUSAL = re.compile(r"responded with a status of (4\d\d|5\d\d)")
@@ -140,6 +142,10 @@ class Desk:
             assert found == [], f"{theme}: " + "\n".join(found)
         page.evaluate(f"document.documentElement.dataset.theme = {json.dumps(worn or 'auto')}")
 
+    def look_again(self) -> None:
+        """Come back to the tab: what is live is asked for at once."""
+        self.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+
     def forgive(self, words: str) -> None:
         """The browser may complain of this: the test wants it."""
         self.forgiven.append(words)
@@ -175,7 +181,9 @@ def console(browser: Browser, origin: str, api: Api) -> Iterator[Callable[..., D
         def sit_down(role: Role | None = "admin", *, app: str = "default", language: str = "en") -> Desk:
             context = opened.enter_context(browser.context())
             key = "" if role is None else make_key(api, role, app)
-            desk = Desk(context, origin, speak(language) + stub(role, key, app), role, key)
+            if role is not None:
+                sign_in(context, origin, key)
+            desk = Desk(context, origin, speak(language), role, key)
             desks.append(desk)
             return desk
 
@@ -195,25 +203,12 @@ def speak(language: str) -> str:
     return f"Object.defineProperty(navigator, 'languages', {{ get: () => [{json.dumps(language)}] }});\n"
 
 
-def stub(role: Role | None, key: str, app: str) -> str:
-    """Stands for the session until the server has them: the page's questions carry the key, as the cookie would."""
-    session = (
-        {"app": app, "role": role, "scopes": SCOPES[role], "name": f"the {role}", "sign_in": "key"} if role else None
-    )
-    return f"""
-    (() => {{
-      const session = {json.dumps(session)}, real = fetch;
-      globalThis.fetch = async (address, options = {{}}) => {{
-        const path = new URL(address, location.origin).pathname;
-        if (path === "/v1/session/options") return Response.json({{ oidc: null }});
-        if (path === "/v1/session" && session) return Response.json(session);
-        if (path === "/v1/session") return Response.json({{ code: "unauthorized" }}, {{ status: 401 }});
-        if (session && path.startsWith("/v1/"))
-          options.headers = {{ ...options.headers, Authorization: "Bearer " + {json.dumps(key)} }};
-        return real(address, options);
-      }};
-    }})();
-    """
+def sign_in(context: Context, origin: str, key: str) -> None:
+    """Give a browser a session, as the sign-in page would: `test_session.py` does that with a mouse."""
+    headers = {"Fleetpush-Console": "1", "Sec-Fetch-Site": "same-origin"}
+    answer = httpx2.post(f"{origin}/v1/session", json={"key": key}, headers=headers, trust_env=False)
+    assert answer.status_code == 201, answer.text
+    context.set_cookie(origin, COOKIE, answer.cookies[COOKIE])
 
 
 def screenshots(desk: Desk, name: str, folder: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser import Browser
-from tests.console.conftest import Desk, make_key, speak, stub
+from tests.console.conftest import Desk, make_key, sign_in, speak
 from tests.end_to_end.harness import Server
 
 LOST = "document.querySelector('#connection').innerText"
@@ -25,8 +25,9 @@ def mortal(tmp_path: Path) -> Iterator[Server]:
 def desk(browser: Browser, mortal: Server) -> Iterator[Desk]:
     with browser.context() as context:
         key = make_key(mortal.api, "admin")
-        script = speak("en") + stub("admin", key, "default")
-        yield Desk(context, f"http://127.0.0.1:{mortal.http_port}", script, "admin", key)
+        origin = f"http://127.0.0.1:{mortal.http_port}"
+        sign_in(context, origin, key)
+        yield Desk(context, origin, speak("en"), "admin", key)
 
 
 def test_a_lost_server_is_said_and_what_is_there_goes_on_when_it_is_back(mortal: Server, desk: Desk) -> None:
@@ -46,32 +47,24 @@ def test_a_lost_server_is_said_and_what_is_there_goes_on_when_it_is_back(mortal:
     assert page.evaluate("globalThis.same"), "no new document"
 
 
-def test_without_a_network_nothing_is_asked_until_there_is_one(desk: Desk, mortal: Server) -> None:
+def test_a_page_of_the_version_before_begins_again_and_is_never_a_mixture(console: Callable[..., Desk]) -> None:
+    """As an upgrade leaves it: the files of the page's version are gone, and `/console/` names others."""
+    desk = console("admin")
     page = desk.open()
+    page.evaluate("globalThis.before = true")
     page.call("Network.enable")
-    offline = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
-    page.call("Network.emulateNetworkConditions", offline=True, **offline)
-    page.wait_for(f"{LOST} !== ''")
-    page.call("Network.emulateNetworkConditions", offline=False, **offline)
-    page.wait_for(f"{LOST} === ''")
-
-
-def test_a_page_of_the_version_before_begins_again_and_is_never_a_mixture(desk: Desk) -> None:
-    page = desk.open()
-    page.evaluate("globalThis.same = true")
-    # As an upgrade leaves it: the files of the page's version are not there any more, and the page names others.
-    page.call("Network.enable")
-    page.call("Network.setCacheDisabled", cacheDisabled=True)
-    page.call("Fetch.enable", patterns=[{"urlPattern": "*/console/static/*/screens/*"}])
+    page.call("Network.setBlockedURLs", urls=["*/screens/keys.js"])
     page.evaluate(
         """(() => {
           const real = fetch;
           globalThis.fetch = async (address, options) => {
-            if (String(address) !== "/console/") return real(address, options);
-            const page = await (await real(address, options)).text();
-            return new Response(page.replaceAll(/static\\/[0-9a-f]+/g, "static/0123456789abcdef"));
+            const answer = await real(address, options);
+            if (address !== "/console/") return answer;
+            return new Response((await answer.text()).replaceAll(/static\\/[0-9a-f]+/g, "static/0123456789abcdef"));
           };
         })()"""
     )
-    desk.forgive("404")
-    page.call("Fetch.disable")
+    desk.forgive("ERR_BLOCKED_BY_CLIENT")
+    desk.click_text("Keys", "#nav")
+    page.wait_for("globalThis.before === undefined && location.pathname === '/console/keys'")
+    page.call("Network.setBlockedURLs", urls=[])

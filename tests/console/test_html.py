@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from tests.browser import Browser, Page
-from tests.console.conftest import stub
 from tests.end_to_end.harness import Server
 
 ATTACKS = [
@@ -28,7 +27,7 @@ ATTACKS = [
 def page(browser: Browser, server: Server) -> Iterator[Page]:
     """A tab with the module's names, of the page that asks for a key."""
     with browser.context() as context:
-        page = context.open(f"http://127.0.0.1:{server.http_port}/console/sign-in", stub(None, "", ""))
+        page = context.open(f"http://127.0.0.1:{server.http_port}/console/sign-in")
         page.wait_for("!!document.querySelector('h1')")
         address = page.evaluate("document.querySelector('script[type=module]').src.replace('main.js', 'html.js')")
         page.evaluate(
