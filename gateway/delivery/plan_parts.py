@@ -14,10 +14,12 @@ from enum import StrEnum
 
 
 class PlanKind(StrEnum):
-    """Kinds of plans, as the database holds them. With `_id` behind it each is a member of a push in the API."""
+    """Kinds of plans whose parts are linked here, as the database holds them.
+
+    With `_id` behind it each is a member of a push in the API. Campaigns have tables of their own (`campaign_parts`).
+    """
 
     SCHEDULE = "schedule"
-    CAMPAIGN = "campaign"
 
 
 def insert_part(connection: sqlite3.Connection, push_no: int, kind: PlanKind, plan_id: str, run_no: int) -> None:

@@ -24,7 +24,7 @@ from gateway.plans.parts import (
 )
 from tests.gateway.delivery.world import APP, World
 
-RUN = PlanKind.CAMPAIGN, 7
+RUN = PlanKind.SCHEDULE, 7
 
 
 def begin(world: World, *devices: int) -> None:
@@ -50,10 +50,10 @@ def test_a_part_goes_to_its_devices_and_takes_them(world: World) -> None:
     assert world.received(2) == [accepted.push_id]
     assert list(waiting_devices(world.connection, *RUN)) == [3]
     shown = world.run(world.reports.push(APP.no, accepted.push_id))
-    assert (shown["campaign_id"], shown["ttl"], shown["target"]) == ("c7", 60, {"all": True})
+    assert (shown["schedule_id"], shown["ttl"], shown["target"]) == ("c7", 60, {"all": True})
     assert [push_id for _, push_id in parts_of_run(world.connection, *RUN)] == [accepted.push_id]
     listed = world.run(world.reports.pushes(APP.no, 10, None))
-    assert b'"campaign_id":"c7"' in listed.items[0]
+    assert b'"schedule_id":"c7"' in listed.items[0]
 
 
 def test_who_has_had_a_part_or_was_removed_is_in_no_other(world: World) -> None:
@@ -98,7 +98,7 @@ def test_a_part_that_is_rolled_back_takes_nothing(world: World) -> None:
     def fails(*stored: object) -> None:
         raise sqlite3.IntegrityError("no")
 
-    part = RunPart(PlanKind.CAMPAIGN, "c7", 7, BitMap([1]), lambda connection: None, fails, lambda pending: None)
+    part = RunPart(PlanKind.SCHEDULE, "c7", 7, BitMap([1]), lambda connection: None, fails, lambda pending: None)
     pending = part_push(world.acceptance, APP, World.request({"all": True}), 5, part)
     with pytest.raises(Exception, match="no"):
         world.run(world.acceptance.accept_pending(pending))
