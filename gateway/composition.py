@@ -328,7 +328,12 @@ class Components:
             ),
             enrolment=self.enrolment,
             policies=self.delivery.policies,
-            segments=SegmentStore(database=self._database, targets=self.delivery.targets, clock_ms=self._clock_ms),
+            segments=SegmentStore(
+                database=self._database,
+                targets=self.delivery.targets,
+                policies=self.delivery.policies,
+                clock_ms=self._clock_ms,
+            ),
             tags=TagStore(database=self._database),
             topics=TopicStore(database=self._database, clock_ms=self._clock_ms),
             preferences=self.delivery.preferences,

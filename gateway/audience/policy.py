@@ -18,6 +18,7 @@ from gateway.audience.frequency import AdaptiveCap, Caps, ChannelCaps, GroupSele
 from gateway.audience.time_zones import is_time_zone
 from gateway.described_model import DescribedModel
 from gateway.errors import Problem, problem
+from gateway.misspelling import nearest
 from gateway.names import Name
 from gateway.printable import Printable
 from gateway.store.database import Database
@@ -390,6 +391,12 @@ class PolicyStore:
         channel = Channel(merged, before.created_at, self._clock_ms())
         kept = _bounds(merged) == _bounds(before.fields)
         return await self._store(app_no, channel_id, channel, before.adapted if kept else None)
+
+    def channel_hint(self, app_no: int, name: str) -> str | None:
+        """A hint for who has probably mistyped the name of a channel, which need not exist; 2 ms of the loop."""
+        channels = self.of(app_no).channels
+        like = None if name in channels else nearest(name, channels)
+        return None if like is None else f"this app has no channel {name!r}; did you mean {like!r}?"
 
     def adaptive_channels(self) -> list[tuple[int, str, Channel]]:
         """The channels with an adaptive cap: (app, id, channel) each."""

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, StringConstraints
 
+from gateway.audience.policy import PolicyStore
 from gateway.audience.segment_language.syntax_tree import MAX_EXPRESSION_CHARACTERS
 from gateway.audience.target_resolution import TargetResolver, unknown_segment
 from gateway.audience.targeting import device_ids
@@ -24,6 +25,9 @@ from gateway.timestamps import rfc3339
 
 MAX_SEGMENTS = 1_000
 """Segments of an app, of 4,096 characters each: 16 MB of the disk at most."""
+
+HINTED_CHANNELS = 5
+"""Channels of an expression that are looked at for mistyped ones."""
 
 Expression = Annotated[str, StringConstraints(min_length=1, max_length=MAX_EXPRESSION_CHARACTERS)]
 
@@ -44,7 +48,10 @@ class SegmentStore:
     `clock_ms` gives server time in milliseconds.
     """
 
-    def __init__(self, *, database: Database, targets: TargetResolver, clock_ms: Callable[[], int]) -> None:
+    def __init__(
+        self, *, database: Database, targets: TargetResolver, policies: PolicyStore, clock_ms: Callable[[], int]
+    ) -> None:
+        self._policies = policies
         self._database = database
         self._targets = targets
         self._clock_ms = clock_ms
@@ -101,13 +108,19 @@ class SegmentStore:
             raise unknown_segment(name)
 
     async def preview(self, app_no: int, expression: str) -> dict[str, Any]:
-        """Count the devices that an expression selects now: `{"devices", "examples": [id]}`.
+        """Count the devices that an expression selects now: `{"devices", "examples": [id], "hints"?: [..]}`.
 
         Raises Problem 422, 503.
         """
+        segment = await self._targets.compiled(app_no, expression)
         found = await self._targets.matching(app_no, expression)
         examples = await self._database.read(lambda connection: device_ids(connection, found), app_no)
-        return {"devices": len(found), "examples": examples}
+        hints = [
+            hint
+            for channel in segment.channel_ids[:HINTED_CHANNELS]
+            if (hint := self._policies.channel_hint(app_no, channel)) is not None
+        ]
+        return {"devices": len(found), "examples": examples, **({"hints": hints} if hints else {})}
 
 
 _SELECT = "SELECT id, expression, created_at, updated_at FROM saved_segment WHERE app_no = ?"

@@ -78,12 +78,17 @@ class TargetResolver:
             return await self.matching(app_no, expression)
         return await self._database.read(lambda connection: _devices_of(connection, app_no, target), app_no)
 
-    async def matching(self, app_no: int, expression: str) -> BitMap:
-        """The devices that an expression selects now. Raises Problem 422, 503."""
+    async def compiled(self, app_no: int, expression: str) -> Segment:
+        """An expression, compiled now or lately. Raises Problem 422, 503."""
         segment = self._kept.get(app_no, expression)
         if segment is None:
             segment = await self._database.read(lambda _: compile_expression(expression), app_no)
             self._kept.put(app_no, segment)
+        return segment
+
+    async def matching(self, app_no: int, expression: str) -> BitMap:
+        """The devices that an expression selects now. Raises Problem 422, 503."""
+        segment = await self.compiled(app_no, expression)
         online = self._online() if segment.needs_online else ()
         now_ms = wall_time.of(self._clock_ms())
         return await self._database.read(

@@ -323,7 +323,10 @@ def print_forecast(answer: dict[str, Any], as_json: bool) -> None:
         facts = answer | {rule: describe_limit(answer[rule]) for rule in ("capped", "quiet_hours") if rule in answer}
         facts |= {"missing": "; ".join(missing)} if missing else {}
         facts |= {"sampled": "caps and quiet hours, of 5,000 devices" if answer.get("sampled") else None}
+        hints = facts.pop("hints", None)
         print_facts(facts)
+        for hint in hints or ():
+            note(hint)
 
 
 def print_rendered(rendered: dict[str, Any], device: str, as_json: bool) -> None:

@@ -73,4 +73,9 @@ def _print_selected(found: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(found)
     else:
-        print_facts(found | {"examples": ", ".join(found["examples"])})
+        print_facts(
+            {name: value for name, value in found.items() if name != "hints"}
+            | {"examples": ", ".join(found["examples"])}
+        )
+        for hint in found.get("hints") or ():
+            note(hint)

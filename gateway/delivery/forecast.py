@@ -102,14 +102,15 @@ class Forecast:
     async def of(self, app: AppRef, request: PushRequest) -> dict[str, Any]:
         """Count the reach, as the API shows it.
 
-        Of a push with templates or texts by locale also `texts`, and what is `missing`. Raises as `Acceptance.accept`.
+        Of a push with templates or texts by locale also `texts`, and what is `missing`; `hints` if its channel is
+        probably mistyped. Raises as `Acceptance.accept`.
         """
         fetch_from = self._attachments.refer(app.no, request, keep=False)
         pending_push(app, Submission(request), self._max_payload, fetch_from)
         self.made += 1
         if request.is_composed:
             return await self._of_composed(app, request)
-        return await self._count(app, request)
+        return await self._count(app, request) | self._hints(app, request.channel)
 
     async def accept(
         self, pending: PendingPush, request: PushRequest, accept: Callable[[PendingPush], Awaitable[AcceptedPush]]
@@ -143,7 +144,11 @@ class Forecast:
             {"variable": one.variable, "where": one.where, "devices": one.devices, "examples": one.examples}
             for one in rendered.lacking
         ]
-        return found | {"texts": len(rendered.texts), "missing": missing}
+        return found | {"texts": len(rendered.texts), "missing": missing} | self._hints(app, whole.channel)
+
+    def _hints(self, app: AppRef, channel: str | None) -> dict[str, Any]:
+        hint = None if channel is None else self._policies.channel_hint(app.no, channel)
+        return {} if hint is None else {"hints": [hint]}
 
     async def _count(
         self, app: AppRef, request: PushRequest, searched: BitMap | None = None, without: BitMap | None = None

@@ -63,6 +63,8 @@ class ForecastResponse(Response):
     missing: list[MissingVariableResponse] | None = None
     """Up to 20 variables that its texts need and devices lack: with `on_missing` `refuse` the push would be refused,
     with `leave_out` those devices would get nothing. Left out: it has no templates, nor texts by locale."""
+    hints: list[str] | None = None
+    """What is probably a mistake: a channel that nobody has made, whose name is like that of one. Left out: nothing."""
 
 
 class MissingVariableResponse(Response):

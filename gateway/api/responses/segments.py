@@ -12,6 +12,9 @@ class SelectedResponse(Response):
     """How many there are."""
     examples: list[str]
     """Ids of the first five, in the order of enrolment."""
+    hints: list[str] | None = None
+    """What is probably a mistake, of five channels at most: one that nobody has made, whose name is like that of one.
+    Left out: nothing."""
 
 
 class SavedSegmentResponse(Response):

@@ -44,6 +44,7 @@ from gateway.audience.segment_language.terms import (
     HasChannelReceipt,
     HasMissed,
     HasReceipt,
+    IsMuted,
     IsOnline,
     Membership,
     Moment,
@@ -94,6 +95,12 @@ class Segment:
     def push_ids(self) -> tuple[str, ...]:
         """The pushes whose receipts it asks for."""
         return tuple(self._pushes)
+
+    @property
+    def channel_ids(self) -> tuple[str, ...]:
+        """The channels that it names."""
+        named = (one.channel for one in terms_within(self.term) if isinstance(one, IsMuted | HasChannelReceipt))
+        return tuple(dict.fromkeys(named))
 
     def devices(self, connection: sqlite3.Connection, app_no: int, now_ms: int, online: Iterable[int] = ()) -> BitMap:
         """The live devices of the app that match. Reader thread."""

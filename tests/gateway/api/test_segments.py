@@ -5,6 +5,7 @@ import json
 import pytest
 
 from gateway.api import responses
+from gateway.audience.segments import HINTED_CHANNELS
 from tests.gateway.in_process import InProcessGateway
 
 K2 = {"expression": "attributes.model == 'K2'"}
@@ -95,3 +96,25 @@ async def test_lines_of_a_batch_have_expressions(gateway: InProcessGateway) -> N
     )
     found = [json.loads(line) for line in answer.text.splitlines()]
     assert [one.get("targeted", one.get("code")) for one in found] == [1, "segment_not_found", 8]
+
+
+async def test_a_channel_that_is_probably_mistyped_is_hinted_at(gateway: InProcessGateway) -> None:
+    await gateway.call("POST", "/v1/channels", 201, json={"id": "offers", "name": "Offers"})
+    hints = ["this app has no channel 'ofers'; did you mean 'offers'?"]
+    expression = "muted('ofers') || opened_channel('ofers', duration('7d')) || muted('weather') || muted('offers')"
+    for answer in (
+        await gateway.call("POST", "/v1/segments/preview", json={"expression": expression}),
+        await gateway.call("PUT", "/v1/segments/some", json={"expression": expression}),
+        await gateway.call("GET", "/v1/segments/some"),
+        await gateway.call("POST", "/v1/pushes/forecast", json={"target": {"all": True}, "channel": "ofers"}),
+    ):
+        assert answer["hints"] == hints
+    for channel in ("offers", "weather"):
+        sent = {"target": {"all": True}, "channel": channel, "texts": {"de": {"title": "Hallo"}}}
+        push = sent | {"notification": {"title": "Hello"}}
+        assert "hints" not in await gateway.call("POST", "/v1/pushes/forecast", json=push)
+        found = await gateway.call("POST", "/v1/segments/preview", json={"expression": f"muted('{channel}')"})
+        assert "hints" not in found
+    many = " || ".join(f"muted('offers{number}')" for number in range(9))
+    found = await gateway.call("POST", "/v1/segments/preview", json={"expression": many})
+    assert len(found["hints"]) == HINTED_CHANNELS

@@ -93,10 +93,18 @@ def test_who_waits_is_told_how_it_went(fake: FakeServer, delivery: dict[str, Any
 def test_a_forecast_is_read_by_people(fake: FakeServer) -> None:
     counts = {"targeted": 9, "online": 2, "suppressed": {"no_consent": 1}, "unknown": [], "likely": 4, "will_expire": 1}
     held = {"capped": {"dropped": 2, "deferred": 1}, "quiet_hours": {"dropped": 0, "deferred": 0}, "sampled": False}
-    fake.answer = lambda request: counts | held | {"unknown_presence": 1}
-    shown = dict(line.split(maxsplit=1) for line in fake.run("push", "--all", "Tea", "--forecast").stdout.splitlines())
+    fake.answer = lambda request: counts | held | {"unknown_presence": 1, "hints": ["did you mean 'offers'?"]}
+    forecast = fake.run("push", "--all", "Tea", "--forecast")
+    assert "did you mean 'offers'?" in forecast.stderr
+    shown = dict(line.split(maxsplit=1) for line in forecast.stdout.splitlines())
     assert (shown["likely"], shown["capped"]) == ("4", "2 dropped, 1 deferred")
     assert not {"quiet_hours", "sampled", "unknown"} & shown.keys(), "nothing to say of them"
     fake.answer = lambda request: {"push_id": "p1", "targeted": 1}
     fake.run("push", "kiosk-1", "Tea", "--keep-forecast")
     assert (fake.requests[-1].path, fake.requests[-1].query) == ("/v1/pushes", {"forecast": "true"})
+
+
+def test_a_hint_about_a_segment_stands_beside_it(fake: FakeServer) -> None:
+    fake.answer = lambda request: {"devices": 1, "examples": ["kiosk-1"], "hints": ["did you mean 'offers'?"]}
+    tried = fake.run("segments", "try", "muted('ofers')")
+    assert ("offers" in tried.stdout, "did you mean 'offers'?" in tried.stderr) == (False, True)
