@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,9 @@ import pytest
 from client_sim.device import Device
 from tests.browser import Browser, Context, Page
 from tests.console.axe import violations
+from tests.end_to_end import harness
 from tests.end_to_end.harness import Api, Server
+from tests.end_to_end.wire_device import WireDevice
 
 Role = Literal["viewer", "sender", "operator", "admin"]
 SCOPES: dict[str, list[str]] = {
@@ -190,6 +192,17 @@ def console(browser: Browser, origin: str, api: Api) -> Iterator[Callable[..., D
         yield sit_down
         complaints = [line for desk in desks for line in desk.complaints()]
         assert complaints == []
+
+
+@contextmanager
+def connected(server: Server, enrolled: harness.Device) -> Iterator[WireDevice]:
+    """A device that is enrolled, online, and acknowledges what it gets."""
+    device = WireDevice(server.mqtt_port, enrolled.client_id, enrolled.token, topic=enrolled.topics["push"])
+    device.start()
+    try:
+        yield device
+    finally:
+        device.drop()
 
 
 def make_key(api: Api, role: Role, app: str = "default") -> str:

@@ -1,0 +1,17 @@
+export default {
+  nobody: "Niemand",
+  device: "Gerät {value}",
+  devices: { one: "{n} Gerät: {names}", other: "{n} Geräte: {names}" },
+  tag: "Tag {value}",
+  topic: "Thema {value}",
+  segment: "Segment {value}",
+  where: "Geräte mit {value}",
+  condition: "Themen {value}",
+  duty: "Bereitschaft {value}",
+  campaign: "Kampagne {value}",
+  all: "Alle Geräte",
+  kind_alert: "Meldung",
+  kind_in_app: "In der App",
+  kind_silent: "Daten",
+  kind_command: "Befehl",
+};

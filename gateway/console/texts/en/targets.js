@@ -1,0 +1,17 @@
+export default {
+  nobody: "Nobody",
+  device: "Device {value}",
+  devices: { one: "{n} device: {names}", other: "{n} devices: {names}" },
+  tag: "Tag {value}",
+  topic: "Topic {value}",
+  segment: "Segment {value}",
+  where: "Devices with {value}",
+  condition: "Topics {value}",
+  duty: "Duty {value}",
+  campaign: "Campaign {value}",
+  all: "All devices",
+  kind_alert: "Alert",
+  kind_in_app: "In the app",
+  kind_silent: "Data",
+  kind_command: "Command",
+};
