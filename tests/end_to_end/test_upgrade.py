@@ -66,6 +66,7 @@ def test_a_server_goes_on_where_one_of_an_earlier_schema_was_killed(
     sent = shop.push("away", data="after the upgrade")
     shop.close()
     goes_on_with_events(server, old)
+    goes_on_with_plans(server, old, wire)
 
     away: WireDevice = wire(server, enrolled(old, "away"))
     assert away.connect().session_present
@@ -111,6 +112,27 @@ def goes_on_with_events(server: Server, old: ReleasedDirectory) -> None:
     assert events[len(rest)]["data"]["push_id"] == new
     numbers = [tuple(map(int, event["id"].split("."))) for event in events]
     assert numbers == sorted(set(numbers))
+
+
+def goes_on_with_plans(server: Server, old: ReleasedDirectory, wire: Wire) -> None:
+    """What was planned is there, and what was sent of it comes to its device with the text that it was given."""
+    plans, api = old.facts.get("plans"), server.api
+    if plans is None:
+        return  # of a version without
+    assert api.call("GET", "/v1/segments/upstairs", 200)["examples"] == ["planned"]
+    assert api.call("GET", "/v1/topics/plans", 200)["devices"] == 1
+    assert api.call("GET", "/v1/templates/hello", 200)["version"] == 1
+    schedule = api.call("GET", f"/v1/schedules/{plans['schedule_id']}", 200)
+    assert (schedule["name"], schedule["state"]) == ("Mondays", "paused")
+    campaign = api.call("GET", f"/v1/campaigns/{plans['campaign_id']}", 200)
+    assert (campaign["state"], campaign["counts"]) == ("paused", plans["campaign_counts"])
+    assert api.mailbox("planned") == plans["mailbox"]
+    old.facts["tokens"]["planned"] = plans["token"]
+    planned: WireDevice = wire(server, enrolled(old, "planned"))
+    planned.start()
+    planned.wait_received(1)
+    assert planned.received[0].push["notification"]["title"] == "Hallo Ada"
+    api.wait_counts(planned.push_ids()[0], delivered=1)
 
 
 def test_an_earlier_version_says_how_to_go_back_and_it_works(

@@ -77,6 +77,7 @@ def live(server: Server) -> dict[str, Any]:
     careful.wait_released(1)
     pushes["recalled"] = api.push(away.id, data="recalled")
     api.call("DELETE", f"/v1/pushes/{pushes['recalled']}", 200)
+    planned = plans(api)
     ids = [event["id"] for event in events(server, api)]
     facts = {
         "tokens": {device.id: device.token for device in (away, present, exact, unseen)},
@@ -87,11 +88,38 @@ def live(server: Server) -> dict[str, Any]:
         "inflight": [publish.push_id for publish in careful.received],
         "events": ids,
         "cursor": seen[-1]["id"] if seen else None,
+        "plans": planned,
     }
     server.kill9()
     for client in clients:
         client.drop()
     return facts
+
+
+def plans(api: Api) -> dict[str, Any] | None:
+    """What is planned for a device that never comes, and was enrolled after the pushes; in versions that plan."""
+    if api.request("GET", "/v1/campaigns").status_code == 404:
+        return None
+    device = api.enrol("planned", name="Ada", attributes={"floor": 3}, locale="de-AT", timezone="Europe/Vienna")
+    api.call("PUT", "/v1/topics/plans/devices", 200, json={"devices": [device.id]})
+    api.call("PUT", "/v1/segments/upstairs", 200, json={"expression": "attributes.floor > 2"})
+    texts = {"de": {"title": "Hallo {{ device.name }}"}}
+    api.call("PUT", "/v1/templates/hello", 200, json={"notification": {"title": "Hello"}, "texts": texts})
+    push = {"target": {"segment": "upstairs"}, "template": "hello", "ttl": 3600}
+    repeat = {"cron": "0 9 * * 1", "zone": "device"}
+    schedule = api.call("POST", "/v1/schedules", 202, json={"name": "Mondays", "push": push | {"repeat": repeat}})
+    api.call("POST", f"/v1/schedules/{schedule['schedule_id']}/pause", 200)
+    plan = {"name": "Hello", "push": push, "canary": 1, "rollout": ["rest"], "go_on": ["acted >= 1"]}
+    campaign_id = api.call("POST", "/v1/campaigns", 201, json=plan)["campaign_id"]
+    wait_for(lambda: api.mailbox(device.id), what="the canary's push")
+    paused = api.call("POST", f"/v1/campaigns/{campaign_id}/pause", 200, json={"reason": "for an upgrade"})
+    return {
+        "token": device.token,
+        "schedule_id": schedule["schedule_id"],
+        "campaign_id": campaign_id,
+        "campaign_counts": paused["counts"],
+        "mailbox": api.mailbox(device.id),
+    }
 
 
 def answer_the_released(publish: Publish) -> int | None:
