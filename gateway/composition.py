@@ -40,6 +40,8 @@ from gateway.bulk_changes import BulkChanges
 from gateway.delivery.connection_events import ConnectionEvents
 from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery.device_connections import DeviceConnections
+from gateway.delivery.device_deliveries import DeviceDeliveries
+from gateway.delivery.device_timeline import DeviceTimeline
 from gateway.delivery.engine import EmbeddedEngine
 from gateway.delivery.event_log_quota import EventLogQuota
 from gateway.delivery.idempotency_quota import IdempotencyQuota
@@ -352,6 +354,8 @@ class Components:
             schedules=self.plans.schedules,
             ledger=self.delivery.ledger,
             reports=self.delivery.reports,
+            device_deliveries=DeviceDeliveries(self._database, self.delivery.ledger),
+            device_timeline=DeviceTimeline(self._database),
             analytics=self.delivery.analytics,
             fatigue=self.delivery.fatigue,
             attachments=self.delivery.attachments,

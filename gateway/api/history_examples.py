@@ -9,7 +9,65 @@ from typing import Any, Final
 
 from gateway.minute_counts import COUNTS, LEVELS
 
+_AT: Final = "2026-12-01T11:00:00.000Z"
+_PUSH_ID: Final = "Zk3vQm9xT2yLs8RbW4nA"
+_PUSH: Final = {"kind": "alert", "title": "Lunch is served", "sent_at": _AT}
 ANSWERS: Final[dict[str, Any]] = {
+    "DeviceDeliveries": {
+        "items": [
+            {
+                **_PUSH,
+                "push_id": _PUSH_ID,
+                "channel": "offers",
+                "priority": "normal",
+                "collapse_key": None,
+                "expires_at": "2026-12-01T12:00:00.000Z",
+                "state": "displayed",
+                "reason": None,
+                "qos": 1,
+                "delivered_at": "2026-12-01T11:00:00.412Z",
+                "displayed_at": "2026-12-01T11:00:01.006Z",
+                "dismissed_at": None,
+                "opened_at": None,
+                "acted_at": None,
+                "ended_at": None,
+                "replaced_by": None,
+                "attempts": 0,
+                "not_before": None,
+                "action": None,
+                "result": None,
+            }
+        ],
+        "next_cursor": None,
+        "searched_to": None,
+    },
+    "DeviceEvents": {
+        "items": [
+            {
+                "id": "4711.0",
+                "type": "delivery.displayed",
+                "timestamp": "2026-12-01T11:00:01.006Z",
+                "data": {"push_id": _PUSH_ID, "device_id": "kiosk-1", "channel": "offers"},
+                "push": _PUSH,
+            },
+            {
+                "id": "4690.3",
+                "type": "device.disconnected",
+                "timestamp": "2026-12-01T10:41:12.070Z",
+                "data": {"device_id": "kiosk-1", "reason": "keep_alive", "duration": 5028.4},
+            },
+        ],
+        "next_cursor": "4690",
+        "searched_to": "2026-12-01T10:41:12.200Z",
+    },
+    "Reasons": {
+        "push_id": _PUSH_ID,
+        "targeted": 2,
+        "items": [
+            {"state": "displayed", "reason": None, "count": 1},
+            {"state": "suppressed", "reason": "channel_muted", "count": 1},
+        ],
+    },
     "Stats": {
         "since": "2026-12-01T10:58:12.000Z",
         "at": "2026-12-01T11:00:07.250Z",

@@ -14,6 +14,7 @@ from gateway.api import (
     campaigns,
     channels,
     console,
+    device_history,
     devices,
     docs,
     duties,
@@ -148,6 +149,7 @@ def create_api(found: Services) -> FastAPI:
     for module in (
         pushes,
         devices,
+        device_history,
         bulk_changes,
         channels,
         topics,

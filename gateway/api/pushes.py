@@ -67,6 +67,13 @@ StateName = Literal[
     "refused",
     "revoked",
 ]
+Reason = Annotated[
+    str | None,
+    Query(
+        max_length=64,
+        description="Only deliveries with this reason, such as `ttl`; empty: only those without a reason.",
+    ),
+]
 BATCH_LINES = 10_000
 
 
@@ -345,6 +352,7 @@ async def list_deliveries(
     device: Annotated[
         str | None, Query(max_length=64, description="Only the delivery to the device with this id.")
     ] = None,
+    reason: Reason = None,
 ) -> Response:
     """List the deliveries of a push, one for each device: state, reason, effective QoS and time stamps.
 
@@ -355,8 +363,20 @@ async def list_deliveries(
     wanted = None if state is None else DeliveryState[state.upper()]
     device_no = None if device is None else await found.devices.number(principal.app_no, device)
     return page_response(
-        await found.reports.deliveries(principal.app_no, push_id, limit, cursor, wanted, device_no=device_no)
+        await found.reports.deliveries(
+            principal.app_no, push_id, limit, cursor, wanted, device_no=device_no, reason=reason
+        )
     )
+
+
+@router.get("/{push_id}/reasons", response_model=responses.ReasonsResponse)
+async def count_reasons(push_id: PushId, request: Request, principal: ReaderOf) -> Response:
+    """Count the deliveries of a push by state and reason: who did not get it, and why.
+
+    They are kept 30 days (setting `retention_days`) after the push has fully ended; then the answer is 410
+    `gone`. Needs a key with the scope `read`.
+    """
+    return json_response(await services(request).reports.reasons(principal.app_no, push_id))
 
 
 @router.get("/{push_id}/texts", response_model=responses.TextsResponse)

@@ -30,6 +30,8 @@ from gateway.delivery.attachments import Attachments
 from gateway.delivery.awaited_pushes import AwaitedPushes
 from gateway.delivery.calls import Calls
 from gateway.delivery.consent import PreferenceStore
+from gateway.delivery.device_deliveries import DeviceDeliveries
+from gateway.delivery.device_timeline import DeviceTimeline
 from gateway.delivery.duties import DutyStore
 from gateway.delivery.escalations import Escalations
 from gateway.delivery.fatigue import Fatigue
@@ -105,6 +107,8 @@ class Services:
     schedules: ScheduleStore
     ledger: Ledger
     reports: Reports
+    device_deliveries: DeviceDeliveries
+    device_timeline: DeviceTimeline
     analytics: Analytics
     fatigue: Fatigue
     attachments: Attachments

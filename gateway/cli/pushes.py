@@ -11,7 +11,7 @@ from gateway.cli.lists import Columns, Cursor, Limit, print_list
 from gateway.cli.options import AsJson, DataDir, PushId, ServerUrl, client_of, command_group
 from gateway.cli.push_batch import pushes_batch
 from gateway.cli.server_client import segment
-from gateway.cli.terminal import PROGRAM, describe_counts, json_text, print_facts, print_json
+from gateway.cli.terminal import PROGRAM, describe_counts, json_text, print_facts, print_json, print_table
 
 pushes = command_group("List pushes and their deliveries; recall a push; send a file of them.")
 pushes.command("batch")(pushes_batch)
@@ -79,6 +79,7 @@ def pushes_deliveries(
     push_id: PushId,
     state: Annotated[State | None, typer.Option(help="Only those in this state")] = None,
     device: Annotated[str | None, typer.Option(help="Only the one to this device")] = None,
+    reason: Annotated[str | None, typer.Option(help="Only those with this reason, such as ttl")] = None,
     limit: Limit = None,
     cursor: Cursor = None,
     server: ServerUrl = None,
@@ -97,12 +98,26 @@ def pushes_deliveries(
         "action": "action",
         "result": lambda item: None if item.get("result") is None else brief(item["result"]),
     }
-    empty = "No deliveries in this state." if state or device else "No deliveries: the push was for nobody."
+    wanted = {"state": state, "device": device, "reason": reason}
+    filtered = any(value is not None for value in wanted.values())
+    empty = "No delivery is like that." if filtered else "No deliveries: the push was for nobody."
     with client_of(server, data_dir) as client:
         path = f"/v1/pushes/{segment(push_id)}/deliveries"
-        print_list(
-            client, path, columns, empty=empty, as_json=as_json, limit=limit, cursor=cursor, state=state, device=device
-        )
+        print_list(client, path, columns, empty=empty, as_json=as_json, limit=limit, cursor=cursor, **wanted)
+
+
+@pushes.command("reasons")
+def pushes_reasons(
+    push_id: PushId, server: ServerUrl = None, data_dir: DataDir = None, as_json: AsJson = False
+) -> None:
+    """Count the deliveries of a push by state and reason: who did not get it, and why."""
+    with client_of(server, data_dir) as client:
+        found = client.call("GET", f"/v1/pushes/{segment(push_id)}/reasons")
+    if as_json:
+        print_json(found)
+        return
+    rows = [(item["count"], item["state"], item["reason"]) for item in found["items"]]
+    print_table(("deliveries", "state", "reason"), rows, "No deliveries: the push was for nobody.")
 
 
 @pushes.command("texts")

@@ -330,6 +330,15 @@ def read_events(
     return EventPage(found, max(Position(last), after), more)
 
 
+def events_of_device(connection: sqlite3.Connection, entry_no: int, event: str, device_no: int) -> list[Event]:
+    """Read the events of one entry, which is of this type, that are about a device: one at most, but for what was
+    logged twice. Reader thread."""
+    statement = _FORMS.get(event, _OTHER)
+    # Of as many lanes as there may be devices, a device has one.
+    rows = connection.execute(statement, (json.dumps([entry_no]), 0, -1, DEVICE_MASK + 1, device_no, 2)).fetchall()
+    return [found for _, found in map(_of_delivery if statement is _DELIVERIES else _other, rows)]
+
+
 def _with_room(rows: sqlite3.Cursor) -> tuple[list[tuple[Position, Event]], Position | None]:
     """Read as many events as a page has room for, at least one, and the position of the next when there is one more."""
     found: list[tuple[Position, Event]] = []

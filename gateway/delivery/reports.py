@@ -15,10 +15,9 @@ from itertools import islice
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from pyroaring import BitMap
-
 from gateway.delivery.campaign_parts import campaign_members
-from gateway.delivery.delivery_sets import pushes_waiting_for, state_counts, waiting_of
+from gateway.delivery.delivery_reasons import count_in_flight, count_reasons
+from gateway.delivery.delivery_sets import pushes_waiting_for, state_counts
 from gateway.delivery.escalation_rows import (
     EscalationState,
     describe_escalations,
@@ -32,7 +31,7 @@ from gateway.delivery.ledger import Ledger
 from gateway.delivery.plan_parts import plan_members
 from gateway.delivery.push import push_number
 from gateway.delivery.push_texts import described_text, has_texts, page_of_texts, template_of, text_of_device
-from gateway.delivery.whole_deliveries import WholeDelivery, whole_deliveries, whole_delivery
+from gateway.delivery.whole_deliveries import WholeDelivery, describe_delivery, whole_deliveries, whole_delivery
 from gateway.delivery_states import IS_WAITING, PRIORITIES, DeliveryState
 from gateway.errors import Problem, problem
 from gateway.pages import ListPage, fill_page
@@ -161,10 +160,11 @@ class Reports:
         state: DeliveryState | None = None,
         *,
         device_no: int | None = None,
+        reason: str | None = None,
     ) -> ListPage:
         """A page of a push's deliveries, in order of enrolment: state, reason, effective QoS, time stamps.
 
-        All states and devices, or one. Raises Problem 404, 410.
+        All states, devices and reasons, or one; an empty reason is none. Raises Problem 404, 410.
         """
         after = cursor_number(cursor)
         push_no = await self._number(app_no, push_id)
@@ -173,21 +173,37 @@ class Reports:
         stored = None if state is DeliveryState.SENT else state
 
         def read(connection: sqlite3.Connection) -> ListPage:
-            kept = connection.execute("SELECT 1 FROM push WHERE no = ? AND final_counts IS NULL", (push_no,))
-            if kept.fetchone() is None:
-                raise problem(
-                    "gone", "the deliveries of this push were removed by retention; its counts remain a while"
-                )
-            rows = _with_ids(connection, push_no, whole_deliveries(connection, push_no, after or 0, stored, device_no))
+            _targeted(connection, push_no)
+            found = whole_deliveries(connection, push_no, after or 0, stored, device_no, reason)
+            rows = _with_ids(connection, push_no, found)
             if state is DeliveryState.WAITING:
-                rows = (row for row in rows if row[0] not in in_flight)
+                rows = (row for row in rows if row.delivery.device_no not in in_flight)
             elif state is DeliveryState.SENT:
                 rows = (
                     row
                     for row in rows
-                    if row[2] == DeliveryState.SENT or (row[2] == DeliveryState.WAITING and row[0] in in_flight)
+                    if row.delivery.state == DeliveryState.SENT
+                    or (row.delivery.state == DeliveryState.WAITING and row.delivery.device_no in in_flight)
                 )
-            return fill_page(rows, limit, lambda row: _describe_delivery(row, row[0] in in_flight), itemgetter(0))
+            return fill_page(
+                rows,
+                limit,
+                lambda row: _describe_delivery(row, row.delivery.device_no in in_flight),
+                lambda row: row.delivery.device_no,
+            )
+
+        return await self._database.read(read, app_no)
+
+    async def reasons(self, app_no: int, push_id: str) -> dict[str, Any]:
+        """A push's deliveries by state and reason, as the API shows them. Raises Problem 404, 410."""
+        push_no = await self._number(app_no, push_id)
+        sent = self._ledger.sent_of(push_no)
+
+        def read(connection: sqlite3.Connection) -> dict[str, Any]:
+            targeted = _targeted(connection, push_no)
+            counts = count_reasons(connection, push_no, sent)
+            items = [{"state": one.state.label, "reason": one.reason, "count": one.deliveries} for one in counts]
+            return {"push_id": push_id, "targeted": targeted, "items": items}
 
         return await self._database.read(read, app_no)
 
@@ -218,7 +234,9 @@ class Reports:
 
         def read(connection: sqlite3.Connection) -> SingleDelivery | None:
             row = next(_with_ids(connection, push_no, whole_deliveries(connection, push_no)), None)
-            return None if row is None else SingleDelivery(DeliveryState(row[2]), _describe_delivery(row, False))
+            if row is None:
+                return None
+            return SingleDelivery(DeliveryState(row.delivery.state), _describe_delivery(row, False))
 
         return await self._database.read_soon(read)
 
@@ -267,10 +285,28 @@ class Reports:
         return await self._database.write(read, app_no)
 
 
+def _targeted(connection: sqlite3.Connection, push_no: int) -> int:
+    """The number of a push's deliveries. Raises Problem 410 if they are no longer kept."""
+    row = connection.execute("SELECT targeted FROM push WHERE no = ? AND final_counts IS NULL", (push_no,)).fetchone()
+    if row is None:
+        raise problem("gone", "the deliveries of this push were removed by retention; its counts remain a while")
+    return int(row[0])
+
+
+class _ListedDelivery(NamedTuple):
+    """A delivery with what other tables say of it."""
+
+    delivery: WholeDelivery
+    device_id: str | None
+    replaced_by: str | None
+    """Id of the push that it was digested into."""
+    attempts: int
+
+
 def _with_ids(
     connection: sqlite3.Connection, push_no: int, deliveries: Iterable[WholeDelivery]
-) -> Iterator[Sequence[Any]]:
-    """Add what other tables say of deliveries: (.., device id, .., id of the push that replaced it, attempts)."""
+) -> Iterator[_ListedDelivery]:
+    """Add what other tables say of deliveries."""
     remaining = iter(deliveries)
     count = FIRST_IDS
     while some := list(islice(remaining, count)):
@@ -281,12 +317,7 @@ def _with_ids(
             " ORDER BY w.key",
             (json.dumps([(one.device_no, one.replaced_by) for one in some]), push_no),
         ).fetchall()
-        for one, (device_id, replaced_by, attempts) in zip(some, found, strict=True):
-            yield (
-                *(one.device_no, device_id, one.state, one.reason, one.qos, one.delivered_at, one.displayed_at),
-                *(one.dismissed_at, one.opened_at, one.acted_at, one.ended_at, one.action, one.result),
-                *(one.not_before, replaced_by, attempts),
-            )
+        yield from (_ListedDelivery(one, *others) for one, others in zip(some, found, strict=True))
         count = MORE_IDS
 
 
@@ -299,16 +330,9 @@ def count_states(connection: sqlite3.Connection, push_no: int, sent: Sequence[in
         found = connection.execute("SELECT state, count(*) FROM delivery WHERE push_no = ? GROUP BY state", (push_no,))
     for state, count in found:
         counts[_LABELS[state]] = count
-    if sent:
-        (in_flight,) = connection.execute(
-            "SELECT count(*) FROM delivery WHERE push_no = ? AND device_no IN (SELECT value FROM json_each(?))"
-            f" AND +state {IS_WAITING}",
-            (push_no, json.dumps(sent)),
-        ).fetchone()
-        if kept:
-            in_flight += len(waiting_of(connection, push_no, BitMap(sent)))
-        counts["waiting"] -= in_flight
-        counts["sent"] += in_flight
+    in_flight = count_in_flight(connection, push_no, sent, in_sets=bool(kept))
+    counts["waiting"] -= in_flight
+    counts["sent"] += in_flight
     return counts
 
 
@@ -380,27 +404,9 @@ def _read_pushes(
         yield number, push
 
 
-def _describe_delivery(row: Sequence[Any], in_flight: bool) -> dict[str, Any]:
-    state = DeliveryState(row[2])
-    if state is DeliveryState.WAITING and in_flight:
-        state = DeliveryState.SENT
-    return {
-        "device_id": row[1],
-        "state": state.label,
-        "reason": row[3],
-        "qos": row[4],
-        "delivered_at": rfc3339_or_none(row[5]),
-        "displayed_at": rfc3339_or_none(row[6]),
-        "dismissed_at": rfc3339_or_none(row[7]),
-        "opened_at": rfc3339_or_none(row[8]),
-        "acted_at": rfc3339_or_none(row[9]),
-        "ended_at": rfc3339_or_none(row[10]),
-        "not_before": rfc3339_or_none(row[13] or None) if state is DeliveryState.WAITING else None,
-        "replaced_by": row[14],
-        "attempts": row[15],
-        "action": row[11],
-        "result": json.loads(row[12]) if row[12] is not None else None,
-    }
+def _describe_delivery(row: _ListedDelivery, in_flight: bool) -> dict[str, Any]:
+    described = describe_delivery(row.delivery, in_flight, replaced_by=row.replaced_by, attempts=row.attempts)
+    return {"device_id": row.device_id, **described}
 
 
 def _unknown_push(push_id: str) -> Problem:

@@ -10,7 +10,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from heapq import merge
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pyroaring import BitMap
 
@@ -26,6 +26,7 @@ from gateway.delivery.delivery_sets import (
 )
 from gateway.delivery.handles import DEVICE_MASK
 from gateway.delivery_states import IS_WAITING, DeliveryState
+from gateway.timestamps import rfc3339_or_none
 
 CHUNK_DEVICES = 1_000
 """Devices of a set that are looked up together, as many as a page has at most."""
@@ -59,22 +60,25 @@ def whole_deliveries(
     after: int = 0,
     state: DeliveryState | None = None,
     device_no: int | None = None,
+    reason: str | None = None,
 ) -> Iterator[WholeDelivery]:
-    """The deliveries of a push to devices with numbers behind `after`, in order; of a state, or to a device, if given.
+    """The deliveries of a push to devices with numbers behind `after`, in order.
 
-    The state is that on the disk, where what is in flight waits.
+    Of a state, to a device, or with a reason, if given; an empty reason is none. The state is that on the disk, where
+    what is in flight waits.
     """
     rows = map(
         WholeDelivery._make,
         connection.execute(
             f"SELECT {_COLUMNS} FROM delivery WHERE push_no = ?1 AND device_no > ?2 AND (?3 IS NULL OR state = ?3)"
-            f"{'' if device_no is None else ' AND device_no = ?4'} ORDER BY device_no",
-            (push_no, after, state, *(() if device_no is None else (device_no,))),
+            " AND (?4 IS NULL OR coalesce(reason, '') = ?4)"
+            f"{'' if device_no is None else ' AND device_no = ?5'} ORDER BY device_no",
+            (push_no, after, state, reason, *(() if device_no is None else (device_no,))),
         ),
     )
     if not stored_in_sets(connection, [push_no]):
         return rows
-    return merge(rows, _of_sets(connection, push_no, after, state, device_no), key=lambda one: one.device_no)
+    return merge(rows, _of_sets(connection, push_no, after, state, device_no, reason), key=lambda one: one.device_no)
 
 
 def whole_delivery(connection: sqlite3.Connection, push_no: int, device_no: int) -> WholeDelivery | None:
@@ -99,8 +103,41 @@ def waiting_counts(connection: sqlite3.Connection, app_no: int, device_nos: Sequ
     return found
 
 
+def describe_delivery(
+    delivery: WholeDelivery, in_flight: bool, *, replaced_by: str | None, attempts: int
+) -> dict[str, Any]:
+    """A delivery as the API shows it, but for its device. What waits on the disk and is in flight is `sent`.
+
+    `replaced_by`: the id of that push; `attempts`: those that have failed.
+    """
+    state = DeliveryState(delivery.state)
+    if state is DeliveryState.WAITING and in_flight:
+        state = DeliveryState.SENT
+    return {
+        "state": state.label,
+        "reason": delivery.reason,
+        "qos": delivery.qos,
+        "delivered_at": rfc3339_or_none(delivery.delivered_at),
+        "displayed_at": rfc3339_or_none(delivery.displayed_at),
+        "dismissed_at": rfc3339_or_none(delivery.dismissed_at),
+        "opened_at": rfc3339_or_none(delivery.opened_at),
+        "acted_at": rfc3339_or_none(delivery.acted_at),
+        "ended_at": rfc3339_or_none(delivery.ended_at),
+        "not_before": rfc3339_or_none(delivery.not_before or None) if state is DeliveryState.WAITING else None,
+        "replaced_by": replaced_by,
+        "attempts": attempts,
+        "action": delivery.action,
+        "result": json.loads(delivery.result) if delivery.result is not None else None,
+    }
+
+
 def _of_sets(
-    connection: sqlite3.Connection, push_no: int, after: int, state: DeliveryState | None, device_no: int | None
+    connection: sqlite3.Connection,
+    push_no: int,
+    after: int,
+    state: DeliveryState | None,
+    device_no: int | None,
+    reason: str | None,
 ) -> Iterator[WholeDelivery]:
     for segment in segments_of_push(connection, push_no, after >> SEGMENT_BITS):
         first, last = segment << SEGMENT_BITS, ((segment + 1) << SEGMENT_BITS) - 1
@@ -108,13 +145,13 @@ def _of_sets(
             continue
         waiting = (
             waiting_of(connection, push_no, whole_segment(segment))
-            if state in (None, DeliveryState.WAITING)
+            if state in (None, DeliveryState.WAITING) and not reason
             else BitMap()
         )
         outcomes = [
             outcome
             for outcome in outcomes_of(connection, push_no, segment=segment)
-            if state is None or outcome.state is state
+            if (state is None or outcome.state is state) and (reason is None or (outcome.reason or "") == reason)
         ]
         members = BitMap.union(waiting, *(outcome.devices for outcome in outcomes))
         if device_no is not None:
@@ -136,11 +173,16 @@ def _chunk(devices: BitMap, outcomes: list[Outcome]) -> Iterator[WholeDelivery]:
         if found is None:
             yield WholeDelivery(device_no, DeliveryState.WAITING)
             continue
-        yield WholeDelivery(
-            device_no,
-            found.state,
-            found.reason,
-            found.qos,
-            delivered_at=found.at if found.state is DeliveryState.DELIVERED else None,
-            ended_at=found.at if found.state >= DeliveryState.EXPIRED else None,
-        )
+        yield member_of(found, device_no)
+
+
+def member_of(outcome: Outcome, device_no: int) -> WholeDelivery:
+    """The delivery to a device of an outcome set."""
+    return WholeDelivery(
+        device_no,
+        outcome.state,
+        outcome.reason,
+        outcome.qos,
+        delivered_at=outcome.at if outcome.state is DeliveryState.DELIVERED else None,
+        ended_at=outcome.at if outcome.state >= DeliveryState.EXPIRED else None,
+    )

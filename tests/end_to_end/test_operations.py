@@ -384,7 +384,12 @@ def send_and_follow(session: Session, tmp_path: Path) -> None:
     assert len(session.listed("pushes", "list")) == 3
     assert session.json("pushes", "show", first)["counts"]["waiting"] == 3
     assert len(session.listed("pushes", "deliveries", first)) == 3
-    session.listed("pushes", "deliveries", first, "--state", "waiting", "--device", "till-1")
+    session.listed("pushes", "deliveries", first, "--state", "waiting", "--device", "till-1", "--reason", "")
+    assert session.json("pushes", "reasons", first)["items"] == [{"state": "waiting", "reason": None, "count": 3}]
+    assert "waiting" in session.run("pushes", "reasons", first).stdout
+    assert first in {item["push_id"] for item in session.listed("devices", "history", "till-1", "--deliveries")}
+    session.run("devices", "history", "till-1", "--state", "waiting", "--reason", "ttl")
+    assert "device.enrolled" not in session.run("devices", "history", "till-1", "--type", "delivery.*").stdout
     waiting = session.listed("mailbox", "show", "till-1")
     assert [item["priority"] for item in waiting] == ["high", "normal", "normal"]
     assert session.json("mailbox", "empty", "till-1") == {"cancelled": 3}

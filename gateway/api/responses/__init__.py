@@ -44,6 +44,13 @@ from gateway.api.responses.common import (
     ProblemDocument,
 )
 from gateway.api.responses.counts import CountsResponse
+from gateway.api.responses.device_history import (
+    DeviceDeliveriesResponse,
+    DeviceDeliveryResponse,
+    DeviceEventResponse,
+    DeviceEventsResponse,
+    EventPushResponse,
+)
 from gateway.api.responses.devices import (
     CallAnswerResponse,
     ChangedDeviceResponse,
@@ -99,6 +106,8 @@ from gateway.api.responses.pushes import (
     PushesResponse,
     PushResponse,
     ReachedResponse,
+    ReasonCountResponse,
+    ReasonsResponse,
     RecallResponse,
     TemplateUseResponse,
     TextResponse,
@@ -213,6 +222,10 @@ __all__ = [
     "DeadLettersResponse",
     "DeliveriesResponse",
     "DeliveryResponse",
+    "DeviceDeliveriesResponse",
+    "DeviceDeliveryResponse",
+    "DeviceEventResponse",
+    "DeviceEventsResponse",
     "DeviceHeartbeatResponse",
     "DeviceResponse",
     "DevicesResponse",
@@ -224,6 +237,7 @@ __all__ = [
     "EnrolledDevicesResponse",
     "EscalationResponse",
     "EscalationsResponse",
+    "EventPushResponse",
     "FailingWebhookResponse",
     "FatigueResponse",
     "ForecastResponse",
@@ -266,6 +280,8 @@ __all__ = [
     "QuietHoursResponse",
     "RatesResponse",
     "ReachedResponse",
+    "ReasonCountResponse",
+    "ReasonsResponse",
     "RecallResponse",
     "RecalledPartsResponse",
     "RefusedDeviceResponse",

@@ -201,11 +201,9 @@ class PushesResponse(PageResponse):
     1 MiB of JSON and 500,000 counted deliveries at most, beyond its first item."""
 
 
-class DeliveryResponse(Response):
-    """A delivery: one push to one device. It is in exactly one state at every moment."""
+class DeliveryStateResponse(Response):
+    """What became of a delivery. It is in exactly one state at every moment."""
 
-    device_id: str | None
-    """The device's id. null: the device was removed."""
     state: str
     """`waiting`, `sent`, `delivered`, `displayed`, `dismissed`, `opened` or `acted`; or an end without delivery:
     `expired`, `superseded`, `cancelled`, `suppressed`, `overflowed`, `refused` or `revoked`."""
@@ -240,6 +238,36 @@ class DeliveryResponse(Response):
     """The id of the action that was chosen. null: none."""
     result: Any
     """What the device answered with its action or command, at most 4 KiB of JSON. null: nothing."""
+
+
+class DeliveryResponse(DeliveryStateResponse):
+    """A delivery: one push to one device."""
+
+    device_id: str | None
+    """The device's id. null: the device was removed."""
+
+
+class ReasonCountResponse(Response):
+    """Deliveries of a push that are in a state for a reason."""
+
+    state: str
+    """The state."""
+    reason: str | None
+    """The reason. null: there is nothing to explain."""
+    count: int
+    """Deliveries of which both are true: `GET /v1/pushes/{push_id}/deliveries?state=..&reason=..` lists them."""
+
+
+class ReasonsResponse(Response):
+    """The deliveries of a push by state and reason."""
+
+    push_id: str
+    """The push's id."""
+    targeted: int
+    """Deliveries of the push."""
+    items: list[ReasonCountResponse]
+    """States and reasons in the order of the states, the most frequent reason first. The counts are of one moment, and
+    sum to `targeted`."""
 
 
 class AwaitedPushResponse(AcceptedPushResponse):

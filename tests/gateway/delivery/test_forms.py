@@ -11,6 +11,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -21,8 +22,11 @@ from gateway.audience import device_sets
 from gateway.audience.device_filter import DeviceFilter
 from gateway.audience.device_sets import add_to_sets
 from gateway.audience.enrolments import EnrolmentQuota
-from gateway.delivery import delivery_sets
+from gateway.delivery import delivery_sets, device_deliveries, device_timeline, history_pages
 from gateway.delivery.analytics import By
+from gateway.delivery.device_deliveries import DeviceDeliveries, Wanted
+from gateway.delivery.device_timeline import DeviceTimeline
+from gateway.delivery.history_pages import HistoryPage
 from gateway.delivery.missed_pushes import MissedPushes
 from gateway.delivery.retention import Retention
 from gateway.delivery.submission import AcceptedPush
@@ -276,8 +280,11 @@ class Play:
             found[f"push {push_id}"] = await reports.push(APP.no, push_id)
             found[f"analytics {push_id}"] = await analytics.of_push(APP.no, push_id)
             found[f"deliveries {push_id}"] = await self._ask_deliveries(push_id)
+            found[f"reasons {push_id}"] = await self._ask_reasons(push_id, found[f"deliveries {push_id}"])
         for device_no, device_id in world.connection.execute("SELECT no, id FROM device").fetchall():
             found[f"mailbox {device_id}"] = await self._ask_mailbox(device_no)
+            found[f"deliveries of {device_id}"] = await self._ask_device_deliveries(device_no, device_id, found)
+            await self._ask_timeline(device_no, device_id)
             found[f"consents {device_id}"] = await world.preferences.consents(APP.no, device_no)
         dimensions: list[By] = ["channel", "tag", "hour"]
         for by in dimensions:
@@ -311,6 +318,82 @@ class Play:
             one = await ask(2, None, device_no)
             assert one == [item for item in whole if item["device_id"] == device_id], device_id
         return whole
+
+    async def _ask_reasons(self, push_id: str, deliveries: list[Any] | str) -> Any:
+        """The reasons of a push: its deliveries are counted, and each count leads to those that it is of."""
+        reports = self.world.reports
+        if isinstance(deliveries, str):
+            with pytest.raises(Problem):
+                await reports.reasons(APP.no, push_id)
+            return deliveries
+        found = await reports.reasons(APP.no, push_id)
+        counts = {(item["state"], item["reason"]): item["count"] for item in found["items"]}
+        assert counts == Counter((item["state"], item["reason"]) for item in deliveries)
+        assert sum(counts.values()) == found["targeted"]
+        order = [(DeliveryState[item["state"].upper()], -item["count"]) for item in found["items"]]
+        assert order == sorted(order)
+        for state, reason in counts:
+            chosen: dict[str, Any] = {"state": DeliveryState[state.upper()], "reason": reason or ""}
+            one = await _whole(partial(reports.deliveries, APP.no, push_id, 2, **chosen))
+            assert one == [item for item in deliveries if (item["state"], item["reason"]) == (state, reason)]
+        return found["items"]
+
+    async def _ask_device_deliveries(self, device_no: int, device_id: str, found: dict[str, Any]) -> list[Any]:
+        """The deliveries to a device: those of all pushes, the newest first, a few pushes at a time."""
+        database: Any = self.world.writer
+        history = DeviceDeliveries(database, self.world.ledger)
+
+        def ask(limit: int, wanted: Wanted) -> Awaitable[list[Any]]:
+            return _whole(lambda cursor: history.page(APP.no, device_no, limit, cursor, wanted))
+
+        is_enrolled = device_no in self.world.identities
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(device_deliveries, "FIRST_PUSHES", 2)
+            patched.setattr(device_deliveries, "MOST_PUSHES", 3)
+            patched.setattr(device_deliveries, "SLICE_OUTCOMES", 2)
+            patched.setattr(device_deliveries, "MAX_SLICES", 2)
+            patched.setattr(history_pages, "LEAST_ROWS", 1)
+            whole = await ask(2, Wanted())
+        assert whole == await ask(1_000, Wanted())
+        told = {"kind", "title", "channel", "priority", "collapse_key", "sent_at", "expires_at"}
+        expected = [
+            {"push_id": push["push_id"], **{name: value for name, value in item.items() if name != "device_id"}}
+            for push in found["pushes"]
+            if isinstance(found[f"deliveries {push['push_id']}"], list)
+            for item in found[f"deliveries {push['push_id']}"]
+            if item["device_id"] == device_id
+        ]
+        if is_enrolled:
+            assert [{name: value for name, value in item.items() if name not in told} for item in whole] == expected
+        for item in whole:
+            push = found[f"push {item['push_id']}"]
+            about = {name: push.get(name) for name in told - {"title"}}
+            assert about | {"title": push.get("notification", {}).get("title")} == {name: item[name] for name in told}
+        for state, reason in {(item["state"], item["reason"]) for item in whole}:
+            of_both = [item for item in whole if (item["state"], item["reason"]) == (state, reason)]
+            assert await ask(2, Wanted(DeliveryState[state.upper()], reason or "")) == of_both
+        return whole
+
+    async def _ask_timeline(self, device_no: int, device_id: str) -> None:
+        """The timeline of a device: its events in the log, the newest first, a few entries at a time."""
+        database: Any = self.world.writer
+        timeline = DeviceTimeline(database)
+
+        def ask(limit: int, wanted: Callable[[str], bool]) -> Awaitable[list[Any]]:
+            return _whole(lambda cursor: timeline.page(APP.no, device_no, limit, cursor, wanted))
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(device_timeline, "FIRST_ENTRIES", 2)
+            patched.setattr(device_timeline, "MOST_ENTRIES", 3)
+            patched.setattr(device_timeline, "MAX_SLICES", 2)
+            patched.setattr(history_pages, "LEAST_ROWS", 1)
+            whole = await ask(2, lambda event: True)
+        for event in whole:
+            assert (event.pop("push", None) is not None) == event["type"].startswith("delivery.")
+        expected = [event for event in self.world.events() if event["data"].get("device_id") == device_id]
+        assert whole == sorted(expected, key=lambda event: _place(event["id"]), reverse=True)
+        ends = await ask(1_000, lambda event: event == "delivery.expired")
+        assert [end["id"] for end in ends] == [event["id"] for event in whole if event["type"] == "delivery.expired"]
 
     async def _ask_mailbox(self, device_no: int) -> list[Any]:
         found: list[Any] = []
@@ -354,7 +437,11 @@ class Play:
             assert count == len(device_sets.unpack(blob)) > 0
 
 
-async def _whole(ask: Callable[[str | None], Awaitable[ListPage]]) -> list[Any]:
+def _place(event_id: str) -> tuple[int, ...]:
+    return tuple(map(int, event_id.split(".")))
+
+
+async def _whole(ask: Callable[[str | None], Awaitable[ListPage | HistoryPage]]) -> list[Any]:
     """All items of a list, page after page."""
     found: list[Any] = []
     cursor: str | None = None

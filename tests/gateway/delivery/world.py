@@ -19,6 +19,7 @@ from gateway.delivery.device_connections import DeviceConnections
 from gateway.delivery.engine import Body, Message
 from gateway.delivery.escalation_rows import StepPush
 from gateway.delivery.event_log import EventPage, Position, read_events
+from gateway.delivery.history_pages import HistoryPage
 from gateway.delivery.push import PushRequest
 from gateway.delivery.submission import AcceptedPush, AppRef, PendingPush, Submission
 from gateway.delivery.uplink import UplinkLimits
@@ -34,7 +35,7 @@ START = 1_800_000_000_000
 ALERT = {"title": "Hi"}
 
 
-def items(page: ListPage) -> list[dict[str, Any]]:
+def items(page: ListPage | HistoryPage) -> list[dict[str, Any]]:
     """Of a page as it is sent."""
     return [json.loads(item) for item in page.items]
 
