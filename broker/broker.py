@@ -23,7 +23,7 @@ from typing import Protocol
 
 from broker.addresses import address_of
 from broker.authorization import Authenticator
-from broker.connection_protocols import SessionConnection
+from broker.connection_protocols import ConnectionFacts, SessionConnection, Transport
 from broker.deadlines import TimingWheel
 from broker.events import BrokerEvents
 from broker.failed_authentications import FailedAuthentications
@@ -53,6 +53,9 @@ class ClientConnection(SessionConnection, Protocol):
     """Remote address, HOST:PORT."""
     principal: str
     identity: object
+    terms: Terms | None
+    """Set from CONNECT on."""
+    transport: Transport
     session: Session | None
     """Set from an accepted CONNECT to the end of the connection."""
 
@@ -177,6 +180,14 @@ class Broker:
         """Return the number of unacknowledged messages of a client, including those that wait for `forget`."""
         session = self.sessions.get(client_id)
         return len(session.inflight) if session is not None else 0
+
+    def connection_facts(self, client_id: str, principal: str) -> ConnectionFacts | None:
+        """Return facts about the connection of a client; None while it has none."""
+        for connection in self._connections.get(principal, ()):
+            terms = connection.terms
+            if connection.session is not None and terms is not None and terms.client_id == client_id:
+                return ConnectionFacts(connection.version, terms.keep_alive, connection.transport.scheme)
+        return None
 
     def forget(self, client_id: str, handle: int) -> None:
         """Free the packet identifier and row of a QoS 2 delivery, whose acknowledgement the embedder has stored."""

@@ -115,8 +115,6 @@ class Connection:
         "_publisher_paused",
         "_rate_paused_until",
         "_state",
-        "_terms",
-        "_transport",
         "_unacknowledged",
         "_uncounted_packets",
         "_unread_bytes",
@@ -131,6 +129,8 @@ class Connection:
         "session",
         "shared_state",
         "slot",
+        "terms",
+        "transport",
         "version",
     )
 
@@ -139,7 +139,7 @@ class Connection:
     ) -> None:
         self._broker = broker
         self._certificate = certificate
-        self._transport = transport
+        self.transport = transport
         self.shared_state: SharedState = broker.shared_state
         self.peer = peer
         self.send: Callable[[bytes], None] = transport.send
@@ -155,7 +155,7 @@ class Connection:
         """Place in the timing wheel."""
         self._state = State.AWAITING_CONNECT
         self._permissions: Permissions
-        self._terms: Terms | None = None
+        self.terms: Terms | None = None
         self._enhanced: EnhancedAuthentication | None = None
         """The AUTH packets, if the client has named a method."""
         self._aliases: InboundAliases | None = None
@@ -219,7 +219,7 @@ class Connection:
                 text = "%s: %.64r says more than its rate: it is read more slowly"
                 log.warning(text, self.peer, self.principal, extra={"peer": self.peer})
             if not self._publisher_paused:
-                self._transport.pause_reading()
+                self.transport.pause_reading()
         self._rate_paused_until = until
         self._broker.wheel.schedule(self, until)
 
@@ -272,7 +272,7 @@ class Connection:
             if self._unread_bytes > self.shared_state.settings.max_unread_bytes:
                 self.end(ReasonCode.QUOTA_EXCEEDED, "slow consumer")
                 return
-        self._transport.write(data)
+        self.transport.write(data)
 
     def end(self, reason_code: int, reason: str, detail: str = "") -> None:
         """Close for a reason, and tell it to a client that can be told; `detail` is for the embedder."""
@@ -282,12 +282,12 @@ class Connection:
         hint = retry_hint(reason_code, self._broker.expected_reconnects)
         # [MQTT-3.14.0-1]: DISCONNECT only after CONNACK.
         if self._connack_sent:
-            if self.version == V5 and self._terms is not None:
-                self._transport.write(disconnect_packet(reason_code, reason, self._terms, hint))
+            if self.version == V5 and self.terms is not None:
+                self.transport.write(disconnect_packet(reason_code, reason, self.terms, hint))
         elif self._state is not State.AWAITING_CONNECT:
             # Its CONNECT was understood: the refusal is a CONNACK.
             # [MQTT-3.2.2-6] [MQTT-3.2.2-8] [3.1.1: MQTT-3.2.2-4]: session present 0, and a code of the table.
-            self._transport.write(refusing_connack(reason_code, self.version, self._terms, hint))
+            self.transport.write(refusing_connack(reason_code, self.version, self.terms, hint))
         self._finish(reason, True, detail)
 
     def has_pending_acks(self) -> bool:
@@ -302,7 +302,7 @@ class Connection:
         settings = self.shared_state.settings
         session = self.session
         # Also of a client that is accepted and waits for the disk: it takes a place among the handshakes.
-        if session is None or self._terms is None or not self._connack_sent:
+        if session is None or self.terms is None or not self._connack_sent:
             until = self._opened_at + settings.connect_timeout
             if now >= until:
                 self.end(ReasonCode.UNSPECIFIED_ERROR, "connect timeout")
@@ -322,9 +322,9 @@ class Connection:
             return None
         if self._rate_paused_until:
             return min(self._rate_paused_until, ack_until)
-        if not self._terms.keep_alive:
+        if not self.terms.keep_alive:
             return ack_until
-        silence = self._terms.keep_alive * settings.keep_alive_grace
+        silence = self.terms.keep_alive * settings.keep_alive_grace
         alive_until = self.last_received + (max(silence, settings.ack_timeout) if self._publisher_paused else silence)
         if now >= alive_until:
             self.end(ReasonCode.KEEP_ALIVE_TIMEOUT, "keep alive timeout")  # [MQTT-3.1.2-22] [3.1.1: MQTT-3.1.2-24]
@@ -336,7 +336,7 @@ class Connection:
         self._rate_paused_until = 0.0
         self.last_received = now  # nobody has read meanwhile
         if not self._publisher_paused:
-            self._transport.resume_reading()
+            self.transport.resume_reading()
         self._resume()
 
     # -- CONNECT ------------------------------------------------------------------------------------------------------
@@ -347,7 +347,7 @@ class Connection:
         self.shared_state.metrics.handshakes += 1
         properties = connect.properties
         settings = self.shared_state.settings
-        terms = self._terms = terms_of(connect, settings)
+        terms = self.terms = terms_of(connect, settings)
         if not may_have_client_id(connect, terms, settings):
             self._refused(ReasonCode.CLIENT_IDENTIFIER_NOT_VALID)
             return
@@ -425,7 +425,7 @@ class Connection:
                 self.end(ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR, "maximum packet size too small")
                 return
         self._permissions = answer.permissions
-        self._terms = terms
+        self.terms = terms
         self._state = State.CONNECTED
         self.principal, self.identity = answer.principal, answer.identity
         self._decoder.maximum_packet_size = settings.maximum_packet_size
@@ -470,10 +470,10 @@ class Connection:
             # [MQTT-3.15.2-1]
             self._queue_ack(auth, stored=False)
         elif self._state is State.AUTHENTICATING:
-            if self._terms is None or not self._terms.fits(auth):
+            if self.terms is None or not self.terms.fits(auth):
                 self.end(ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR, "maximum packet size too small")
                 return
-            self._transport.write(encode(auth, V5))
+            self.transport.write(encode(auth, V5))
             self._resume()
 
     def _auth(self, auth: Auth) -> None:
@@ -504,7 +504,7 @@ class Connection:
             return  # the connection has ended meanwhile
         # [MQTT-3.1.4-5] [MQTT-3.2.0-1] [MQTT-3.2.0-2] [3.1.1: MQTT-3.1.4-4] [3.1.1: MQTT-3.2.0-1]: once, before
         # anything but AUTH.
-        self._transport.write(connack)
+        self.transport.write(connack)
         self._connack_sent = True
         self.shared_state.metrics.handshakes -= 1
         session.start()
@@ -719,7 +719,7 @@ class Connection:
             self._publisher_paused = True
             self.shared_state.metrics.held_publishers += 1
             if not self._rate_paused_until:
-                self._transport.pause_reading()
+                self.transport.pause_reading()
 
     def _send_ack(self, packet: Packet) -> None:
         """Send an acknowledgement whose turn has come."""
@@ -731,9 +731,9 @@ class Connection:
                 self.last_received = self.shared_state.now  # nobody has read meanwhile
                 self._broker.wheel.schedule(self, self.last_received)
                 if not self._rate_paused_until:
-                    self._transport.resume_reading()
+                    self.transport.resume_reading()
         data = encode(packet, self.version)
-        if self._terms is not None and len(data) > self._terms.maximum_packet_size:  # SUBACK of very many filters
+        if self.terms is not None and len(data) > self.terms.maximum_packet_size:  # SUBACK of very many filters
             self.end(ReasonCode.PACKET_TOO_LARGE, "answer larger than the client takes")  # [MQTT-3.1.2-24]
             return
         self.reply(data)
@@ -754,7 +754,7 @@ class Connection:
             # [3.1.1: MQTT-3.2.2-6]: 3.1.1 has no code for most of it.
             code = error.reason_code if self.version == V5 else error.return_code
             if code is not None:
-                self._transport.write(encode(Connack(False, code), self.version))
+                self.transport.write(encode(Connack(False, code), self.version))
         self.end(error.reason_code, error.label.replace("_", " "), str(error))
 
     def _finish(self, reason: str, keep_will: bool, detail: str = "") -> None:
@@ -771,7 +771,7 @@ class Connection:
         if self._pending_acks is not None:
             self._pending_acks.clear()
             self._pending_acks = None
-        self._transport.close()
+        self.transport.close()
         session, self.session = self.session, None
         if session is not None:
             self._broker.connection_ended(self, session, reason, keep_will, detail)

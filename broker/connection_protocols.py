@@ -9,7 +9,7 @@ connection without knowing sockets.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class SessionConnection(Protocol):
@@ -34,6 +34,10 @@ class Transport(Protocol):
     """The socket that a connection writes to. No call blocks or calls back, except `pause_writing` from `write`."""
 
     @property
+    def scheme(self) -> str:
+        """`mqtt` (TCP), `mqtts` (TLS), `ws`, `wss` or `unix`, as in the URL of a listener; not for the hot path."""
+
+    @property
     def send(self) -> Callable[[bytes], None]:
         """The socket's own `write`, without a frame in between: for messages, whose sender counts `bytes_out`."""
 
@@ -50,3 +54,14 @@ class Transport(Protocol):
         """Deliver no more bytes until `resume_reading`; what was read already still comes."""
 
     def resume_reading(self) -> None: ...
+
+
+class ConnectionFacts(NamedTuple):
+    """Facts about the connection of a client."""
+
+    version: int
+    """Protocol version, as in CONNECT: 4 is 3.1.1 (and 3.1), 5 is 5.0."""
+    keep_alive: int
+    """Seconds; 0: none."""
+    scheme: str
+    """As of `Transport`."""

@@ -38,6 +38,7 @@ from gateway.audit.audit_log import AuditLog
 from gateway.auth import DeviceAuthenticator, KeyCache
 from gateway.bulk_changes import BulkChanges
 from gateway.delivery.connection_events import ConnectionEvents
+from gateway.delivery.connection_report import ConnectionReport
 from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery.device_connections import DeviceConnections
 from gateway.delivery.device_deliveries import DeviceDeliveries
@@ -356,6 +357,7 @@ class Components:
             reports=self.delivery.reports,
             device_deliveries=DeviceDeliveries(self._database, self.delivery.ledger),
             device_timeline=DeviceTimeline(self._database),
+            connection_report=ConnectionReport(self.delivery.connections, self.connection_events.recent),
             analytics=self.delivery.analytics,
             fatigue=self.delivery.fatigue,
             attachments=self.delivery.attachments,

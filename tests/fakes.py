@@ -45,6 +45,8 @@ class FakeClock:
 class FakeTransport:
     """Keeps what is written. `fills_after` bytes it says that it is full, from within `write`, as real ones do."""
 
+    scheme = "mqtt"
+
     def __init__(self) -> None:
         self.written = bytearray()
         self.writes = 0

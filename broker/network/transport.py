@@ -70,6 +70,8 @@ class TcpTransport(asyncio.Protocol):
         "_unread_from",
         "send",
     )
+    schemes = ("mqtt", "mqtts")
+    """Without TLS, and with it."""
 
     def __init__(self, owner: TransportOwner, loop: asyncio.AbstractEventLoop, peer: str | None = None) -> None:
         """Wait for `connection_made`. `peer` (HOST:PORT) is the address from a proxy; None: the socket's own counts."""
@@ -97,6 +99,12 @@ class TcpTransport(asyncio.Protocol):
         self._cut: asyncio.TimerHandle | None = None
 
     # -- called by the connection --------------------------------------------------------------------------------------
+
+    @property
+    def scheme(self) -> str:
+        if isinstance(self._socket.get_extra_info("sockname"), str):
+            return "unix"
+        return self.schemes[self._socket.get_extra_info("ssl_object") is not None]
 
     def write(self, data: bytes) -> None:
         self._metrics.bytes_out += len(data)

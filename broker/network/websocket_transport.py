@@ -83,6 +83,7 @@ class WebSocketTransport(TcpTransport):
     """Transport of a `Connection` over WebSocket. Runs on the *loop*."""
 
     __slots__ = ("_allowance", "_frames", "_request", "_rules")
+    schemes = ("ws", "wss")
 
     def __init__(
         self, owner: TransportOwner, loop: asyncio.AbstractEventLoop, rules: WebSocketRules, peer: str | None = None

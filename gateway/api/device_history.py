@@ -1,4 +1,4 @@
-"""What a device has had: its deliveries and its timeline, the newest first."""
+"""`/v1/devices/{id}` and below: the deliveries of a device, its timeline and its connections, the newest first."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from gateway.api import responses
+from gateway.api.bodies import json_response
 from gateway.api.events import Types
 from gateway.api.pushes import Reason, StateName
 from gateway.api.services import Cursor, DeviceId, DeviceReader, Limit, services
@@ -53,14 +54,23 @@ async def list_device_events(
     cursor: Cursor = None,
     types: Types = None,
 ) -> Response:
-    """List what has happened to a device, the newest first: connections and why they ended, changes of its deliveries,
-    what it has said, and what its person has decided.
+    """List what has happened to a device, the newest first.
 
-    These are the events of `GET /v1/events` that are about the device, looked for in the log of the app, of which a
-    request looks through a part: a page may have few items or none although there are more, and says with `searched_to`
-    how far it has come. The log is kept 7 days (setting `event_days`). Needs a key with the scope `devices` or `read`.
+    Connections and why they ended, changes of its deliveries, what it has said, and what its person has decided. These
+    are the events of `GET /v1/events` that are about the device, looked for in the log of the app, of which a request
+    looks through a part: a page may have few items or none although there are more, and says with `searched_to` how far
+    it has come. The log is kept 7 days (setting `event_days`). Needs a key with the scope `devices` or `read`.
     """
     wanted = wanted_types(types)
     found = services(request)
     device_no = await found.devices.number(principal.app_no, device_id)
     return history_response(await found.device_timeline.page(principal.app_no, device_no, limit, cursor, wanted))
+
+
+@router.get("/{device_id}/connection", response_model=responses.ConnectionResponse)
+async def show_connection(device_id: DeviceId, request: Request, principal: DeviceReader) -> Response:
+    """Show how a device is connected, and how its last ten connections ended. What has ended is in memory, and begins
+    anew with the server. Needs a key with the scope `devices` or `read`."""
+    found = services(request)
+    device_no = await found.devices.number(principal.app_no, device_id)
+    return json_response(found.connection_report.of(device_no))

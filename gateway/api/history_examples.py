@@ -13,6 +13,26 @@ _AT: Final = "2026-12-01T11:00:00.000Z"
 _PUSH_ID: Final = "Zk3vQm9xT2yLs8RbW4nA"
 _PUSH: Final = {"kind": "alert", "title": "Lunch is served", "sent_at": _AT}
 ANSWERS: Final[dict[str, Any]] = {
+    "Connection": {
+        "online": True,
+        "connected_at": "2026-12-01T10:41:15.310Z",
+        "address": "192.0.2.7:51324",
+        "listener": "tls",
+        "protocol": "5.0",
+        "keep_alive": 60,
+        "subscribed_qos": 1,
+        "in_flight": 0,
+        "since": "2026-12-01T08:00:00.000Z",
+        "disconnects": [
+            {
+                "at": "2026-12-01T10:41:12.070Z",
+                "reason": "keep_alive",
+                "text": "nothing was heard of the device for one and a half times its keep alive",
+                "detail": None,
+                "duration": 5028.4,
+            }
+        ],
+    },
     "DeviceDeliveries": {
         "items": [
             {

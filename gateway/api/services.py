@@ -29,6 +29,7 @@ from gateway.delivery.analytics import Analytics
 from gateway.delivery.attachments import Attachments
 from gateway.delivery.awaited_pushes import AwaitedPushes
 from gateway.delivery.calls import Calls
+from gateway.delivery.connection_report import ConnectionReport
 from gateway.delivery.consent import PreferenceStore
 from gateway.delivery.device_deliveries import DeviceDeliveries
 from gateway.delivery.device_timeline import DeviceTimeline
@@ -109,6 +110,7 @@ class Services:
     reports: Reports
     device_deliveries: DeviceDeliveries
     device_timeline: DeviceTimeline
+    connection_report: ConnectionReport
     analytics: Analytics
     fatigue: Fatigue
     attachments: Attachments

@@ -1,4 +1,4 @@
-"""`fleetpush devices history`: what a device has had, over the public HTTP interface.
+"""`fleetpush devices history|connection`: what a device has had, over the public HTTP interface.
 
 Its timeline, the newest event first: connections and why they ended, what became of pushes, what it and its person have
 said. Or its deliveries, each with what the push said, where it stands and why.
@@ -14,7 +14,7 @@ from gateway.cli.lists import Columns, Cursor, Item, Limit, print_list
 from gateway.cli.options import AsJson, DataDir, DeviceId, ServerUrl, client_of
 from gateway.cli.pushes import TIMES, State, brief
 from gateway.cli.server_client import segment
-from gateway.cli.terminal import fail
+from gateway.cli.terminal import fail, print_facts, print_json, print_table
 
 SHOWN_FIELDS = ("reason", "detail", "address", "action", "result", "topic", "payload", "consent", "channels", "count")
 """Fields of an event that a line shows, as far as there are any."""
@@ -34,7 +34,7 @@ def devices_history(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """What a device has had, the newest first: its events, or with --deliveries what became of each push."""
+    """The history of a device, the newest first: its events, or with --deliveries what became of each push."""
     deliveries = deliveries or state is not None or reason is not None
     if deliveries and event_type:
         fail("--type is about events: leave it out, or ask for them without --deliveries, --state and --reason", 2)
@@ -56,8 +56,25 @@ def devices_history(
         )
 
 
+def devices_connection(
+    device_id: DeviceId, server: ServerUrl = None, data_dir: DataDir = None, as_json: AsJson = False
+) -> None:
+    """Show how a device is connected, and how its last ten connections ended."""
+    with client_of(server, data_dir) as client:
+        found = client.call("GET", f"/v1/devices/{segment(device_id)}/connection")
+    if as_json:
+        print_json(found)
+        return
+    ends = found.pop("disconnects")
+    print_facts(found)
+    if ends:
+        print()
+        rows = [(end["at"], f"{end['duration']:.1f} s", end["detail"] or end["text"]) for end in ends]
+        print_table(("ended at", "after", "because"), rows, "")
+
+
 def describe_event(item: Item) -> str:
-    """What there is to say of an event, on one line."""
+    """Describe an event on one line."""
     data, push = item["data"], item.get("push")
     about = [] if push is None else [push["title"] or push["kind"]]
     values = [(name, data[name]) for name in SHOWN_FIELDS if data.get(name) is not None]

@@ -9,7 +9,7 @@ import typer
 
 from gateway.cli.bulk_changes import Where, devices_remove, devices_tag
 from gateway.cli.credentials import print_credential
-from gateway.cli.device_history import devices_history
+from gateway.cli.device_history import devices_connection, devices_history
 from gateway.cli.enrolment import devices_enrol
 from gateway.cli.invitations import devices_invitations, devices_invite, devices_uninvite
 from gateway.cli.lists import Columns, Cursor, Item, Limit, print_list
@@ -45,6 +45,7 @@ devices.command("confirm")(devices_confirm)
 devices.command("refuse")(devices_refuse)
 devices.command("tags")(devices_tags)
 devices.command("history")(devices_history)
+devices.command("connection")(devices_connection)
 
 
 @devices.command("add")

@@ -23,6 +23,7 @@ from typing import Any
 from gateway.auth import DeviceIdentity
 from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery.event_log import ENTRY_DEVICES, log_connections
+from gateway.delivery.recent_disconnects import Disconnect, RecentDisconnects
 from gateway.store.protocols import Timers, Writer
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ REASONS = {
 """Ends of a connection, in the broker's words, to the `reason` of `device.disconnected`."""
 PROTOCOL_ERROR = "protocol_error"
 """Every other one."""
-_ERRORS = {
+ERRORS = {
     "keep_alive": "nothing was heard of the device for one and a half times its keep alive",
     "not_acknowledged": "a push was not acknowledged in time",
     "slow_consumer": "the device did not read what it asked for",
@@ -120,6 +121,7 @@ class ConnectionEvents:
         self._timers = timers
         self._logged = logged
         self._changes: dict[int, _Change] = {}
+        self.recent = RecentDisconnects(clock_ms())
         self.ended: Counter[str] = Counter()
         """Connections of devices by the reason of their end, for metrics."""
 
@@ -140,10 +142,12 @@ class ConnectionEvents:
         now_ms = self._clock_ms()
         change = self._change(identity, was_online=True)
         change.is_online = False
+        lasted = max(now_ms - connected_at, 0)
+        self.recent.add(identity.device_no, Disconnect(now_ms, lasted, named, text))
         if change.disconnected is None or not change.was_online:
-            change.disconnected = (now_ms, max(now_ms - connected_at, 0), named, text)
-        if named in _ERRORS or (named == "client" and text):
-            said = _ERRORS.get(named, "the device gave up the connection")
+            change.disconnected = (now_ms, lasted, named, text)
+        if named in ERRORS or (named == "client" and text):
+            said = ERRORS.get(named, "the device gave up the connection")
             self._activity.error(
                 identity.device_no, f"connection ended ({named}): {said}" + (f": {text}" if text else "")
             )

@@ -14,12 +14,22 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pyroaring import BitMap
 
 from gateway.auth import DeviceIdentity
 from gateway.delivery.device_activity import DeviceActivity
-from gateway.delivery.engine import ACKNOWLEDGED, COMPLETED, LOST, UNHANDLED, Engine, Message, ReasonCode
+from gateway.delivery.engine import (
+    ACKNOWLEDGED,
+    COMPLETED,
+    LOST,
+    UNHANDLED,
+    ConnectionFacts,
+    Engine,
+    Message,
+    ReasonCode,
+)
 from gateway.delivery.hand_over import HandOver
 from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK
 from gateway.delivery.ledger import Ledger
@@ -40,6 +50,20 @@ class Presence:
     """Milliseconds; None while offline."""
     address: str | None
     """HOST:PORT; None while offline."""
+
+
+class LiveConnection(NamedTuple):
+    """A connection of a device that lasts."""
+
+    connected_at: int
+    """Milliseconds."""
+    address: str
+    """HOST:PORT."""
+    facts: ConnectionFacts | None
+    granted: int | None
+    """The QoS with which it has subscribed to its pushes; None: it has not."""
+    in_flight: int
+    """Pushes that it has not acknowledged, or a few more."""
 
 
 class DeviceConnections:
@@ -275,6 +299,16 @@ class DeviceConnections:
         if device is None:
             return Presence(False, None, None)
         return Presence(True, device.connected_at, self._identities[device.client_id].peer)
+
+    def connection(self, device_no: int) -> LiveConnection | None:
+        """The connection of a device, with what the engine knows of it; None of one that is away."""
+        device = self._hand_over.devices.get(device_no)
+        if device is None:
+            return None
+        name = device.client_id
+        facts = self._engine.connection_facts(name)
+        granted, in_flight = self._engine.granted_qos(name, device.topic), self._engine.in_flight(name)
+        return LiveConnection(device.connected_at, self._identities[name].peer, facts, granted, in_flight)
 
     def online_devices(self, app_no: int) -> list[int]:
         return [device.device_no for device in self._by_client.values() if device.app_no == app_no]

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from broker.broker import Broker
+from broker.connection_protocols import ConnectionFacts
 from broker.events import ACKNOWLEDGED, COMPLETED, LOST, UNHANDLED, BrokerEvents
 from broker.message import Body, Message
 from broker.protocol.packets import Properties, ReasonCode
@@ -27,6 +28,7 @@ __all__ = [
     "PACKET_ID_BITS",
     "UNHANDLED",
     "Body",
+    "ConnectionFacts",
     "EmbeddedEngine",
     "Engine",
     "EngineEvents",
@@ -63,6 +65,9 @@ class Engine(Protocol):
 
     def in_flight(self, client_id: str) -> int:
         """Count the messages that the connected client has not acknowledged, or a few more."""
+
+    def connection_facts(self, client_id: str) -> ConnectionFacts | None:
+        """Protocol version, keep alive and listener of a connected device; None of one that is away."""
 
     def publish(self, topic: str, payload: bytes) -> None:
         """Publish an ordinary message with QoS 1 to whoever has subscribed to the topic."""
@@ -112,6 +117,9 @@ class EmbeddedEngine:
 
     def in_flight(self, client_id: str) -> int:
         return self._broker.in_flight(client_id)
+
+    def connection_facts(self, client_id: str) -> ConnectionFacts | None:
+        return self._broker.connection_facts(client_id, client_id)
 
     def publish(self, topic: str, payload: bytes) -> None:
         self._broker.publish(Message(topic, Body(payload), qos=1))

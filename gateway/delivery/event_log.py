@@ -331,8 +331,10 @@ def read_events(
 
 
 def events_of_device(connection: sqlite3.Connection, entry_no: int, event: str, device_no: int) -> list[Event]:
-    """Read the events of one entry, which is of this type, that are about a device: one at most, but for what was
-    logged twice. Reader thread."""
+    """Read the events of an entry, which is of this type, that are about a device.
+
+    One at most, but for what was logged twice. Reader thread.
+    """
     statement = _FORMS.get(event, _OTHER)
     # Of as many lanes as there may be devices, a device has one.
     rows = connection.execute(statement, (json.dumps([entry_no]), 0, -1, DEVICE_MASK + 1, device_no, 2)).fetchall()

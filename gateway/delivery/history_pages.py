@@ -39,19 +39,19 @@ class HistoryPage(NamedTuple):
 
 
 class SliceSize:
-    """The number of rows that a slice looks through: as many as take SLICE_SECONDS. `clock` gives seconds."""
+    """The number of rows that a slice looks through: as many as take SLICE_SECONDS. `monotonic` gives seconds."""
 
-    def __init__(self, rows: int, most_rows: int, clock: Callable[[], float]) -> None:
+    def __init__(self, rows: int, most_rows: int, monotonic: Callable[[], float]) -> None:
         self.rows = rows
         self._most_rows = most_rows
-        self._clock = clock
+        self._monotonic = monotonic
 
     def begin(self) -> Callable[[], None]:
         """Begin a slice; call what is returned at its end. Reader thread."""
-        began = self._clock()
+        began = self._monotonic()
 
         def end() -> None:
-            elapsed = max(self._clock() - began, 1e-6)
+            elapsed = max(self._monotonic() - began, 1e-6)
             factor = min(max(SLICE_SECONDS / elapsed, 0.1), 4.0)
             self.rows = min(max(int(self.rows * factor), LEAST_ROWS), self._most_rows)
 

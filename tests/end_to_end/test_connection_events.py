@@ -52,6 +52,14 @@ def test_every_end_of_a_connection_is_told_with_its_reason(start_server: StartSe
         connected = [event["data"] for event in stream.events if event["type"] == "device.connected"]
         assert {event["device_id"] for event in connected} == set(names)
         assert all(event["address"].startswith("127.0.0.1:") for event in connected)
+        for (name, reason), data in ends().items():
+            connection = api.call("GET", f"/v1/devices/{name}/connection", 200)
+            (end,) = connection["disconnects"]
+            assert (end["reason"], end["duration"], end["detail"]) == (reason, data["duration"], data.get("detail"))
+        connection = api.call("GET", "/v1/devices/stayer/connection", 200)
+        facts = {"listener": "tcp", "protocol": "3.1.1", "keep_alive": 0, "subscribed_qos": 1, "in_flight": 0}
+        assert connection | {"online": True, **facts} == connection
+        assert api.call("GET", "/v1/devices/loser/connection", 200)["online"]
     for name, reason in (("deaf", "not_acknowledged"), ("babbler", "protocol_error"), ("silent", "keep_alive")):
         assert f"connection ended ({reason})" in api.wait_last_error(name)
     assert api.device("leaver")["last_error"] is None

@@ -388,6 +388,7 @@ def send_and_follow(session: Session, tmp_path: Path) -> None:
     assert session.json("pushes", "reasons", first)["items"] == [{"state": "waiting", "reason": None, "count": 3}]
     assert "waiting" in session.run("pushes", "reasons", first).stdout
     assert first in {item["push_id"] for item in session.listed("devices", "history", "till-1", "--deliveries")}
+    assert "since" in session.run("devices", "connection", "till-1").stdout
     session.run("devices", "history", "till-1", "--state", "waiting", "--reason", "ttl")
     assert "device.enrolled" not in session.run("devices", "history", "till-1", "--type", "delivery.*").stdout
     waiting = session.listed("mailbox", "show", "till-1")

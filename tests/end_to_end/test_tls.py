@@ -188,6 +188,9 @@ def test_paho_gets_pushes(
         push_id = fleet.api.push(device.id, data=1)
         assert client.messages.get(timeout=15)["push_id"] == push_id
         fleet.api.wait_counts(push_id, delivered=1)
+        connection = fleet.api.call("GET", f"/v1/devices/{device.id}/connection", 200)
+        listener = {"tcp": "tls", "websockets": "wss"}[transport]
+        assert (connection["listener"], connection["protocol"], connection["keep_alive"]) == (listener, "3.1.1", 60)
 
 
 def test_a_side_connection_comes_with_the_certificate_of_its_device(

@@ -45,10 +45,12 @@ from gateway.api.responses.common import (
 )
 from gateway.api.responses.counts import CountsResponse
 from gateway.api.responses.device_history import (
+    ConnectionResponse,
     DeviceDeliveriesResponse,
     DeviceDeliveryResponse,
     DeviceEventResponse,
     DeviceEventsResponse,
+    DisconnectResponse,
     EventPushResponse,
 )
 from gateway.api.responses.devices import (
@@ -210,6 +212,7 @@ __all__ = [
     "ChannelChoiceResponse",
     "ChannelResponse",
     "ChannelsResponse",
+    "ConnectionResponse",
     "ConsentPolicyResponse",
     "ConsentRecordResponse",
     "ConsentRecordsResponse",
@@ -229,6 +232,7 @@ __all__ = [
     "DeviceHeartbeatResponse",
     "DeviceResponse",
     "DevicesResponse",
+    "DisconnectResponse",
     "DutiesResponse",
     "DutyResponse",
     "DutyStepResponse",

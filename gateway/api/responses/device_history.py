@@ -75,3 +75,46 @@ class DeviceEventsResponse(HistoryPageResponse):
 
     items: list[DeviceEventResponse]
     """Events, the newest first. There may be fewer than `limit`, or none, before the last page."""
+
+
+class DisconnectResponse(Response):
+    """The end of a connection."""
+
+    at: str
+    """When it ended. RFC 3339, UTC, milliseconds."""
+    reason: str
+    """Why, as in the event `device.disconnected`: `client`, `network`, `keep_alive`, `take_over`, `not_acknowledged`,
+    `slow_consumer`, `limit_exceeded`, `protocol_error`, `revoked`, `server_busy`, `server_ending` or
+    `internal_error`."""
+    text: str
+    """The reason in words."""
+    detail: str | None
+    """What else is known of it. null: nothing."""
+    duration: float
+    """Seconds for which the connection lasted."""
+
+
+class ConnectionResponse(Response):
+    """The connection of a device, and how the last ones ended."""
+
+    online: bool
+    """Whether it is connected now."""
+    connected_at: str | None
+    """When this connection began. RFC 3339, UTC, milliseconds. null: it is offline."""
+    address: str | None
+    """Address and port, HOST:PORT, that it is connected from. null: it is offline."""
+    listener: str | None
+    """What it is connected to: `tcp`, `tls`, `ws`, `wss` or `unix`. null: it is offline."""
+    protocol: str | None
+    """Version of MQTT: `3.1.1` or `5.0`. null: it is offline."""
+    keep_alive: int | None
+    """Seconds within which it promises to be heard; 0: it does not. null: it is offline."""
+    subscribed_qos: int | None
+    """The QoS with which it has subscribed to its pushes. null: it has not, or is offline."""
+    in_flight: int
+    """Pushes that it has been sent and has not acknowledged, about."""
+    since: str
+    """Ends of connections before this time are not known: when the server started, or later if there were very many.
+    RFC 3339, UTC, milliseconds."""
+    disconnects: list[DisconnectResponse]
+    """The last ten ends of its connections, the newest first."""

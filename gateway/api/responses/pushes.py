@@ -202,7 +202,7 @@ class PushesResponse(PageResponse):
 
 
 class DeliveryStateResponse(Response):
-    """What became of a delivery. It is in exactly one state at every moment."""
+    """The state of a delivery. It is in exactly one at every moment."""
 
     state: str
     """`waiting`, `sent`, `delivered`, `displayed`, `dismissed`, `opened` or `acted`; or an end without delivery:

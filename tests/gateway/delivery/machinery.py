@@ -18,7 +18,7 @@ from sqlmodel import SQLModel, create_engine
 
 from gateway.audience.device_sets import ALL_TAG, add_devices
 from gateway.auth import DeviceIdentity
-from gateway.delivery.engine import ACKNOWLEDGED, COMPLETED, LOST, EngineEvents, Message
+from gateway.delivery.engine import ACKNOWLEDGED, COMPLETED, LOST, ConnectionFacts, EngineEvents, Message
 from gateway.store import models
 from gateway.store.set_functions import add_set_functions
 
@@ -252,6 +252,9 @@ class FakeEngine:
 
     def in_flight(self, client_id: str) -> int:
         return len(self.session(client_id).inflight)
+
+    def connection_facts(self, client_id: str) -> ConnectionFacts | None:
+        return ConnectionFacts(5, 60, "mqtts") if self.session(client_id).connected else None
 
     def publish(self, topic: str, payload: bytes) -> None:
         self.published.append((topic, payload))
