@@ -3,10 +3,11 @@
  */
 
 import { onSessionEnd } from "./api.js";
-import { html, update } from "./html.js";
+import { html, isSafeAddress, update } from "./html.js";
 import { connection } from "./live.js";
 import { dialog } from "./parts/dialog.js";
-import { problem } from "./parts/problem.js";
+import { explain, problem } from "./parts/problem.js";
+import { toast } from "./parts/toast.js";
 import { Router, SCREENS, href } from "./router.js";
 import { current, onOtherTab, signOut } from "./session.js";
 import { signInAddress, signInForm, signInPage } from "./sign-in.js";
@@ -108,9 +109,15 @@ function drawConnection() {
 // The session
 
 async function leave() {
-  await signOut();
+  let provider;
+  try {
+    provider = await signOut();
+  } catch (error) {
+    toast(explain(error), { failed: true });
+    return;
+  }
   $("main").replaceChildren(); // nor does the browser's Back show it
-  location.assign("/console/sign-in");
+  location.assign(provider !== null && isSafeAddress(provider) ? provider : "/console/sign-in");
 }
 
 let renewing = null;

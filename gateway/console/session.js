@@ -48,11 +48,14 @@ export async function signIn(key) {
   tabs.postMessage("changed");
 }
 
+/** End the session. Gives where the browser is to go: an identity provider may want to end its own. */
 export async function signOut() {
-  await api.call("DELETE", PATH, { session: false }).catch((error) => {
-    if (!(error instanceof Problem)) throw error; // it had ended before
+  const answer = await api.call("DELETE", PATH, { session: false }).catch((error) => {
+    if (!(error instanceof Problem)) throw error;
+    return null; // it had ended before
   });
   tabs.postMessage("changed");
+  return answer?.provider_sign_out ?? null;
 }
 
 /** Call `fn` when another tab has signed in or out. */

@@ -176,16 +176,19 @@ def online(server: Server, api: Api) -> Iterator[Callable[..., Device]]:
 
 @pytest.fixture
 def console(browser: Browser, origin: str, api: Api) -> Iterator[Callable[..., Desk]]:
-    """`console(role)`: a browser that is signed in so; `console(None)`: one that is not. `app`: another app's."""
+    """`console(role)`: a browser that is signed in so; `console(None)`: one that is not. `app`: another app's.
+    `script` runs before the page's own."""
     desks: list[Desk] = []
     with ExitStack() as opened:
 
-        def sit_down(role: Role | None = "admin", *, app: str = "default", language: str = "en") -> Desk:
+        def sit_down(
+            role: Role | None = "admin", *, app: str = "default", language: str = "en", script: str = ""
+        ) -> Desk:
             context = opened.enter_context(browser.context())
             key = "" if role is None else make_key(api, role, app)
             if role is not None:
                 sign_in(context, origin, key)
-            desk = Desk(context, origin, speak(language), role, key)
+            desk = Desk(context, origin, speak(language) + script, role, key)
             desks.append(desk)
             return desk
 

@@ -44,6 +44,92 @@ def test_an_address_that_is_none_says_so(console: Callable[..., Desk]) -> None:
     desk.shows("There is no such page")
 
 
+def test_another_language_is_spoken_everywhere_and_stays(console: Callable[..., Desk]) -> None:
+    desk = console("viewer", language="fr")
+    page = desk.open()
+    assert page.evaluate("document.documentElement.lang") == "en", "French is not complete"
+    desk.choose("select[name=language]", "de")
+    page.wait_for("document.querySelector('html')?.lang === 'de' && !!document.querySelector('main h1')")
+    desk.shows("Verbundene Geräte", "main")
+    assert desk.open().text("h1") == "Übersicht"
+
+
+def test_a_browser_that_speaks_german_is_answered_so(console: Callable[..., Desk]) -> None:
+    assert console("viewer", language="de-AT").open().text("h1") == "Übersicht"
+
+
+def test_colours_are_the_systems_or_as_chosen(console: Callable[..., Desk]) -> None:
+    desk = console("viewer")
+    page = desk.open()
+    ground = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(ground)
+    page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+    dark = page.evaluate(ground)
+    assert dark != light
+    desk.choose("select[name=theme]", "light")
+    assert page.evaluate(ground) == light
+    desk.choose("select[name=theme]", "auto")
+    assert page.evaluate(ground) == dark
+
+
+HASTE = """
+// Timers in a twentieth of their time; how many have run.
+globalThis.timers = 0;
+const real = setTimeout;
+globalThis.setTimeout = (fn, milliseconds) => real(() => { timers += 1; fn(); }, milliseconds / 20);
+Object.defineProperty(document, "hidden", { get: () => globalThis.isAway === true });
+"""
+
+
+def test_what_nobody_sees_asks_nothing(console: Callable[..., Desk]) -> None:
+    desk = console("viewer", script=HASTE)
+    page = desk.open()
+    asked = "performance.getEntriesByType('resource').filter((e) => e.name.includes('/v1/stats')).length"
+    page.wait_for(f"{asked} > 2")
+    page.evaluate("isAway = true; before = timers")
+    page.wait_for("timers > before")
+    page.evaluate(f"before = {asked}")
+    page.evaluate("new Promise((resolve) => setTimeout(resolve, 10_000)).then(() => 0)")
+    assert page.evaluate(f"{asked} - before") <= 1, "one may have been on its way"
+    page.evaluate("isAway = false")
+    desk.look_again()
+    page.wait_for(f"{asked} > before + 2")
+
+
+def test_without_a_mouse(console: Callable[..., Desk]) -> None:
+    """The first key leads past the navigation; a screen that opens begins at its heading."""
+    page = console("admin").open()
+    page.press("Tab", 9)
+    assert page.evaluate("document.activeElement.id") == "skip"
+    page.press("Enter", 13, "\r")
+    page.wait_for("document.activeElement.id === 'main'")
+    page.evaluate("document.querySelector('#nav a[data-place=fleet]').focus()")
+    page.press("Enter", 13, "\r")
+    page.wait_for("location.pathname === '/console/fleet' && document.activeElement.tagName === 'H1'")
+
+
+def test_no_other_page_shows_it_in_a_frame(console: Callable[..., Desk], origin: str) -> None:
+    desk = console("admin")
+    page = desk.context.open(f"{origin}/docs/problems")
+    page.wait_for("document.readyState === 'complete'")
+
+    def is_shown(path: str) -> bool:
+        return bool(
+            page.evaluate(
+                f"""new Promise((resolve) => {{
+                    const frame = document.createElement("iframe");
+                    frame.onload = () => resolve(frame.contentDocument !== null);
+                    frame.src = "{path}";
+                    document.body.append(frame);
+                }})"""
+            )
+        )
+
+    assert is_shown("/docs/problems"), "of the same origin: what is shown can be read"
+    assert not is_shown("/console/")
+    assert not is_shown("/console/sign-in")
+
+
 def test_everybody_can_use_the_frame(console: Callable[..., Desk]) -> None:
     desk = console("admin")
     desk.open()

@@ -9,4 +9,9 @@ export default {
   ended: "Ihre Sitzung ist zu Ende",
   again: "Melden Sie sich noch einmal an, dann geht es hier weiter.",
   error_other: "Die Anmeldung hat nicht geklappt. Versuchen Sie es noch einmal, oder fragen Sie den Betreiber dieses Servers.",
+  error_sign_in_refused: "Die Anmeldung wurde abgelehnt.",
+  error_sign_in_expired: "Das hat zu lange gedauert, oder es wurde in einem anderen Browser begonnen. Versuchen Sie es noch einmal.",
+  error_no_role: "Sie sind bekannt, aber niemand hat Ihnen hier eine Rolle gegeben. Fragen Sie den Betreiber dieses Servers.",
+  error_provider_unavailable: "Der Anmeldedienst antwortet nicht. Versuchen Sie es später, oder nehmen Sie einen Schlüssel.",
+  error_busy: "Zu viele Menschen melden sich gerade an. Warten Sie kurz, und versuchen Sie es noch einmal.",
 };

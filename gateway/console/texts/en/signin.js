@@ -9,4 +9,9 @@ export default {
   ended: "Your session has ended",
   again: "Sign in again to go on where you are.",
   error_other: "Signing in did not work. Try again, or ask whoever runs this server.",
+  error_sign_in_refused: "The sign-in was refused.",
+  error_sign_in_expired: "That took too long, or was begun in another browser. Try again.",
+  error_no_role: "You are known, but nobody has given you a role here. Ask whoever runs this server.",
+  error_provider_unavailable: "The identity provider does not answer. Try again later, or use a key.",
+  error_busy: "Too many people sign in at once. Wait a moment, and try again.",
 };
