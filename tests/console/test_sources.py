@@ -90,3 +90,18 @@ def test_every_text_that_a_script_names_is_there() -> None:
     for script in SCRIPTS:
         named = set(re.findall(r"\bt(?:\.parts|\.has)?\(\s*\"([a-z_-]+\.[a-z_0-9]+)\"", code_of(script.read_text())))
         assert named <= known, script
+
+
+def test_the_page_names_the_scripts_that_it_begins_with() -> None:
+    """So that they are fetched together, and not one after the other has been read."""
+    needed = {CONSOLE / "main.js"}
+    unread = list(needed)
+    while unread:
+        script = unread.pop()
+        imported = re.findall(r'^(?:import|export)\b[^;]*?"(\.[^"]+)";', script.read_text(), flags=re.MULTILINE)
+        new = {(script.parent / name).resolve() for name in imported} - needed
+        needed |= new
+        unread += new
+    page = (CONSOLE / "index.html").read_text()
+    named = re.findall(r'(?:rel="modulepreload" href|type="module" src)="/console/static/([^"]+)"', page)
+    assert sorted(named) == sorted(path.relative_to(CONSOLE).as_posix() for path in needed)
