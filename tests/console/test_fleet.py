@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from gateway.audience.segment_language import names
 from tests.browser import Page
 from tests.console.conftest import Desk
@@ -70,6 +72,7 @@ def test_an_expression_selects_and_its_mistake_is_shown_where_it_is(console: Cal
     assert page.evaluate("document.querySelector('.expression .error').textContent") == ""
 
 
+@pytest.mark.full_only
 def test_names_and_tags_are_completed(console: Callable[..., Desk], api: Api) -> None:
     made(api, "comp", 2, tags=["completed"])
     desk = console("viewer")
@@ -92,6 +95,7 @@ def test_names_and_tags_are_completed(console: Callable[..., Desk], api: Api) ->
     desk.shows("2 devices", ".count")
 
 
+@pytest.mark.full_only
 def test_pages_of_fifty_and_what_waits(console: Callable[..., Desk], api: Api) -> None:
     ids = made(api, "page", 52)
     api.push(ids[0], data=1)
@@ -151,6 +155,7 @@ def test_everything_that_matches_is_removed_after_its_number_is_typed(console: C
     assert api.call("GET", "/v1/devices?q=many-", 200)["items"] == []
 
 
+@pytest.mark.full_only
 def test_a_push_to_what_is_chosen_goes_to_the_composer(console: Callable[..., Desk], api: Api) -> None:
     ids = made(api, "push", 2)
     desk = console("sender")
@@ -217,6 +222,7 @@ def test_what_devices_call_themselves_is_text(console: Callable[..., Desk], api:
     assert "owned" not in page.evaluate("document.title")
 
 
+@pytest.mark.full_only
 def test_the_list_stays_live(console: Callable[..., Desk], api: Api) -> None:
     ids = made(api, "live", 1)
     desk = console("viewer")
@@ -235,9 +241,9 @@ def test_the_completions_are_the_language() -> None:
 
 
 def test_everybody_can_use_it(console: Callable[..., Desk], api: Api) -> None:
-    ids = made(api, "axe", 2, tags=["hall"])
+    ids = made(api, "usable", 2, tags=["hall"])
     desk = console("operator")
-    page = desk.open("fleet?q=axe-")
+    page = desk.open("fleet?q=usable-")
     rows(page, ids)
     page.click(f"tr[data-key={ids[0]}] input")
     desk.accessible()

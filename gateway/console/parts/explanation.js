@@ -14,11 +14,12 @@ const REVIVED = /^after_[a-z]+$/;
 
 /**
  * Key of the texts and their values: {key, values}. `delivery`: as the API gives it; `online`: whether its device is
- * connected, null if that is not known.
+ * connected, `subscribed`: to its pushes; null if that is not known.
  */
-export function explanationOf({ state, reason = null, qos = null, not_before = null, attempts = 0 }, online = null) {
+export function explanationOf({ state, reason = null, qos = null, not_before = null, attempts = 0 }, online = null, subscribed = null) {
   if (state === "waiting") {
     if (not_before) return { key: "waiting_limited", values: { at: dateTime(not_before) } };
+    if (online && subscribed === false) return { key: "waiting_unsubscribed", values: {} };
     if (attempts > 0) return { key: "waiting_attempts", values: { n: attempts } };
     return { key: online === null ? "waiting" : online ? "waiting_online" : "waiting_offline", values: {} };
   }
@@ -31,8 +32,8 @@ export function explanationOf({ state, reason = null, qos = null, not_before = n
 }
 
 /** Two sentences: {why, todo}. */
-export function explainDelivery(delivery, online = null) {
-  const { key, values } = explanationOf(delivery, online);
+export function explainDelivery(delivery, online = null, subscribed = null) {
+  const { key, values } = explanationOf(delivery, online, subscribed);
   const { reason = null } = delivery;
   const revived = reason !== null && REVIVED.test(reason) && t.has(`explanations.${reason}`);
   const why = t(`explanations.${key}`, values);
@@ -43,8 +44,8 @@ export function explainDelivery(delivery, online = null) {
 }
 
 /** The two sentences, to stand below the row of a delivery. */
-export function explanation(delivery, online = null) {
-  const { why, todo } = explainDelivery(delivery, online);
+export function explanation(delivery, online = null, subscribed = null) {
+  const { why, todo } = explainDelivery(delivery, online, subscribed);
   return html`
     <dl class="explanation">
       <div><dt>${t("common.why")}</dt><dd class="why">${why}</dd></div>

@@ -194,14 +194,16 @@ class Fleet {
     const { t, href } = this.#view;
     return [
       { label: t("fleet.device"), cell: (device) => html`
-          <a href=${href(`devices/${device.device_id}`)} class="device">${device.name ?? device.device_id}</a>
-          ${device.name !== null && html`<span class="quiet id">${device.device_id}</span>`}` },
+          <div>
+            <a href=${href(`devices/${device.device_id}`)} class="device">${device.name ?? device.device_id}</a>
+            ${device.name !== null && html`<span class="quiet id">${device.device_id}</span>`}
+          </div>` },
       { label: t("fleet.presence"), cell: (device) => badge(device.online ? "online" : "offline") },
       { label: t("fleet.last_seen"), cell: (device) => (device.online ? t("fleet.now") : time(device.last_seen)) },
       { label: t("fleet.version"), cell: (device) => versionOf(device) ?? "–" },
       { label: t("fleet.waits"), numeric: true, cell: (device) => device.waiting },
       { label: t("fleet.last_error"), cell: (device) =>
-          device.last_error === null ? "–" : html`<span class="last-error">${device.last_error}</span> <span class="quiet">${time(device.last_error_at)}</span>` },
+          device.last_error === null ? "–" : html`<div>${device.last_error} <span class="quiet">${time(device.last_error_at)}</span></div>` },
       { label: t("fleet.tags"), cell: ({ tags }) => html`<span class="tags">${tags.slice(0, SHOWN_TAGS).map((tag) => html`<span class="tag">${tag}</span>`)}${
           tags.length > SHOWN_TAGS && html`<span class="quiet">${t("fleet.more_tags", { n: tags.length - SHOWN_TAGS })}</span>`}</span>` },
     ];
@@ -256,7 +258,7 @@ class Fleet {
     if (q !== undefined || has_error !== undefined || waiting !== undefined) return null;
     const parts = [where === undefined ? null : online === undefined ? where : `(${where})`, online === undefined ? null : online ? "online" : "!online"];
     const expression = parts.filter(Boolean).join(" && ");
-    return expression === "" ? { all: "true" } : { where: expression };
+    return { where: expression || "true" };
   }
 
   /** Count and name what is chosen, as it is now: {count, names}. */
