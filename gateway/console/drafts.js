@@ -76,38 +76,24 @@ export class Draft {
    * Send what `attemptOf` has stored until there is an answer, whatever becomes of the screen; a promise of the answer.
    * `waiting(error)`: there is none yet. Throws the Problem with which it was refused: nothing was sent then.
    */
-  deliver(waiting) {
+  async deliver(waiting) {
+    const { what } = this.attempt;
+    // A screen that was left and opened again waits for what the first one has begun.
     let delivery = deliveries.get(this.id);
     if (delivery === undefined) {
-      delivery = this.#repeat((error) => delivery.listeners.forEach((listener) => listener(error)));
-      delivery.listeners = new Set();
+      delivery = { listeners: new Set(), answer: null };
+      delivery.answer = repeat(this.attempt, (error) => delivery.listeners.forEach((listener) => listener(error)));
       deliveries.set(this.id, delivery);
-      const done = () => deliveries.delete(this.id);
-      delivery.then(done, done);
     }
     delivery.listeners.add(waiting);
-    return delivery;
-  }
-
-  async #repeat(waiting) {
-    const api = new Api();
-    const { address, body, key, what } = this.attempt;
-    for (;;) {
-      try {
-        const answer = await api.post(address, body, { headers: { "Idempotency-Key": key } });
-        if (what === "test") this.tests += 1;
-        this.attempt = null;
-        this.save();
-        return answer;
-      } catch (error) {
-        if (!isUnknown(error)) {
-          this.attempt = null;
-          this.save();
-          throw error;
-        }
-        waiting(error);
-        await untilWorthwhile();
-      }
+    try {
+      const answer = await delivery.answer;
+      if (what === "test") this.tests += 1;
+      return answer;
+    } finally {
+      deliveries.delete(this.id);
+      this.attempt = null;
+      this.save();
     }
   }
 
@@ -119,8 +105,22 @@ export class Draft {
   }
 }
 
-/** Draft id -> what is being sent of it in this document. */
+/** Draft id -> what is being sent of it in this document: {answer: a promise, listeners}. */
 const deliveries = new Map();
+
+/** Send an attempt until there is an answer to it; `waiting(error)` each time that there is none. Throws Problem. */
+async function repeat({ address, body, key }, waiting) {
+  const api = new Api();
+  for (;;) {
+    try {
+      return await api.post(address, body, { headers: { "Idempotency-Key": key } });
+    } catch (error) {
+      if (!isUnknown(error)) throw error;
+      waiting(error);
+      await untilWorthwhile();
+    }
+  }
+}
 
 /** Whether it may have been stored all the same. */
 function isUnknown(error) {

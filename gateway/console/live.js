@@ -10,6 +10,7 @@ const LONGEST_PAUSE_SECONDS = 30;
 const LOOK_SECONDS = { first: 1, longest: 15 };
 /** Many consoles that were opened together do not ask together for ever. */
 const SPREAD = 0.1;
+const REST_FACTOR = 20;
 
 /**
  * Whether the server answers. Who asks it says `answered()` or `failed()`; the event `change` comes when `lost` has
@@ -71,6 +72,23 @@ export async function every(seconds, fn, signal, failed = () => {}) {
     }
   };
   void again();
+}
+
+/**
+ * `fn`, but it rests REST_FACTOR times as long as it took: what is dear to the server is asked for less often, so that
+ * many consoles together take a share of it that does not grow with what they look at.
+ */
+export function unhurried(fn) {
+  let restsUntil = 0;
+  return async () => {
+    const begun = performance.now();
+    if (begun < restsUntil) return;
+    try {
+      await fn();
+    } finally {
+      restsUntil = performance.now() + REST_FACTOR * (performance.now() - begun);
+    }
+  };
 }
 
 /** Resolves after `seconds`, at the next moment that the page is seen; at once when it is shown again or the network is back. */

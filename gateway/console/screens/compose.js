@@ -10,6 +10,7 @@
 import { path } from "../api.js";
 import { Draft } from "../drafts.js";
 import { html, update } from "../html.js";
+import { connection, unhurried } from "../live.js";
 import { badge } from "../parts/badge.js";
 import { confirm } from "../parts/dialog.js";
 import { setError } from "../parts/field.js";
@@ -27,6 +28,7 @@ export const texts = ["compose", "expression", "targets", "notification"];
 export const styles = ["pushes", "compose", "expression"];
 
 const PAUSE_MS = 400;
+const REFRESH_SECONDS = 20;
 const TEST_LOOK_MS = 1_000;
 /** Looks at a test before its person has to ask again: two minutes. */
 const TEST_LOOKS = 120;
@@ -57,7 +59,11 @@ async function draftOf(view) {
   const named = query.get("draft") && Draft.find(session, query.get("draft"));
   if (named) return named;
   let fields = null;
-  if (query.get("again")) fields = fieldsOfPush(await view.api.get(path`/v1/pushes/${query.get("again")}`));
+  if (query.get("again")) {
+    const push = await view.api.get(path`/v1/pushes/${query.get("again")}`);
+    if (push.texts !== undefined && !push.template) toast(view.t("compose.again_texts"), { failed: true });
+    fields = fieldsOfPush(push);
+  }
   for (const by of ["device", "tag", "topic", "segment", "where"]) {
     if (query.get(by)) fields = { ...(fields ?? emptyFields()), by, [by]: query.get(by) };
   }
@@ -88,7 +94,19 @@ class Composer {
     this.frame();
     if (this.draft.sent !== null) return this.drawSent();
     if (this.draft.attempt !== null) return this.resume();
-    await this.check();
+    connection.addEventListener("change", () => connection.lost || this.form.inert || void this.check(), { signal: this.view.signal });
+    await this.view.every(REFRESH_SECONDS, unhurried(() => (this.asked === 0 ? this.check() : this.refresh())));
+  }
+
+  /** Who is connected changes while one writes. */
+  async refresh() {
+    if (this.forecast === null || this.form.inert) return;
+    const mine = this.asked;
+    const forecast = await this.view.api.post("/v1/pushes/forecast", hasContent(this.fields) ? pushOf(this.fields) : { target: targetOf(this.fields), kind: "silent" });
+    if (mine !== this.asked || this.forecast === null) return;
+    this.forecast = forecast;
+    this.drawReach(forecast);
+    this.drawSummary();
   }
 
   frame() {
@@ -147,16 +165,23 @@ class Composer {
     if (Object.hasOwn(this.fields, target.name) && target.type !== "file") {
       this.fields[target.name] = target.type === "checkbox" ? target.checked : target.value;
     }
-    this.changed();
+    if (target.name === "device_test") this.draft.save();
+    else if (target.name === "device_preview") this.soon();
+    else this.changed();
   }
 
-  /** Something was written: keep it, and ask after a pause. What was tested is another push now. */
+  /** Something else is to be sent: what was tried and counted is another push now. */
   changed() {
     this.draft.tested = null;
-    this.draft.save();
     this.lifetime.draw();
     this.forecast = null;
     this.drawSummary();
+    this.soon();
+  }
+
+  /** Keep what is written, and ask after a pause. */
+  soon() {
+    this.draft.save();
     clearTimeout(this.timer);
     this.timer = setTimeout(() => void this.check(), PAUSE_MS);
   }

@@ -7,6 +7,7 @@
 
 import { path } from "../api.js";
 import { html, update } from "../html.js";
+import { unhurried } from "../live.js";
 import { badge } from "../parts/badge.js";
 import { confirm } from "../parts/dialog.js";
 import { explainDelivery } from "../parts/explanation.js";
@@ -79,7 +80,7 @@ export async function open(view) {
     update(places.facts, facts(view, push));
   }
 
-  await view.every(LOOK_SECONDS, look);
+  await view.every(LOOK_SECONDS, unhurried(look));
   // Devices that got different texts: the first one stands for them in the title.
   shown.said = await drawTexts(view, shown.push, places.content);
   draw();

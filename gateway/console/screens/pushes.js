@@ -1,6 +1,7 @@
 /** The pushes of the app, the newest first, each with how far it has come. The first page follows what happens. */
 
 import { html, update } from "../html.js";
+import { unhurried } from "../live.js";
 import { reachBar } from "../parts/funnel.js";
 import { PAGE_ROWS, pages, table } from "../parts/table.js";
 import { pushTitle, targetWords } from "../parts/target.js";
@@ -21,7 +22,7 @@ export async function open(view) {
     <div class="list"></div>
   `);
   const list = view.root.querySelector(".list");
-  await view.every(LOOK_SECONDS, async () => {
+  await view.every(LOOK_SECONDS, unhurried(async () => {
     const page = await view.api.get("/v1/pushes", { limit: PAGE_ROWS, cursor: view.query.get("cursor") });
     update(list, table({
       caption: t("pushes.title"),
@@ -36,5 +37,5 @@ export async function open(view) {
         { label: t("pushes.reached"), cell: reachBar },
       ],
     }), pages(view, page.next_cursor));
-  });
+  }));
 }

@@ -162,5 +162,6 @@ export default {
   was_send: "Dieser Push wurde gesendet.",
   was_schedule: "Dieser Push wurde eingeplant.",
   was_approve: "Dieser Push wurde einer zweiten Person vorgelegt.",
+  again_texts: "Seine Geräte bekamen verschiedene Texte, und woraus sie gemacht waren, ist nicht aufbewahrt: Schreiben Sie sie neu.",
   see_it: "Ansehen",
 };

@@ -162,5 +162,6 @@ export default {
   was_send: "This push was sent.",
   was_schedule: "This push was planned.",
   was_approve: "This push was handed to a second person.",
+  again_texts: "Its devices got different texts, and what these were made of is not kept: write them anew.",
   see_it: "See it",
 };
