@@ -11,7 +11,7 @@ from gateway.minute_counts import COUNTS, LEVELS
 
 _AT: Final = "2026-12-01T11:00:00.000Z"
 _PUSH_ID: Final = "Zk3vQm9xT2yLs8RbW4nA"
-_PUSH: Final = {"kind": "alert", "title": "Lunch is served", "sent_at": _AT}
+_PUSH: Final = {"kind": "alert", "title": "Lunch is served", "body": "Today: soup", "sent_at": _AT}
 ANSWERS: Final[dict[str, Any]] = {
     "Connection": {
         "online": True,

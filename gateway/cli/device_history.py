@@ -76,7 +76,7 @@ def devices_connection(
 def describe_event(item: Item) -> str:
     """Describe an event on one line."""
     data, push = item["data"], item.get("push")
-    about = [] if push is None else [push["title"] or push["kind"]]
+    about = [] if push is None else [push["title"] or push["body"] or push["kind"]]
     values = [(name, data[name]) for name in SHOWN_FIELDS if data.get(name) is not None]
     about += [value if isinstance(value, str) else f"{name} {brief(value)}" for name, value in values]
     if "duration" in data:
@@ -99,7 +99,7 @@ DELIVERY_COLUMNS: Columns = {
     "push": "push_id",
     "sent at": "sent_at",
     "kind": "kind",
-    "title": "title",
+    "title": lambda item: item["title"] or item["body"],
     "channel": "channel",
     "state": "state",
     "reason": "reason",

@@ -21,7 +21,7 @@ from gateway.audience.device_sets import SEGMENT_BITS
 from gateway.delivery.delivery_sets import outcomes_of, pushes_waiting_for
 from gateway.delivery.history_pages import MAX_SLICES, HistoryPage, SliceSize
 from gateway.delivery.ledger import Ledger
-from gateway.delivery.push_texts import content_for
+from gateway.delivery.push_texts import shown_text
 from gateway.delivery.reports import cursor_number
 from gateway.delivery.whole_deliveries import WholeDelivery, describe_delivery, member_of
 from gateway.delivery_states import PRIORITIES, DeliveryState
@@ -217,14 +217,13 @@ def _described(
         if delivery is None or not wanted.fits(delivery, push_no in in_flight):  # removed, or moved, meanwhile
             yield push_no, b""
             continue
-        notification = json.loads(content_for(connection, push_no, content, device_no)).get("notification") or {}
         yield (
             push_no,
             to_json(
                 {
                     "push_id": push_id,
                     "kind": kind,
-                    "title": notification.get("title"),
+                    **shown_text(connection, push_no, content, device_no),
                     "channel": channel,
                     "priority": PRIORITIES[priority],
                     "collapse_key": collapse_key,

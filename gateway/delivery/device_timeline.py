@@ -19,7 +19,7 @@ from typing import NamedTuple
 from gateway.audience.device_sets import SEGMENT_BITS
 from gateway.delivery.event_log import TYPES, Event, events_of_device
 from gateway.delivery.history_pages import MAX_SLICES, HistoryPage, SliceSize
-from gateway.delivery.push_texts import content_for
+from gateway.delivery.push_texts import shown_text
 from gateway.delivery.reports import cursor_number
 from gateway.pages import PAGE_BYTES, to_json
 from gateway.store.database import Database
@@ -156,8 +156,8 @@ def _with_push(connection: sqlite3.Connection, device_no: int, entry_no: int, ev
         " WHERE e.no = ?",
         (entry_no,),
     ).fetchone()
-    notification = json.loads(content_for(connection, push_no, content, device_no)).get("notification") or {}
-    push = {"kind": kind, "title": notification.get("title"), "sent_at": rfc3339(accepted_at)}
+    shown = shown_text(connection, push_no, content, device_no)
+    push = {"kind": kind, **shown, "sent_at": rfc3339(accepted_at)}
     return b'%b,"push":%b}' % (event.json[:-1], to_json(push))
 
 

@@ -24,6 +24,8 @@ from gateway.store.rows import insert_rows
 
 MARK = '{"texts":'
 """The beginning of what stands for a content; no content begins so."""
+SHOWN_BODY_CHARACTERS = 200
+"""Characters of a body where a push is one among many."""
 SET_BYTES = 64
 """Bytes of a set of devices in memory besides its numbers, about; each number takes two at most."""
 
@@ -182,6 +184,15 @@ def content_for(connection: sqlite3.Connection, push_no: int, content: str, devi
         (push_no, text_of_device(connection, push_no, device_no)),
     ).fetchone()
     return "{}" if row is None else str(row[0])
+
+
+def shown_text(connection: sqlite3.Connection, push_no: int, content: str, device_no: int) -> dict[str, str | None]:
+    """The title and the beginning of the body of a push, as a device gets them; `content` is that of its row."""
+    shown = json.loads(content_for(connection, push_no, content, device_no)).get("notification") or {}
+    body = shown.get("body")
+    if body is not None and len(body) > SHOWN_BODY_CHARACTERS:
+        body = body[: SHOWN_BODY_CHARACTERS - 1] + "…"
+    return {"title": shown.get("title"), "body": body}
 
 
 def page_of_texts(

@@ -17,6 +17,8 @@ class DeviceDeliveryResponse(DeliveryStateResponse):
     """`alert`, `in_app`, `silent` or `command`."""
     title: str | None
     """The title of its notification, as the device got it. null: it has none."""
+    body: str | None
+    """The body of its notification, as the device got it: 200 characters at most. null: it has none."""
     channel: str | None
     """The channel that a person can mute it by. null: none."""
     priority: str
@@ -51,6 +53,8 @@ class EventPushResponse(Response):
     """`alert`, `in_app`, `silent` or `command`."""
     title: str | None
     """The title of its notification, as the device got it. null: it has none."""
+    body: str | None
+    """The body of its notification, as the device got it: 200 characters at most. null: it has none."""
     sent_at: str
     """When it was accepted. RFC 3339, UTC, milliseconds."""
 

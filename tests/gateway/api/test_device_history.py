@@ -43,6 +43,9 @@ async def test_a_device_has_its_deliveries_with_what_the_pushes_say(gateway: InP
     assert (high["push_id"], high["kind"], high["priority"], high["title"]) == (third, "silent", "high", None)
     assert [item["push_id"] for item in await history(gateway, "kiosk-2", reason="ttl")] == [first]
     assert await history(gateway, "kiosk-2", state="expired", reason="") == []
+    long = await gateway.push({"device": "kiosk-1"}, notification={"title": "T", "body": "x" * 1_000})
+    (newest, *_) = await history(gateway, "kiosk-1")
+    assert (newest["push_id"], newest["body"]) == (long, "x" * 199 + "…")
     page = await gateway.call("GET", "/v1/devices/kiosk-2/deliveries", params={"limit": 1})
     assert page["searched_to"] == page["items"][0]["sent_at"]
     rest = await history(gateway, "kiosk-2", cursor=page["next_cursor"])
@@ -65,7 +68,7 @@ async def test_a_timeline_has_connections_deliveries_settings_and_what_was_said(
     assert [event["type"] for event in found] == [
         "delivery.cancelled", "device.settings", "device.disconnected", "device.connected"
     ]  # fmt: skip
-    assert found[0]["push"] == {"kind": "alert", "title": "Lunch", "sent_at": found[0]["timestamp"]}
+    assert found[0]["push"] == {"kind": "alert", **ALERT, "sent_at": found[0]["timestamp"]}
     assert found[2]["data"] == {"device_id": "kiosk-1", "reason": "keep_alive", "duration": 4.5}
     assert all(event["data"]["device_id"] == "kiosk-1" for event in found)
     chosen = await timeline(gateway, "kiosk-1", types="device.disconnected,delivery.*")

@@ -355,7 +355,7 @@ class Play:
             patched.setattr(history_pages, "LEAST_ROWS", 1)
             whole = await ask(2, Wanted())
         assert whole == await ask(1_000, Wanted())
-        told = {"kind", "title", "channel", "priority", "collapse_key", "sent_at", "expires_at"}
+        told = {"kind", "title", "body", "channel", "priority", "collapse_key", "sent_at", "expires_at"}
         expected = [
             {"push_id": push["push_id"], **{name: value for name, value in item.items() if name != "device_id"}}
             for push in found["pushes"]
@@ -367,8 +367,10 @@ class Play:
             assert [{name: value for name, value in item.items() if name not in told} for item in whole] == expected
         for item in whole:
             push = found[f"push {item['push_id']}"]
-            about = {name: push.get(name) for name in told - {"title"}}
-            assert about | {"title": push.get("notification", {}).get("title")} == {name: item[name] for name in told}
+            about = {name: push.get(name) for name in told} | {
+                name: push.get("notification", {}).get(name) for name in ("title", "body")
+            }
+            assert about == {name: item[name] for name in told}
         for state, reason in {(item["state"], item["reason"]) for item in whole}:
             of_both = [item for item in whole if (item["state"], item["reason"]) == (state, reason)]
             assert await ask(2, Wanted(DeliveryState[state.upper()], reason or "")) == of_both
