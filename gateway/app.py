@@ -202,6 +202,7 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
             components.delivery.analytics.count_large(),
             components.campaigns.run(),
             components.delivery.fatigue.run(),
+            components.delivery.policies.segments.run(components.delivery.policies.cap_segments),
             components.measurements.measure(),
             components.measurements.watch_loop(),
         ):

@@ -294,6 +294,7 @@ class Components:
         *loop*."""
         await self.people.sessions.load()
         await self.delivery.policies.load()
+        await self.delivery.policies.segments.load(self.delivery.policies.cap_segments())
         await self.enrolments.load(self._database)
         await self.delivery.alert_limiter.load()
         await self.delivery.connections.recover()

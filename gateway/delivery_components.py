@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from gateway.audience.cap_segments import CapSegments
 from gateway.audience.policy import PolicyStore
 from gateway.audience.target_resolution import TargetResolver
 from gateway.auth import DeviceIdentity
@@ -121,7 +122,10 @@ class DeliveryComponents:
             database=database, clock_ms=clock_ms, timers=timers, max_attempts=limits.max_attempts
         )
         self.policies = policies = PolicyStore(
-            database=database, clock_ms=clock_ms, on_changed=lambda app_no: self.rule_changes.start(app_no)
+            database=database,
+            segments=CapSegments(lambda app_no, name: self.targets.of_segment(app_no, name)),
+            clock_ms=clock_ms,
+            on_changed=lambda app_no: self.rule_changes.start(app_no),
         )
         self.preferences = preferences = PreferenceStore(
             database=database,

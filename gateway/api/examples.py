@@ -251,7 +251,7 @@ _ADAPTED: Final = {
         },
     },
 }
-_CAPS: Final = {"limits": [], "groups": [{"tag": "vip", "limits": []}], "excess": "drop"}
+_CAPS: Final = {"limits": [], "groups": [{"tag": "vip", "segment": None, "limits": []}], "excess": "drop"}
 _STORED_CHANNEL: Final = {
     **_CHANNEL,
     "caps": {**_CAPS, "adaptive": {"floor_per_day": 1, "ceiling_per_day": 8, "start_per_day": None}},

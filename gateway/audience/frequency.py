@@ -90,21 +90,34 @@ class Cap(_Strict):
 class GroupSelector(NamedTuple):
     """The choice of a group's devices: what kind of set it is, and its name."""
 
-    kind: Literal["tag"]
+    kind: Literal["tag", "segment"]
     name: str
 
 
 class CapGroup(_Strict):
-    """Devices with limits of their own."""
+    """Devices with limits of their own: those with a tag, or those in a saved segment."""
 
-    tag: Name
-    """The devices with this tag."""
+    tag: Name | None = None
+    """The devices with this tag. null or left out: those of `segment`."""
+    segment: Name | None = None
+    """The devices that were in this saved segment some minutes ago at most. One that does not exist: 404
+    `segment_not_found`; one that is removed later has nobody. The caps of an app name 20 at most. null or left out:
+    those of `tag`."""
     limits: Annotated[list[Cap], Field(max_length=MAX_LIMITS)]
     """Limits instead of all others of these caps, at most three. Empty: none, these devices are not limited here."""
 
+    @model_validator(mode="after")
+    def _has_one_selector(self) -> CapGroup:
+        if (self.tag is None) == (self.segment is None):
+            raise ValueError("a group of caps needs a tag or a segment, and not both")
+        return self
+
     @property
     def selector(self) -> GroupSelector:
-        return GroupSelector("tag", self.tag)
+        if self.tag is not None:
+            return GroupSelector("tag", self.tag)
+        assert self.segment is not None, "it has one of both"
+        return GroupSelector("segment", self.segment)
 
 
 class AdaptiveCap(_Strict):
@@ -161,6 +174,11 @@ class Caps(_Strict):
             if group.selector in member_of:
                 return group.limits
         return self.limits
+
+    @property
+    def segments(self) -> set[str]:
+        """The segments that have groups."""
+        return {group.segment for group in self.groups if group.segment is not None}
 
     @property
     def counted_alerts(self) -> int:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field, StringConstraints, field_validator
 
+from gateway.audience.cap_segments import CapSegments
 from gateway.audience.frequency import AdaptiveCap, Caps, ChannelCaps, GroupSelector, QuietHours
 from gateway.audience.time_zones import is_time_zone
 from gateway.described_model import DescribedModel
@@ -220,6 +221,11 @@ class Rules:
         every = (self.policy.caps, *(channel.caps for channel in self.channels.values()))
         return frozenset(group.selector for caps in every if caps is not None for group in caps.groups)
 
+    @property
+    def cap_segments(self) -> set[str]:
+        """The segments that some caps have limits for."""
+        return {selector.name for selector in self.cap_groups if selector.kind == "segment"}
+
     def has_frequency_limits(self, channel: str | None) -> bool:
         """Whether an alert of this channel may have to wait, as far as the app is concerned."""
         return self.policy.caps is not None or self.caps(channel) is not None or self.quiet_hours(channel) is not None
@@ -246,12 +252,21 @@ DEFAULT = Rules()
 class PolicyStore:
     """Policies and channels of all apps, in memory and in the ledger. Loop.
 
-    `clock_ms` gives server time in milliseconds. `on_changed` is called with the app number when the rules of an app
+    `segments` has the devices of the segments that caps name. `clock_ms` gives server time in milliseconds.
+    `on_changed` is called with the app number when the rules of an app
     have changed: what waits is checked anew.
     """
 
-    def __init__(self, *, database: Database, clock_ms: Callable[[], int], on_changed: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        segments: CapSegments,
+        clock_ms: Callable[[], int],
+        on_changed: Callable[[int], None],
+    ) -> None:
         self._database = database
+        self.segments = segments
         self._clock_ms = clock_ms
         self._rules: dict[int, Rules] = {}
         self.restricted: set[int] = set()
@@ -348,6 +363,8 @@ class PolicyStore:
         return self.of(app_no).policy.model_dump(mode="json")
 
     async def set_policy(self, app_no: int, policy: Policy) -> dict[str, Any]:
+        """Store the policy of an app. Raises Problem 404, 422, 503 for the segments that its caps name."""
+        await self._prepare_segments(app_no, policy.caps)
         now_ms = self._clock_ms()
         content = policy.model_dump_json()
         number = await self._write(
@@ -374,7 +391,7 @@ class PolicyStore:
         return _described(channel_id, found)
 
     async def add_channel(self, app_no: int, new: NewChannel) -> dict[str, Any]:
-        """Store a new channel. Raises Problem 409, 422."""
+        """Store a new channel. Raises Problem 409, 422, and as `set_policy`."""
         if new.id in self.of(app_no).channels:
             raise problem("channel_exists", f"there is a channel {new.id!r}; change it with PATCH")
         if len(self.of(app_no).channels) >= MAX_CHANNELS:
@@ -384,13 +401,28 @@ class PolicyStore:
         return await self._store(app_no, new.id, Channel(fields, now_ms, now_ms))
 
     async def change_channel(self, app_no: int, channel_id: str, merged: ChannelFields) -> dict[str, Any]:
-        """Store the changed fields of a channel. Raises Problem 404."""
+        """Store the changed fields of a channel. Raises Problem 404, and as `set_policy`."""
         before = self.of(app_no).channels.get(channel_id)
         if before is None:
             raise _unknown(channel_id)
         channel = Channel(merged, before.created_at, self._clock_ms())
         kept = _bounds(merged) == _bounds(before.fields)
         return await self._store(app_no, channel_id, channel, before.adapted if kept else None)
+
+    async def _prepare_segments(self, app_no: int, caps: Caps | None, channel_id: str | None = None) -> None:
+        """Search the segments of caps that are about to be stored: of a channel, or of the policy."""
+        if caps is None or not caps.segments:
+            return
+        rules = self.of(app_no)
+        others = [channel.fields.caps for name, channel in rules.channels.items() if name != channel_id]
+        if channel_id is not None:
+            others.append(rules.policy.caps)
+        named = {name for other in others if other is not None for name in other.segments}
+        await self.segments.prepare(app_no, caps.segments, named)
+
+    def cap_segments(self) -> dict[int, set[str]]:
+        """The segments that caps name, by app."""
+        return {app_no: names for app_no, rules in self._rules.items() if (names := rules.cap_segments)}
 
     def channel_hint(self, app_no: int, name: str) -> str | None:
         """A hint for who has probably mistyped the name of a channel, which need not exist; 2 ms of the loop."""
@@ -453,6 +485,7 @@ class PolicyStore:
     async def _store(
         self, app_no: int, channel_id: str, channel: Channel, adapted: AdaptedCap | None = None
     ) -> dict[str, Any]:
+        await self._prepare_segments(app_no, channel.fields.caps, channel_id)
         channel = _with_caps(channel, adapted)
 
         def forget_step(connection: sqlite3.Connection) -> None:

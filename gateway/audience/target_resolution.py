@@ -71,12 +71,15 @@ class TargetResolver:
         expression = target.where
         name = target.segment
         if name is not None:
-            expression = await self._database.read(
-                lambda connection: saved_expression(connection, app_no, name), app_no
-            )
+            return await self.of_segment(app_no, name)
         if expression is not None:
             return await self.matching(app_no, expression)
         return await self._database.read(lambda connection: _devices_of(connection, app_no, target), app_no)
+
+    async def of_segment(self, app_no: int, name: str) -> BitMap:
+        """The devices that are in a saved segment now. Raises Problem 404, 422, 503."""
+        expression = await self._database.read(lambda connection: saved_expression(connection, app_no, name), app_no)
+        return await self.matching(app_no, expression)
 
     async def compiled(self, app_no: int, expression: str) -> Segment:
         """An expression, compiled now or lately. Raises Problem 422, 503."""

@@ -13,6 +13,7 @@ from gateway.cli.options import (
     AsJson,
     CapExcess,
     CapOption,
+    CapSegment,
     CapTag,
     DataDir,
     QuietExcess,
@@ -56,6 +57,7 @@ def channels_add(
     may_mute: MayMute = None,
     cap: CapOption = None,
     cap_tag: CapTag = None,
+    cap_segment: CapSegment = None,
     adaptive: Adaptive = None,
     excess: CapExcess = None,
     quiet_hours: QuietHours = None,
@@ -72,7 +74,7 @@ def channels_add(
         "importance": importance,
         "sound": sound,
         "may_mute": may_mute,
-        "caps": caps_of(cap, excess, cap_tag, adaptive),
+        "caps": caps_of(cap, excess, cap_tag, cap_segment, adaptive),
         "quiet_hours": quiet_hours_of(quiet_hours, quiet_excess),
     }
     body = {field: value for field, value in body.items() if value is not None}
@@ -126,6 +128,7 @@ def channels_change(
     may_mute: MayMute = None,
     cap: CapOption = None,
     cap_tag: CapTag = None,
+    cap_segment: CapSegment = None,
     adaptive: Adaptive = None,
     excess: CapExcess = None,
     quiet_hours: QuietHours = None,
@@ -142,7 +145,7 @@ def channels_change(
         "importance": importance,
         "sound": sound,
         "may_mute": may_mute,
-        "caps": caps_of(cap, excess, cap_tag, adaptive),
+        "caps": caps_of(cap, excess, cap_tag, cap_segment, adaptive),
         "quiet_hours": quiet_hours_of(quiet_hours, quiet_excess),
     }
     body = changes(fields, clear, CLEARABLE)

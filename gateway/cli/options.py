@@ -45,6 +45,12 @@ CapTag = Annotated[
         metavar="TAG=COUNT/PERIOD", help="Devices with a tag are capped by this instead; vip=none: not at all"
     ),
 ]
+CapSegment = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SEGMENT=COUNT/PERIOD", help="Devices in a saved segment are capped by this instead; silent=none: not"
+    ),
+]
 Adaptive = Annotated[
     str | None,
     typer.Option(metavar="MIN-MAX", help="A cap that the channel sets itself, by who opts out: 1-8 alerts a day"),
@@ -203,31 +209,42 @@ def quiet_hours_of(hours: str | None, excess: str | None) -> dict[str, str] | No
 
 
 def caps_of(
-    caps: Iterable[str] | None, excess: str | None, cap_tags: Iterable[str] | None, adaptive: str | None = None
+    caps: Iterable[str] | None,
+    excess: str | None,
+    cap_tags: Iterable[str] | None,
+    cap_segments: Iterable[str] | None,
+    adaptive: str | None = None,
 ) -> dict[str, Any] | None:
     """Caps as the API takes them, None if no option of them was given.
 
-    Made of limits (`2/hour`), of limits of tags (`vip=20/day`) and of the bounds of an adaptive one (`1-8`).
+    Made of limits (`2/hour`), of limits of tags and segments (`vip=20/day`) and of the bounds of an adaptive one
+    (`1-8`).
     """
     found: dict[str, Any] = {}
     if caps:
         found["limits"] = [_limit(text, f"--cap {text!r}") for text in caps]
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for text in cap_tags or ():
-        tag, equals, limit = text.partition("=")
-        if not equals:
-            fail(f"--cap-tag {text!r}: write it as vip=20/day, or vip=none", 2)
-        limits = groups.setdefault(tag, [])
-        if limit != "none":
-            limits.append(_limit(limit, f"--cap-tag {text!r}"))
+    groups = [*_groups("tag", cap_tags), *_groups("segment", cap_segments)]
     if groups:
-        found["groups"] = [{"tag": tag, "limits": limits} for tag, limits in groups.items()]
+        found["groups"] = groups
     if adaptive is not None:
         match = ADAPTIVE.fullmatch(adaptive)
         if match is None:
             fail(f"--adaptive {adaptive!r}: write it as 1-8, alerts a day at least and at most", 2)
         found["adaptive"] = {"floor_per_day": int(match[1]), "ceiling_per_day": int(match[2])}
     return (found if excess is None else {**found, "excess": excess}) or None
+
+
+def _groups(kind: str, texts: Iterable[str] | None) -> list[dict[str, Any]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for text in texts or ():
+        option = f"--cap-{kind} {text!r}"
+        name, equals, limit = text.partition("=")
+        if not equals:
+            fail(f"{option}: write it as vip=20/day, or vip=none", 2)
+        limits = found.setdefault(name, [])
+        if limit != "none":
+            limits.append(_limit(limit, option))
+    return [{kind: name, "limits": limits} for name, limits in found.items()]
 
 
 def _limit(text: str, option: str) -> dict[str, Any]:
@@ -245,7 +262,9 @@ def describe_caps(caps: Mapping[str, Any] | None) -> str | None:
     adaptive = caps.get("adaptive")
     if adaptive is not None:
         parts.append(f"adaptive {adaptive['floor_per_day']} to {adaptive['ceiling_per_day']}/day")
-    parts += [f"{group['tag']} {_describe_limits(group['limits']) or 'unlimited'}" for group in caps.get("groups", ())]
+    for group in caps.get("groups", ()):
+        name = group.get("tag") or f"segment {group['segment']}"
+        parts.append(f"{name} {_describe_limits(group['limits']) or 'unlimited'}")
     return f"{'; '.join(parts)}, then {caps['excess']}"
 
 

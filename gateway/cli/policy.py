@@ -11,6 +11,7 @@ from gateway.cli.options import (
     AsJson,
     CapExcess,
     CapOption,
+    CapSegment,
     CapTag,
     DataDir,
     QuietExcess,
@@ -49,6 +50,7 @@ def policy_change(
     denied_command: Annotated[Verdict | None, typer.Option(help="Commands for them")] = None,
     cap: CapOption = None,
     cap_tag: CapTag = None,
+    cap_segment: CapSegment = None,
     excess: CapExcess = None,
     quiet_hours: QuietHours = None,
     quiet_excess: QuietExcess = None,
@@ -77,7 +79,7 @@ def policy_change(
     denied = _given({"in_app": denied_in_app, "silent": denied_silent, "command": denied_command})
     fields = {
         "consent": _given({"unknown": unknown, "denied": denied}),
-        "caps": caps_of(cap, excess, cap_tag),
+        "caps": caps_of(cap, excess, cap_tag, cap_segment),
         "quiet_hours": quiet_hours_of(quiet_hours, quiet_excess),
         "timezone": timezone,
         "critical": _given({"per_day": critical_per_day}),

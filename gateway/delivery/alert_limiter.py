@@ -29,6 +29,7 @@ import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from gateway.audience.frequency import LONGEST_MS, MAX_CAP_ALERTS, WINDOWS_MS, Hours
@@ -516,9 +517,10 @@ def read_persons(
         )
     for app_no in {person.app_no for person in persons.values()}:
         if groups := policies.of(app_no).cap_groups:
-            for device_no, selector in members_of(connection, wanted, groups):
-                if persons[device_no].app_no == app_no:
-                    persons[device_no].groups.add(selector)
+            of_app = [device_no for device_no, person in persons.items() if person.app_no == app_no]
+            in_segment = partial(policies.segments.members, app_no)
+            for device_no, selector in members_of(connection, of_app, groups, in_segment):
+                persons[device_no].groups.add(selector)
     if any(person.rules.counts for person in persons.values()):
         for device_no, push_no, channel, at in connection.execute(
             "SELECT device_no, push_no, channel, at FROM alert_use"

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from pyroaring import BitMap
 
 from gateway.audience.frequency import Caps, GroupSelector, Hours, free_at, quiet_until
 from gateway.audience.policy import CRITICAL, Rules
@@ -116,15 +118,24 @@ def _free_at(caps: Caps, alert: Alert, person: Person, of_channel: bool, now_ms:
 
 
 def members_of(
-    connection: sqlite3.Connection, devices: str, groups: Iterable[GroupSelector]
+    connection: sqlite3.Connection,
+    devices: Collection[int],
+    groups: Iterable[GroupSelector],
+    in_segment: Callable[[str], BitMap],
 ) -> Iterator[tuple[int, GroupSelector]]:
-    """The groups that devices (numbers, a JSON array) are in: (device number, group) each."""
-    tags = {selector.name: selector for selector in groups}
+    """The groups that devices of an app are in: (device number, group) each. `in_segment`: those of a segment."""
+    tags: dict[str, GroupSelector] = {}
+    for selector in groups:
+        if selector.kind == "tag":
+            tags[selector.name] = selector
+        else:
+            members = in_segment(selector.name)
+            yield from ((device_no, selector) for device_no in devices if device_no in members)
     if not tags:
         return
     for device_no, tag in connection.execute(
         "SELECT t.device_no, t.tag FROM json_each(?) AS wanted CROSS JOIN device_tag AS t"
         " ON t.device_no = wanted.value WHERE t.tag IN (SELECT value FROM json_each(?))",
-        (devices, json.dumps(list(tags))),
+        (json.dumps(list(devices)), json.dumps(list(tags))),
     ):
         yield device_no, tags[tag]

@@ -13,6 +13,7 @@ import json
 import logging
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import ConfigDict, Field, StringConstraints
@@ -481,7 +482,8 @@ class PreferenceStore:
                 "SELECT consent, channels, settings_seq, settings_at, quiet_hours, timezone FROM device WHERE no = ?",
                 (device_no,),
             ).fetchone()
-            groups = {selector for _, selector in members_of(connection, f"[{device_no}]", rules.cap_groups)}
+            in_segment = partial(self._policies.segments.members, app_no)
+            groups = {selector for _, selector in members_of(connection, [device_no], rules.cap_groups, in_segment)}
             return *row, topics_of(connection, [device_no]).get(device_no, []), groups
 
         rules = self._policies.of(app_no)

@@ -27,8 +27,10 @@ class CapsResponse(Response):
 class CapGroupResponse(Response):
     """Devices with limits of their own."""
 
-    tag: str
-    """The devices with this tag."""
+    tag: str | None
+    """The devices with this tag. null: those of the segment."""
+    segment: str | None
+    """The devices that were in this saved segment some minutes ago at most. null: those with the tag."""
     limits: list[CapResponse]
     """Limits instead of all others of these caps. Empty: none."""
 

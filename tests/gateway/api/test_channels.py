@@ -33,7 +33,7 @@ async def test_a_channel_that_holds_itself_back(gateway: InProcessGateway) -> No
     body = {"id": "offers", "name": "Offers", "caps": "adaptive"}
     made = responses.ChannelResponse.model_validate(await gateway.call("POST", "/v1/channels", 201, json=body))
     assert (made.adapted, made.effective_caps) != (None, None)
-    groups = [{"tag": "vip", "limits": []}]
+    groups: list[dict[str, Any]] = [{"tag": "vip", "segment": None, "limits": []}]
     changed = await gateway.call("PATCH", "/v1/channels/offers", json={"caps": {"groups": groups}})
     assert responses.ChannelResponse.model_validate(changed).caps is not None
     assert changed["effective_caps"] == {"limits": [{"count": 8, "per": "day"}], "groups": groups, "excess": "drop"}

@@ -81,13 +81,23 @@ def test_a_channel_with_all_its_rules(fake: FakeServer) -> None:
 
 
 def test_caps_of_groups_and_caps_that_adapt(fake: FakeServer) -> None:
-    tags = ["--cap-tag", "vip=none", "--cap-tag", "beta=2/hour", "--cap-tag", "beta=20/day"]
+    tags = [
+        "--cap-tag",
+        "vip=none",
+        "--cap-tag",
+        "beta=2/hour",
+        "--cap-tag",
+        "beta=20/day",
+        "--cap-segment",
+        "weary=1/day",
+    ]
     fake.run("channels", "change", "offers", "--cap", "8/day", *tags, "--adaptive", "1-8")
     caps = {
         "limits": [{"count": 8, "per": "day"}],
         "groups": [
             {"tag": "vip", "limits": []},
             {"tag": "beta", "limits": [{"count": 2, "per": "hour"}, {"count": 20, "per": "day"}]},
+            {"segment": "weary", "limits": [{"count": 1, "per": "day"}]},
         ],
         "adaptive": {"floor_per_day": 1, "ceiling_per_day": 8},
     }
@@ -104,7 +114,8 @@ def test_caps_of_groups_and_caps_that_adapt(fake: FakeServer) -> None:
     }
     fake.answer = lambda request: {"items": [channel], "next_cursor": None}
     listed = fake.run("channels", "list").stdout.splitlines()[1]
-    assert "8/day; adaptive 1 to 8/day; vip unlimited; beta 2/hour, 20/day, then drop; now 4/day" in listed
+    caps_line = "8/day; adaptive 1 to 8/day; vip unlimited; beta 2/hour, 20/day; segment weary 1/day, then drop"
+    assert f"{caps_line}; now 4/day" in listed
 
 
 @pytest.mark.parametrize(
@@ -112,6 +123,7 @@ def test_caps_of_groups_and_caps_that_adapt(fake: FakeServer) -> None:
     [
         (("channels", "change", "offers", "--adaptive", "8"), "--adaptive '8': write it as 1-8"),
         (("policy", "change", "--cap-tag", "vip"), "--cap-tag 'vip': write it as vip=20/day, or vip=none"),
+        (("policy", "change", "--cap-segment", "vip"), "--cap-segment 'vip': write it as vip=20/day, or vip=none"),
         (("policy", "change", "--cap-tag", "vip=20"), "--cap-tag 'vip=20': write it as 8/day"),
         (("channels", "add", "offers", "--name", "Offers", "--cap", "8"), "--cap '8': write it as 8/day"),
         (("channels", "change", "offers"), "nothing to change"),

@@ -12,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from gateway.audience.cap_segments import MAX_CAP_SEGMENTS
 from gateway.audience.frequency import AdaptiveCap
 from gateway.audience.policy import AdaptedCap, ChannelFields, NewChannel, Policy
 from gateway.delivery.adaptive_caps import COOLING_DAYS, Reason, decide, steps_of
 from gateway.delivery.alert_days import BUCKETS, bucket_of
 from gateway.delivery.fatigue import Figures
 from gateway.delivery.funnels import DAY_MS
+from gateway.errors import Problem, RetryableProblem
 from tests.gateway.delivery.world import APP, START, World
 
 YESTERDAY = START // DAY_MS - 1
@@ -304,3 +306,83 @@ def test_people_are_shown_the_limits_that_hold_for_them(world: World) -> None:
     vip, other = (world.run(world.preferences.document(APP.no, number))["channels"][0] for number in (1, 2))
     assert vip["caps"] is None
     assert other["caps"] == {"limits": [{"count": 4, "per": "day"}], "excess": "drop"}
+
+
+def save_segment(world: World, name: str, expression: str) -> None:
+    world.connection.execute(
+        "INSERT OR REPLACE INTO saved_segment (app_no, id, expression, created_at, updated_at) VALUES (1, ?, ?, 0, 0)",
+        (name, expression),
+    )
+
+
+def test_devices_of_a_segment_have_caps_of_their_own(world: World) -> None:
+    save_segment(world, "vip", "attributes.model == 'K2'")
+    world.connection.execute("UPDATE device SET attributes = json_object('model', 'K2') WHERE no = 1")
+    day = {"count": 1, "per": "day"}
+    world.set_policy(caps={"limits": [day], "groups": [{"segment": "vip", "limits": []}], "excess": "drop"})
+    for number in (1, 2):
+        world.connect(number)
+
+    def sent() -> list[list[str]]:
+        before = [len(world.received(number)) for number in (1, 2)]
+        world.push({"all": True}, notification={"title": "Hi"})
+        for number in (1, 2):
+            world.acknowledge_all(number)
+        return [world.received(number)[count:] for number, count in zip((1, 2), before, strict=True)]
+
+    assert list(map(len, sent())) == [1, 1]
+    assert list(map(len, sent())) == [1, 0]
+    world.crash()
+    world.run(world.policies.segments.load(world.policies.cap_segments()))
+    for number in (1, 2):
+        world.connect(number)
+    assert list(map(len, sent())) == [1, 0]
+    world.connection.execute("UPDATE device SET attributes = '{}' WHERE no = 1")
+    assert list(map(len, sent())) == [1, 0], "as of some minutes ago"
+    refresh(world)
+    assert list(map(len, sent())) == [0, 0]
+    world.connection.execute("UPDATE device SET attributes = json_object('model', 'K2') WHERE no = 2")
+    refresh(world)
+    assert list(map(len, sent())) == [0, 1]
+    world.connection.execute("DELETE FROM saved_segment")
+    refresh(world)
+    assert list(map(len, sent())) == [0, 0], "nobody is in a segment that was removed"
+
+
+def refresh(world: World) -> None:
+    world.run(world.policies.segments.refresh(world.policies.cap_segments()))
+
+
+def test_a_segment_that_cannot_be_searched_stays_as_it_was(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_segment(world, "all", "!online || online")
+    world.set_policy(caps={"groups": [{"segment": "all", "limits": []}]})
+    assert len(world.policies.segments.members(APP.no, "all")) == 3
+
+    async def busy(app_no: int, name: str) -> Any:
+        raise RetryableProblem("busy", "too much is being read", 2)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.targets, "of_segment", busy)
+        refresh(world)
+        assert len(world.policies.segments.members(APP.no, "all")) == 3
+        with pytest.raises(Problem, match="too much"):
+            world.set_policy(caps={"groups": [{"segment": "all", "limits": []}]})
+    world.set_policy()
+    refresh(world)
+    assert not world.policies.segments.members(APP.no, "all"), "forgotten"
+
+
+def test_caps_name_segments_that_there_are_and_not_too_many(world: World) -> None:
+    for fields in ({}, {"tag": "a", "segment": "b"}):
+        with pytest.raises(ValidationError, match="a tag or a segment"):
+            Policy.model_validate({"caps": {"groups": [{**fields, "limits": []}]}})
+    with pytest.raises(Problem, match="no segment 'vip'"):
+        world.set_policy(caps={"groups": [{"segment": "vip", "limits": []}]})
+    for number in range(MAX_CAP_SEGMENTS + 1):
+        save_segment(world, f"s{number}", "online")
+    groups = [{"segment": f"s{number}", "limits": []} for number in range(MAX_CAP_SEGMENTS + 1)]
+    world.set_policy(caps={"groups": groups[:MAX_CAP_SEGMENTS]})
+    world.set_policy(caps={"groups": groups[1:]})
+    with pytest.raises(Problem, match="at most 20 segments"):
+        channel(world, {"groups": groups[:1]})
+    channel(world, {"groups": groups[1:3]})
