@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyroaring import BitMap
 
+from gateway.content import device_values
 from gateway.content.device_values import read_combinations
 from gateway.content.documents import compile_document
 from gateway.content.liquid_language import LiquidText
@@ -22,7 +23,7 @@ from gateway.delivery import stale_deliveries, text_rendering
 from gateway.delivery.push import ActivePush
 from gateway.delivery.push_template import TemplateFields, saved_content
 from gateway.delivery.retention import RetentionPeriods, remove_slice
-from gateway.delivery.submission import PendingPush
+from gateway.delivery.submission import AcceptedPush, PendingPush
 from gateway.errors import Problem
 from tests.gateway.delivery.world import APP, START, World, items
 
@@ -174,6 +175,18 @@ def test_texts_of_what_is_let_through_are_looked_for_a_few_pushes_at_a_time(
     assert titles(world, 2) == []
     world.passes(3_600)
     assert titles(world, 2) == wanted
+
+
+def test_a_text_for_each_device_has_a_limit_and_a_batch_has_none(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_values, "MAX_COMBINATIONS", 3)
+    save(world, "hello", notification={"title": "Hello {{ device.id }}"})
+    with pytest.raises(Problem, match="more than 3 combinations of device"):
+        world.push(ALL, template={"name": "hello"})
+    lines = [world.checked({"device": f"d{number}"}, data=0, template={"name": "hello"}) for number in range(1, 9)]
+    answers = world.run(world.acceptance.accept_many(lines))
+    assert all(isinstance(answer, AcceptedPush) for answer in answers)
+    world.connect(7)
+    assert titles(world, 7) == ["Hello d7"]
 
 
 def test_each_device_gets_its_own_text_online_later_and_after_a_crash(world: World) -> None:
