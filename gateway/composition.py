@@ -35,6 +35,7 @@ from gateway.audience.segments import SegmentStore
 from gateway.audience.tags import TagStore
 from gateway.audience.topics import TopicStore
 from gateway.audit.audit_log import AuditLog
+from gateway.audit.evidence import EvidenceExports
 from gateway.auth import DeviceAuthenticator, KeyCache
 from gateway.bulk_changes import BulkChanges
 from gateway.delivery.connection_events import ConnectionEvents
@@ -267,6 +268,7 @@ class Components:
             feed=self.feed,
             event_log_quota=self.event_log_quota,
             uplink_quota=self.uplink_quota,
+            audit=self.audit,
             idempotency_quota=self._idempotency_quota,
             enrolments=self.enrolments,
             enrolment=self.enrolment,
@@ -317,6 +319,13 @@ class Components:
         return Services(
             database=self._database,
             audit=self.audit,
+            evidence=EvidenceExports(
+                database=self._database,
+                audit=self.audit,
+                deliveries=DeviceDeliveries(self._database, self.delivery.ledger),
+                timeline=DeviceTimeline(self._database),
+                clock_ms=self._clock_ms,
+            ),
             admission=self._admission,
             turns=self.turns,
             bodies=self._bodies,

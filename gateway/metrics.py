@@ -39,6 +39,7 @@ from gateway.api.connection_limiter import ConnectionLimiter
 from gateway.api.problems import ProblemCount
 from gateway.api.request_turns import RequestTurns
 from gateway.audience.enrolments import EnrolmentQuota
+from gateway.audit.audit_log import AuditLog
 from gateway.auth import DeviceAuthenticator, KeyCache
 from gateway.backup_record import read_record
 from gateway.delivery.acceptance import Acceptance
@@ -111,6 +112,7 @@ class MetricsSources:
     feed: EventFeed
     event_log_quota: EventLogQuota
     uplink_quota: UplinkQuota
+    audit: AuditLog
     calls: Calls
     callers: WaitingCallers
     forecast: Forecast
@@ -385,6 +387,9 @@ class _Collector(Collector):
             CounterMetricFamily, "requests_over_share", "Requests refused, or ended, because their app, key or device"
             " had its share or all had what there is.", "limit", sources.over_share(),
         )  # fmt: skip
+        yield _counter("audit_refusals", "Requests refused for want of a key or a scope.", sources.audit.refused)
+        text = "Entries of audit logs removed because an app had too many, before their time."
+        yield _counter("audit_entries_removed", text, sources.audit.crowded_out)
         yield _gauge("uplink_bytes", "Bytes of what devices have said on `uplink`, at most.", sources.uplink_quota.size)
         yield _counter(
             "uplink_messages_removed",

@@ -79,6 +79,7 @@ GATEWAY_LAYERS = (
     ),
     (
         "age_encryption",
+        "audit_evidence",
         "backup_contents",
         "backup_record",
         "certificates",

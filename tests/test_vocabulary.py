@@ -30,6 +30,7 @@ NUMBERS_WITHOUT_UNIT = {
     "broker.sqlite_store.EXIT_UNSYNCED": "an exit code",
     "broker.sqlite_tables.SCHEMA_VERSION": "a version",
     "broker.outbound.DUP_FLAG": "a bit of the fixed header",
+    "gateway.audit_evidence.FORMAT_VERSION": "a version",
     "gateway.backup_archive.FORMAT_VERSION": "a version",
     "gateway.backup_archive.GZIP_LEVEL": "a level of compression",
     "gateway.cli.backups.LOW_PRIORITY": "a niceness",

@@ -116,7 +116,7 @@ class Admission:
         except Problem as refusal:
             peer = request.client.host if request.client is not None else "unknown"
             log.info("%s: %s", peer, refusal.detail, extra={"peer": peer})
-            if refusal.status == 401:
+            if refusal.status in (401, 403):
                 self._audit.refuse(Attempt(None, "", "request", operation_of(request), peer), refusal.code)
             raise
         # A push by itself has no route; it has an attempt if it comes from the console.

@@ -110,6 +110,7 @@ _SENT: Final = {
     "sent_at": _AT,
     "expires_at": _LATER,
     "recalled_at": None,
+    "sent_by": "k_3f9a1c77d2b0",
     "targeted": 2,
     "suppressed": 0,
     "counts": _COUNTS,
@@ -556,6 +557,7 @@ TEXTS: Final[dict[tuple[str, str, str], str]] = {
         "time_to_deliver_ms_p99,time_to_open_ms_p50,time_to_open_ms_p90,time_to_open_ms_p99\r\n"
         "offers,2,2,1,1,0,0,0,0,0.5,1.0,0.0,,0.0,412,412,412,,,\r\n"
     ),
+    **audit_examples.TEXTS,
     ("get", "/v1/attachments/{attachment_id}", "*/*"): "Today: soup",
     (
         "get",

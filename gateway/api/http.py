@@ -20,6 +20,7 @@ from gateway.api import (
     duties,
     enrolment,
     events,
+    evidence,
     health,
     heartbeats,
     invitations,
@@ -76,6 +77,9 @@ class Api(FastAPI):
         try:
             content = await pushes.accept(request, self.found)
         except Exception as error:
+            attempt: Attempt | None = scope.get(ATTEMPT)
+            if attempt is not None:
+                attempt.is_open = False
             response, expected = await problems.answer(request, error)
             if ATTEMPT in scope:
                 self._refused(scope[ATTEMPT], response.status_code)
@@ -171,6 +175,7 @@ def create_api(found: Services) -> FastAPI:
         apps,
         keys,
         audit,
+        evidence,
         session,
         health,
     ):  # routes are tried in this order: the busiest first

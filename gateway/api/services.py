@@ -20,6 +20,7 @@ from gateway.audience.segments import SegmentStore
 from gateway.audience.tags import TagStore
 from gateway.audience.topics import TopicStore
 from gateway.audit.audit_log import AuditLog
+from gateway.audit.evidence import EvidenceExports
 from gateway.auth import Principal
 from gateway.bulk_changes import BulkChanges
 from gateway.content.templates import TemplateStore
@@ -80,6 +81,7 @@ class Services:
 
     database: Database
     audit: AuditLog
+    evidence: EvidenceExports
     admission: Admission
     turns: RequestTurns
     bodies: BodyBudget

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from gateway.audit_chain import Head
 from gateway.delivery.reports import cursor_number
 from gateway.device_topics import DEFAULT_APP
 from gateway.pages import ListPage, fill_page
@@ -116,7 +117,9 @@ class AuditLog:
         def read(connection: sqlite3.Connection) -> dict[str, Any]:
             chain = stored_chain(connection, app_no)
             oldest = connection.execute("SELECT min(seq), at FROM audit_entry WHERE app_no = ?", (app_no,)).fetchone()
+            (app_id,) = connection.execute("SELECT id FROM application WHERE no = ?", (app_no,)).fetchone()
             return {
+                "app": app_id,
                 "head": {"seq": chain.head.seq, "hash": chain.head.hash.hex()},
                 "base": {"seq": chain.base.seq, "hash": chain.base.hash.hex()},
                 "oldest_at": None if oldest[0] is None else rfc3339_of_wall(oldest[1]),
@@ -142,9 +145,9 @@ class AuditLog:
         """Note that a request whose change has an entry was answered with a problem: a part may be missing."""
         self._append(attempt, FAILED, status=status)
 
-    async def note(self, app_no: int, facts: EntryFacts) -> None:
-        """Write an entry of its own, of what changes nothing in the ledger: a sign-in, for example."""
-        await self._database.write(lambda connection: self._store(connection, app_no, facts), app_no)
+    async def note(self, app_no: int, facts: EntryFacts) -> Head:
+        """Write an entry of its own, of what changes nothing in the ledger, and answer its place."""
+        return await self._database.write(lambda connection: self._store(connection, app_no, facts), app_no)
 
     async def note_attempt(self) -> None:
         """Write the entry of the request that is under way now, because what it changes is not in the ledger."""
@@ -174,11 +177,11 @@ class AuditLog:
             lambda connection: self._store(connection, attempt.app_no, facts), lambda _: None, on_error
         )
 
-    def _store(self, connection: sqlite3.Connection, app_no: int | None, facts: EntryFacts) -> None:
+    def _store(self, connection: sqlite3.Connection, app_no: int | None, facts: EntryFacts) -> Head:
         if app_no is None:
             (app_no,) = connection.execute("SELECT no FROM application WHERE id = ?", (DEFAULT_APP,)).fetchone()
         assert app_no is not None, "the app is made at the first start"
-        append(connection, app_no, facts, wall_time.of(self._clock_ms()))
+        return append(connection, app_no, facts, wall_time.of(self._clock_ms()))
 
     # -- retention -----------------------------------------------------------------------------------------------------
 

@@ -6,14 +6,18 @@ say. A head that was noted elsewhere before is what makes it a proof (`audit_cha
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from gateway.audit_chain import ChainBroken, ChainVerifier, Head
+from gateway.audit_evidence import FORMAT_VERSION, line_of
+from gateway.cli.audit_files import verify_file, write_whole
 from gateway.cli.lists import Columns, Cursor, Limit, print_list
 from gateway.cli.options import AsJson, DataDir, ServerUrl, client_of, command_group
-from gateway.cli.server_client import ServerClient
+from gateway.cli.server_client import ServerClient, segment
 from gateway.cli.terminal import Failure, json_text, note, print_json
 
 audit = command_group("Who changed what: the audit log of an app, and its verification.")
@@ -69,17 +73,63 @@ def audit_head(server: ServerUrl = None, data_dir: DataDir = None, as_json: AsJs
 
 
 @audit.command("verify")
-def audit_verify(noted: Noted = None, server: ServerUrl = None, data_dir: DataDir = None) -> None:
+def audit_verify(
+    noted: Noted = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="An exported file, instead of the server's log; it asks no server")
+    ] = None,
+    server: ServerUrl = None,
+    data_dir: DataDir = None,
+) -> None:
     """Make all hashes of the log anew, and compare them: with the entries, with the head, and with heads noted before.
     Exit code 1 if anything does not agree."""
     heads = noted_heads(noted)
-    with client_of(server, data_dir) as client:
-        verifier = verify_log(client, heads)
-    print(f"{verifier.entries} entries agree with their chain, up to {verifier.at}")
-    for head in verifier.older:
-        note(f"{head.seq}: older than the oldest entry that is kept; nothing can be compared with it any more")
+    if file is not None:
+        print("\n".join(verify_file(file, heads)))
+    else:
+        with client_of(server, data_dir) as client:
+            verifier = verify_log(client, heads)
+        print(f"{verifier.entries} entries agree with their chain, up to {verifier.at}")
+        for head in verifier.older:
+            note(f"{head.seq}: older than the oldest entry that is kept; nothing can be compared with it any more")
     if not heads:
         note("No head was given with --noted: whoever can write the ledger's file could have made the whole log anew.")
+
+
+@audit.command("export")
+def audit_export(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write, in NDJSON")],
+    device: Annotated[
+        str | None, typer.Option(help="Evidence about this device: its deliveries, its events, and their proof")
+    ] = None,
+    since: Annotated[str | None, typer.Option("--from", help="Of a device: from this time on")] = None,
+    until: Annotated[str | None, typer.Option("--to", help="Of a device: before this time")] = None,
+    server: ServerUrl = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Export the whole log, or evidence about one device, into a file that `audit verify --file` verifies alone."""
+    if device is None and (since is not None or until is not None):
+        raise Failure("--from and --to are for --device: a part of the log is no chain", 2)
+    with client_of(server, data_dir) as client:
+        if device is None:
+            write_whole(file, log_lines(client))
+        else:
+            period = {"from": since, "to": until}
+            given = {name: value for name, value in period.items() if value is not None}
+            write_whole(file, client.stream(f"/v1/devices/{segment(device)}/evidence", given, {}))
+    print("\n".join(verify_file(file, [])))
+
+
+def log_lines(client: ServerClient) -> Iterator[bytes]:
+    """Make the lines of a file of the whole log."""
+    chain = client.call("GET", "/v1/audit/chain")
+    yield line_of("log", version=FORMAT_VERSION, app=chain["app"])
+    yield line_of("base", **chain["base"])
+    for page in client.pages("/v1/audit", None, str(chain["base"]["seq"]), order="oldest"):
+        for entry in page["items"]:
+            if entry["seq"] <= chain["head"]["seq"]:
+                yield line_of("entry", entry=entry)
+    yield line_of("head", **chain["head"])
 
 
 def verify_log(client: ServerClient, noted: list[Head]) -> ChainVerifier:

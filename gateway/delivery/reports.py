@@ -47,7 +47,7 @@ _REACHED = {
 """States by the furthest that they have at least reached."""
 _PUSH = (
     "no, id, kind, priority, qos, ttl, collapse_key, channel, target, content, accepted_at, expires_at,"
-    " recalled_at, targeted, suppressed, final_counts"
+    " recalled_at, targeted, suppressed, final_counts, key_id"
 )
 _ENTRY = "p.priority, p.no, p.id, p.kind, p.collapse_key, p.accepted_at, p.expires_at"
 FIRST_IDS, MORE_IDS = 100, 1_000
@@ -376,6 +376,7 @@ def read_push(connection: sqlite3.Connection, push_no: int, sent: Sequence[int])
         "sent_at": rfc3339(row[10]),
         "expires_at": rfc3339(row[11]),
         "recalled_at": rfc3339_or_none(row[12]),
+        "sent_by": row[16],
         "targeted": row[13],
         "suppressed": row[14],
         "counts": {"targeted": row[13], **counts},

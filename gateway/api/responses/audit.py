@@ -51,6 +51,8 @@ class ChainEndResponse(Response):
 class AuditChainResponse(Response):
     """The two ends of the chain of an app's audit log."""
 
+    app: str
+    """The app's id, from which the chain begins."""
     head: ChainEndResponse
     """The last entry. Note it elsewhere: whatever is changed in the log up to there gives another hash."""
     base: ChainEndResponse

@@ -168,6 +168,9 @@ class PushResponse(Response):
     """When its time to live is over. RFC 3339, UTC, milliseconds."""
     recalled_at: str | None
     """When it was recalled. RFC 3339, UTC, milliseconds. null: it was not."""
+    sent_by: str | None
+    """The id of the key (`k_..`) or of the person that sent it. null: the server made it, of a schedule, a campaign or
+    the next step of a duty; or it is older than the audit log."""
     targeted: int
     """Deliveries of the push, fixed when it was accepted."""
     suppressed: int

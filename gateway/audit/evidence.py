@@ -1,0 +1,207 @@
+"""The export of evidence about a device: its slice of the ledger, and the proof of the audit chain, as a stream.
+
+Laws
+1. The slice is read page by page in the app's turn, and each page is sent before the next is read: memory holds one.
+   Of deliveries and of events MAX_LINES each are exported; what is older has no room, and the file says so.
+2. When the slice has been sent, an entry of the audit log is written that holds its SHA-256; then the chain is sent up
+   to that entry. Whoever reads a broken-off file sees no end (`audit_evidence`).
+3. EXPORT_JOBS of all apps run at a time, one of an app: further ones are 503 `busy`.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from gateway.audit.audit_log import AuditLog
+from gateway.audit_chain import Head, digest_of
+from gateway.audit_evidence import FORMAT_VERSION, SliceDigest, line_around, line_of
+from gateway.delivery.device_deliveries import DeviceDeliveries
+from gateway.delivery.device_timeline import DeviceTimeline
+from gateway.delivery.history_pages import HistoryPage
+from gateway.delivery.submission import AppRef
+from gateway.errors import RetryableProblem, problem
+from gateway.pages import to_json
+from gateway.store.audit_entries import COLUMNS, described, stored_chain
+from gateway.store.audited_writes import DONE, Attempt
+from gateway.store.database import Database
+from gateway.timestamps import rfc3339
+
+EXPORT_JOBS = 4
+PAGE_ITEMS = 500
+MAX_LINES = 100_000
+"""Deliveries, and events, of one export: a push a minute for two months."""
+PROOF_ROWS = 1_000
+"""Entries of the audit log that are read together: about 500 KiB, and 10 ms of a reader for their digests."""
+RETRY_SECONDS = 10
+
+
+@dataclass(slots=True, frozen=True)
+class EvidencePeriod:
+    """The time whose deliveries and events are exported; None: from the oldest, or to the newest."""
+
+    since: str | None = None
+    """RFC 3339, UTC, milliseconds, as the API answers times: so texts compare as times do."""
+    until: str | None = None
+
+
+class EvidenceExports:
+    """Makes files of evidence. Loop."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        audit: AuditLog,
+        deliveries: DeviceDeliveries,
+        timeline: DeviceTimeline,
+        clock_ms: Callable[[], int],
+    ) -> None:
+        self._database = database
+        self._audit = audit
+        self._deliveries = deliveries
+        self._timeline = timeline
+        self._clock_ms = clock_ms
+        self._running: Counter[int] = Counter()
+        """Exports that are under way, by app."""
+
+    async def find(self, app_no: int, device_id: str) -> int:
+        """Return the number of the device that has this id, or had it last. Raises Problem 404, 503 if an export of
+        the app is under way, or too many are."""
+        row = await self._database.read(
+            lambda connection: connection.execute(
+                "SELECT no FROM device WHERE app_no = ? AND id = ? ORDER BY no DESC LIMIT 1", (app_no, device_id)
+            ).fetchone(),
+            app_no,
+        )
+        if row is None:
+            raise problem("device_not_found", f"no device {device_id!r} in this app, and none that was removed of late")
+        if self._running[app_no] or self._running.total() >= EXPORT_JOBS:
+            raise RetryableProblem("busy", "another export of evidence is under way: wait for it", RETRY_SECONDS)
+        return int(row[0])
+
+    async def lines(
+        self, app: AppRef, device_no: int, device_id: str, period: EvidencePeriod, attempt: Attempt
+    ) -> AsyncIterator[bytes]:
+        """Make the lines of a file, which belongs to the request of this attempt."""
+        self._running[app.no] += 1
+        try:
+            digest = SliceDigest()
+            first = line_of(
+                "evidence",
+                version=FORMAT_VERSION,
+                app=app.id,
+                device_id=device_id,
+                made_at=rfc3339(self._clock_ms()),
+                since=period.since,
+                until=period.until,
+            )
+            digest.add(first)
+            yield first
+            complete = True
+            pages: tuple[tuple[str, str, Callable[[str | None], Awaitable[HistoryPage]]], ...] = (
+                ("delivery", "sent_at", lambda at: self._deliveries.page(app.no, device_no, PAGE_ITEMS, at)),
+                ("event", "at", partial(self._events, app.no, device_no)),
+            )
+            for kind, time, read in pages:
+                count, cursor = 0, None
+                while True:
+                    page = await read(cursor)
+                    items, is_over = _within(page.items, time, period)
+                    if kind == "delivery":
+                        items = await self._with_senders(app.no, items)
+                    for item in items:
+                        line = line_around(kind, kind, item)
+                        digest.add(line)
+                        count += 1
+                        yield line
+                    cursor = page.next_cursor
+                    if is_over or cursor is None:
+                        break
+                    if count >= MAX_LINES:
+                        complete = False
+                        break
+            yield line_of("slice", lines=digest.lines, sha256=digest.hex())
+            attempt.details.update(lines=digest.lines, sha256=digest.hex(), complete=complete)
+            head = await self._audit.note(app.no, attempt.facts(DONE))
+            async for line in self._proof(app.no, device_id, head):
+                yield line
+        finally:
+            self._running[app.no] -= 1
+
+    async def _events(self, app_no: int, device_no: int, cursor: str | None) -> HistoryPage:
+        return await self._timeline.page(app_no, device_no, PAGE_ITEMS, cursor, lambda event: True)
+
+    async def _with_senders(self, app_no: int, items: Sequence[bytes]) -> list[bytes]:
+        """Add to deliveries who sent their push."""
+        if not items:
+            return []
+
+        def read(connection: sqlite3.Connection) -> list[bytes]:
+            documents = [json.loads(item) for item in items]
+            senders = dict(
+                connection.execute(
+                    "SELECT id, key_id FROM push WHERE id IN (SELECT value FROM json_each(?))",
+                    (json.dumps([document["push_id"] for document in documents]),),
+                ).fetchall()
+            )
+            return [to_json({**document, "sent_by": senders.get(document["push_id"])}) for document in documents]
+
+        return await self._database.read(read, app_no)
+
+    async def _proof(self, app_no: int, device_id: str, head: Head) -> AsyncIterator[bytes]:
+        chain = await self._database.read(lambda connection: stored_chain(connection, app_no), app_no)
+        at = chain.base
+        yield line_of("base", seq=at.seq, hash=at.hash.hex())
+        seq = at.seq
+        while seq < head.seq:
+            read = partial(_proof_lines, app_no=app_no, device_id=device_id, after=seq, to=head.seq)
+            lines, seq = await self._database.read(read, app_no)
+            if not lines:
+                raise RuntimeError("entries of the audit log have left meanwhile")  # the file ends in the middle
+            for line in lines:
+                yield line
+        yield line_of("head", seq=head.seq, hash=head.hash.hex())
+
+
+def _within(items: Sequence[bytes], time: str, period: EvidencePeriod) -> tuple[list[bytes], bool]:
+    """Return those of a page that are of the period, and whether all further ones are older. They come newest first."""
+    if period.since is None and period.until is None:
+        return list(items), False
+    found: list[bytes] = []
+    for item in items:
+        at = json.loads(item)[time]
+        if period.since is not None and at < period.since:
+            return found, True
+        if period.until is None or at < period.until:
+            found.append(item)
+    return found, False
+
+
+def _proof_lines(
+    connection: sqlite3.Connection, app_no: int, device_id: str, after: int, to: int
+) -> tuple[list[bytes], int]:
+    """Make the lines of the entries behind one, and the number of the last. Reader thread."""
+    lines: list[bytes] = []
+    digests: list[str] = []
+    about = f"device:{device_id}"
+    rows = connection.execute(
+        f"SELECT {COLUMNS} FROM audit_entry WHERE app_no = ? AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?",
+        (app_no, after, to, PROOF_ROWS),
+    ).fetchall()
+    for row in rows:
+        entry = described(row)
+        if entry["object"] == about or entry["details"].get("device") == device_id:
+            if digests:
+                lines.append(line_of("digests", digests=digests))
+                digests = []
+            lines.append(line_of("entry", entry=entry))
+        else:
+            digests.append(digest_of(entry).hex())
+    if digests:
+        lines.append(line_of("digests", digests=digests))
+    return lines, rows[-1][0] if rows else to
