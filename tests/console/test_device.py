@@ -79,6 +79,11 @@ def test_every_state_and_reason_has_words(console: Callable[..., Desk], language
             assert key in (f"{state}_{reason}", "refused_reason_code", "sent", state) or reason.startswith("after_")
             assert key != state or reason.startswith("after_"), delivery
     assert page.evaluate("document.documentElement.lang") == language
+    short = {reason for _, reason in KNOWN_ENDS if reason != "reason_code"}
+    words = "(async () => { const { t } = await import("
+    words += "document.querySelector('script[type=module]').src.replace(/main\\.js.*/, '') + 'texts.js');"
+    words += f" return {json.dumps(sorted(short))}.filter((reason) => !t.has('reasons.' + reason)); }})()"
+    assert page.evaluate(words) == []
 
 
 def test_the_question_is_answered_within_three_clicks(console: Callable[..., Desk], api: Api) -> None:

@@ -19,7 +19,7 @@ export const MOST_ITEMS = 600;
 const SHOWN_CHARACTERS = 2000;
 /** The pause after an answer is so many times what it took: 20 consoles together may not have more than one reader. */
 const PAUSE_FACTOR = 20;
-const LEAST_PAUSE_MS = 2500;
+const LEAST_PAUSE_MS = 8000;
 const LONGEST_PAUSE_MS = 15_000;
 const BAD_ENDS = new Set(["keep_alive", "not_acknowledged", "protocol_error", "limit_exceeded", "slow_consumer", "server_busy", "internal_error"]);
 const RECEIPTS = ["delivered", "displayed", "dismissed", "opened", "acted", "ended"];

@@ -16,9 +16,10 @@ import { toast } from "../parts/toast.js";
 export const texts = ["device", "explanations"];
 export const styles = ["fleet"];
 
-const POLL_SECONDS = 3;
-/** What seldom changes is asked for every so many polls. */
-const SELDOM = 10;
+const POLL_SECONDS = 5;
+/** The mailbox, which the server reads where it writes, is asked for every so many polls; what seldom changes, too. */
+const MAILBOX_EVERY = 3;
+const SELDOM = 12;
 const SHOWN_WAITING = 20;
 const SHOWN_ANSWERS = 5;
 const SHOWN_ENDS = 3;
@@ -59,22 +60,26 @@ class DeviceScreen {
     const { api, path: { id }, query } = this.#view;
     const device = path`/v1/devices/${id}`;
     const seldom = all || this.#polls % SELDOM === 0;
+    const withMailbox = all || this.#polls % MAILBOX_EVERY === 0;
     this.#polls += 1;
     const push = query.get("push");
     const [found, link, mailbox, preferences, consents, asked] = await Promise.all([
       api.get(device),
       api.get(`${device}/connection`).catch(nothingThere),
-      api.get(`${device}/mailbox`, { limit: SHOWN_WAITING }),
+      withMailbox ? api.get(`${device}/mailbox`, { limit: SHOWN_WAITING }) : this.#mailbox,
       seldom ? api.get(`${device}/preferences`) : this.#preferences,
       seldom ? api.get(`${device}/consent`).then(({ items }) => items) : this.#consents,
       push ? this.#ask(push) : null,
       this.#timeline.refresh(),
     ]);
-    const changed = this.#device !== null && (found.online !== this.#device.online || asked?.delivery?.state !== this.#asked?.delivery?.state);
+    const changed =
+      this.#device !== null &&
+      (found.online !== this.#device.online || found.last_error_at !== this.#device.last_error_at || asked?.delivery?.state !== this.#asked?.delivery?.state);
     if (all || changed) await this.#timeline.refresh({ now: true });
+    const current = changed && !withMailbox ? await api.get(`${device}/mailbox`, { limit: SHOWN_WAITING }) : mailbox;
     this.#device = found;
     this.#link = link;
-    this.#mailbox = mailbox;
+    this.#mailbox = current;
     this.#preferences = preferences;
     this.#consents = consents;
     this.#asked = asked;
@@ -178,7 +183,7 @@ class DeviceScreen {
       link !== null && link.in_flight > 0 && [t("device.in_flight"), link.in_flight],
       link !== null && link.disconnects.length > 0 && [t("device.ended"), html`<ul class="answers">${link.disconnects.slice(0, SHOWN_ENDS).map((end) => html`
         <li>${endOf(t, end.reason)} ${time(end.at, { zone })}${end.detail && html` <span class="quiet">${end.detail}</span>`}</li>`)}</ul>`],
-      [t("device.last_error"), device.last_error === null ? "–" : html`<span class="last-error">${device.last_error}</span> ${time(device.last_error_at, { zone })}`],
+      [t("device.last_error"), device.last_error === null ? "–" : html`<span class="last-error">${device.last_error}</span> · ${time(device.last_error_at, { zone })}`],
       [t("device.token_ends"), device.token_expires_at === null ? t("device.never_ends") : time(device.token_expires_at, { zone, exact: true })],
     ]);
   }

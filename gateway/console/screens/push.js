@@ -163,7 +163,7 @@ function groupsOf(view, { push, groups, devices, problem: refusal }, choose) {
 function deviceTable(view, group, { items, next_cursor: next }, choose) {
   const { t } = view;
   const columns = [
-    { label: t("push.device"), cell: (row) => row.device_id === null ? t("push.removed_device") : html`<a href=${view.href(`devices/${row.device_id}`)}>${row.device_id}</a>` },
+    { label: t("push.device"), cell: (row) => row.device_id === null ? t("push.removed_device") : html`<a href=${view.href(`devices/${row.device_id}`, { push: view.path.id })}>${row.device_id}</a>` },
     { label: t("push.when"), cell: (row) => time(latest(row)) },
   ];
   if (items.some((row) => row.attempts > 0)) columns.push({ label: t("push.attempts"), numeric: true, cell: (row) => formatted(row.attempts) });

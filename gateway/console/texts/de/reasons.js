@@ -5,6 +5,7 @@ export default {
   digested: "Teil einer Zusammenfassung",
   recalled: "zurückgerufen",
   mailbox_emptied: "das Postfach wurde geleert",
+  removed_from_mailbox: "aus diesem Postfach genommen",
   mailbox_limit: "das Postfach war voll: zu viele warteten",
   mailbox_bytes: "das Postfach war voll: zu viele Bytes warteten",
   no_consent: "die Person hat nicht zugestimmt",

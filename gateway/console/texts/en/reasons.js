@@ -5,6 +5,7 @@ export default {
   digested: "it is part of a digest",
   recalled: "it was recalled",
   mailbox_emptied: "the mailbox was emptied",
+  removed_from_mailbox: "taken out of this mailbox",
   mailbox_limit: "the mailbox was full: too many waited",
   mailbox_bytes: "the mailbox was full: too many bytes waited",
   no_consent: "the person has not consented",
