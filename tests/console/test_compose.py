@@ -203,6 +203,22 @@ def test_a_reload_in_the_middle_finds_out_what_became_of_it(console: Callable[..
 
 
 @pytest.mark.full_only
+def test_a_screen_that_is_left_while_it_sends_is_told_all_the_same(console: Callable[..., Desk], api: Api) -> None:
+    api.enrol("left-1")
+    desk = console("sender")
+    page = write(desk, "left-1", "Once, left")
+    lose_answers(page, 2)
+    page.click(SEND)
+    desk.click_text("Send", "dialog")
+    desk.shows("No answer yet")
+    desk.click_text("Fleet", "#nav")
+    desk.shows("Accepted for 1 device.", "#toasts")
+    desk.click_text("Compose", "#nav")
+    page.wait_for("document.querySelector('[name=title]')?.value === ''")
+    assert len(sent(api, "Once, left")) == 1
+
+
+@pytest.mark.full_only
 def test_two_tabs_with_one_draft_send_once_or_say_so(console: Callable[..., Desk], api: Api) -> None:
     api.enrol("tabs-1")
     desk = console("sender")
