@@ -31,7 +31,7 @@ class RecentDisconnects:
 
     def __init__(self, now_ms: int) -> None:
         self.since = now_ms
-        """Time before which nothing is known of devices that are not here."""
+        """Time up to which ends may be missing."""
         self._of: dict[int, tuple[Disconnect, ...]] = {}
         """By number of the device, the one that was disconnected last at the end."""
         self._count = 0
