@@ -44,6 +44,7 @@ from gateway.devices import MqttAddress
 from gateway.hangup import Hangups
 from gateway.host_names import bracketed, reachable
 from gateway.metrics_key import BadMetricsKey
+from gateway.people.components import BadClientSecret
 from gateway.service_manager import ServiceManager
 from gateway.settings import Settings
 from gateway.socket_activation import BadPassedSocket, PassedSockets
@@ -78,7 +79,7 @@ def run(settings: Settings) -> int:
                 disk_space.release_for_start(data_dir)
                 startup.finish_restore(data_dir)
                 lost = runner.run(_serve(settings, log_writer))
-            except (CannotStart, BadPassedSocket, listener_config.BadListenerConfig, BadMetricsKey):
+            except (CannotStart, BadPassedSocket, listener_config.BadListenerConfig, BadMetricsKey, BadClientSecret):
                 raise
             except StorageError as error:
                 return refuse(str(startup.refusal(data_dir / data_directory.LEDGER, error)))
@@ -99,7 +100,7 @@ def run(settings: Settings) -> int:
                 os._exit(EXIT_UNSYNCED)
     except data_directory.DirectoryInUse as holder:
         return refuse(f"{data_dir} is in use by {holder}: stop that server, or choose another --data-dir")
-    except (CannotStart, BadPassedSocket, listener_config.BadListenerConfig, BadMetricsKey) as refusal:
+    except (CannotStart, BadPassedSocket, listener_config.BadListenerConfig, BadMetricsKey, BadClientSecret) as refusal:
         return refuse(str(refusal))
     except OSError as error:
         if error.filename is None or not str(error.filename).startswith(str(data_dir)):
@@ -188,6 +189,7 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
         ending.callback(components.feed.end)  # before that: a stream would keep it waiting
         components.webhook_sender.start()
         ending.push_async_callback(components.webhook_sender.end)
+        ending.push_async_callback(components.people.end)
         if tls is not None:
             ending.callback(entrance.close)
         watchdog = Watchdog(components.writer_probes(), loop.time, manager.watchdog_seconds or STALL_SECONDS)

@@ -84,7 +84,6 @@ PRESENCE_SECONDS = 10.0
 """Time by which an hour of presence may begin late: short beside an hour, and seldom beside what else is looked at."""
 DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
-MINUTE_MS = 60_000
 SIDE_CONNECTIONS = 8
 """Connections of one device besides its own: a helper or two, and what the network has not yet told us is gone."""
 MAX_UNSTORED_BYTES = 512 * 1024
@@ -95,7 +94,8 @@ class Components:
     """Every component of the gateway, wired."""
 
     def __init__(self, settings: Settings, stored: OpenStores, log_writer: LogWriter) -> None:
-        """Make and wire them on the *loop*; `recover` comes next, before the first connection. Raises BadMetricsKey."""
+        """Make and wire them on the *loop*; `recover` comes next, before the first connection. Raises BadMetricsKey,
+        BadClientSecret."""
         database, clock_ms = stored.database, stored.clock_ms
         loop = asyncio.get_running_loop()
         self.mqtt_address: MqttAddress
@@ -215,9 +215,8 @@ class Components:
         loop = asyncio.get_running_loop()
         self._key_cache = KeyCache(self._database, self._clock_ms)
         self.people = PeopleComponents(
-            database=self._database, keys=self._key_cache, clock_ms=self._clock_ms, clock=loop.time,
-            share_of=share_of, idle_ms=int(self._settings.session_idle_minutes * MINUTE_MS),
-            lifetime_ms=int(self._settings.session_hours * HOUR_MS),
+            settings=self._settings, database=self._database, keys=self._key_cache, clock_ms=self._clock_ms,
+            clock=loop.time, share_of=share_of,
         )  # fmt: skip
         self.turns = RequestTurns(loop)
         self._bodies = BodyBudget(loop.time)

@@ -30,6 +30,7 @@ from pydantic_settings import (
 
 from gateway.described_model import attribute_docstrings
 from gateway.misspelling import nearest
+from gateway.roles import RoleClaim
 
 CONFIG_FILE = Path("fleetpush.toml")
 """Looked for in the working directory, and then in the environment that is installed (`sys.prefix`), where a package
@@ -142,6 +143,26 @@ class Settings(BaseSettings):
     """Minutes after its last request that a session of the console ends."""
     session_hours: Annotated[float, Field(gt=0, le=168)] = 12.0
     """Hours after which a session of the console ends however much it is used: a working day."""
+    oidc_issuer: str | None = None
+    """Identity provider (OpenID Connect) that people can sign in with at the console: its issuer, as
+    `https://id.example/realms/shops`. Unset: people sign in with keys."""
+    oidc_client_id: str | None = None
+    """Identifier of this server at the provider."""
+    oidc_client_secret: Path | None = None
+    """File with the secret that the provider gave the server. Unset: there is none (a public client), and PKCE is what
+    protects a sign-in."""
+    oidc_name: str | None = None
+    """Name of the provider, as the button at the sign-in shows it. Unset: the issuer's host."""
+    oidc_scopes: Listed = ()
+    """Scopes to ask the provider for besides `openid` and `profile`: `groups` for example, if that is what puts the
+    claim into the ID token."""
+    oidc_claim: str = "groups"
+    """Claim of the ID token that roles are made from, a text or a list; `realm_access.roles` is one inside another."""
+    oidc_roles: Listed = ()
+    """Roles that values of the claim give: `VALUE=ROLE@APP`. The role is `viewer`, `sender`, `operator` or `admin`;
+    without `@APP` the app is `default`."""
+    oidc_networks: Listed = ()
+    """Private or loopback addresses and networks that the provider may be at: `10.1.0.0/16`. Public ones always may."""
     disk_reserve: Annotated[Bytes, Field(ge=0)] = 32 * 1024 * 1024
     """Bytes that stay free on the disk (at most an eighth of it), beside what the logs may still take, so that what was
     accepted can be recorded; pages that are free inside the ledger count. Below it new pushes get 507."""
@@ -197,7 +218,30 @@ class Settings(BaseSettings):
             raise ValueError("no origin: as https://push.example or http://10.0.0.5:8080, without user, path and query")
         return value.lower()
 
-    @field_validator("webhook_networks")
+    @field_validator("oidc_issuer")
+    @classmethod
+    def _issuer(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            url = urlsplit(value)
+            is_one = url.scheme in ("https", "http") and bool(url.hostname) and url.port != 0
+        except ValueError:
+            is_one = False
+        if not is_one or "@" in url.netloc or url.query or url.fragment or not value.isascii():
+            raise ValueError("no issuer: as https://id.example/realms/shops, without user, query and fragment")
+        if url.scheme == "http" and url.hostname not in ("127.0.0.1", "::1", "localhost"):
+            raise ValueError("an issuer without TLS is believed on this machine alone: it needs https")
+        return value
+
+    @field_validator("oidc_roles")
+    @classmethod
+    def _role_claims(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            RoleClaim.parse(text)
+        return value
+
+    @field_validator("webhook_networks", "oidc_networks")
     @classmethod
     def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for network in value:
@@ -208,6 +252,8 @@ class Settings(BaseSettings):
     def _safe(self) -> Self:
         if self.clock_speed != 1 and not self.loopback:
             raise ValueError("clock_speed: a faster clock is for simulations, on loopback only")
+        if self.oidc_issuer is not None and (self.oidc_client_id is None or not self.oidc_roles):
+            raise ValueError("oidc_issuer: it needs oidc_client_id, and oidc_roles that say who may do what")
         if self.mqtt_port == self.http_port != 0:
             raise ValueError(f"mqtt_port and http_port are both {self.mqtt_port}: each needs a port of its own")
         return self

@@ -72,11 +72,11 @@ GATEWAY_LAYERS = (
         "periodic",
         "printable",
         "program",
-        "roles",
         "service_manager",
         "timestamps",
         "watchdog",
     ),
+    ("roles",),
     (
         "age_encryption",
         "audit_evidence",

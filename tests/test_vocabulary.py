@@ -73,6 +73,8 @@ TIMES_OF_ANOTHER_UNIT: dict[str, str] = {
     "gateway.enrolment.components": "seconds of the loop",
     "gateway.enrolment.guesses": "seconds of the loop",
     "gateway.people.components": "seconds of the loop",
+    "gateway.people.identity_provider": "seconds of the loop",
+    "gateway.people.oidc_sign_in": "seconds of the wall clock, as ID tokens have them",
     "gateway.metrics": "seconds, as Prometheus has them",
     "gateway.replacement": "a text, in a file's name",
     "gateway.store.read_queue": "seconds of a monotonic clock",

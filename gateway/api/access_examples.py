@@ -29,5 +29,6 @@ ANSWERS: Final[dict[str, Any]] = {
         "expires_at": "2026-12-01T11:15:00.000Z",
         "ends_at": "2026-12-01T23:00:00.000Z",
     },
+    "SignedOut": {"provider_sign_out": "https://id.example/logout?client_id=fleetpush"},
     "SignInOptions": {"oidc": {"name": "Example Ltd"}},
 }

@@ -25,6 +25,7 @@ from gateway.api import (
     heartbeats,
     invitations,
     keys,
+    oidc,
     problems,
     pushes,
     schedules,
@@ -180,6 +181,7 @@ def create_api(found: Services) -> FastAPI:
         health,
     ):  # routes are tried in this order: the busiest first
         api.include_router(module.router, dependencies=[Depends(known_parameters)])
+    api.include_router(oidc.router)  # a provider adds parameters of its own
     docs.install(api)
     console.install(api)
     return api

@@ -16,7 +16,7 @@ from gateway.api.admission import address_of, begin_attempt
 from gateway.api.bodies import UNCOUNTED_BYTES, json_response, read_model
 from gateway.api.openapi import request_body
 from gateway.api.services import services
-from gateway.api.session_cookies import give_cookie, remove_cookie, require_same_origin, session_token
+from gateway.api.session_cookies import give_cookie, own_origin, remove_cookie, require_same_origin, session_token
 from gateway.described_model import DescribedModel
 from gateway.errors import Problem, problem
 from gateway.people.sessions import ConsoleSession
@@ -67,13 +67,26 @@ async def show_session(request: Request) -> Response:
     return json_response(_document(request, _session(request)))
 
 
-@router.delete("", status_code=204)
+@router.delete(
+    "",
+    status_code=204,
+    responses={
+        200: {
+            "model": responses.SignedOutResponse,
+            "description": "An identity provider had signed the person in, where they still are.",
+        }
+    },
+)
 async def sign_out(request: Request) -> Response:
     """End the session of the request's cookie. Without one: 401 `unauthorized`. Needs no key."""
     session = _session(request)
     begin_attempt(request, session.principal)
     await services(request).people.sessions.end(session)
-    response = Response(status_code=204)
+    people = services(request).people
+    address = None
+    if session.sign_in == "oidc" and people.oidc is not None:
+        address = people.oidc.sign_out_address(f"{own_origin(request, people.public_url)}/console/sign-in")
+    response = Response(status_code=204) if address is None else json_response({"provider_sign_out": address})
     remove_cookie(response, request)
     return response
 
@@ -81,7 +94,8 @@ async def sign_out(request: Request) -> Response:
 @router.get("/options", response_model=responses.SignInOptionsResponse)
 async def show_options(request: Request) -> Response:
     """List the ways to sign in besides a key. Needs no key."""
-    return json_response({"oidc": None})
+    oidc = services(request).people.oidc
+    return json_response({"oidc": None if oidc is None else {"name": oidc.name}})
 
 
 def _shown_token(request: Request) -> str | None:

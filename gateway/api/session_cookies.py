@@ -19,9 +19,9 @@ from fastapi import Request, Response
 
 from gateway.api.request_headers import header_of
 from gateway.errors import problem
+from gateway.settings import ORIGIN
 
 COOKIE: Final = "fleetpush_session"
-TLS_COOKIE: Final = f"__Host-{COOKIE}"
 CONSOLE_HEADER: Final = "Fleetpush-Console"
 SAFE_METHODS: Final = ("GET", "HEAD", "OPTIONS")
 """Methods that change nothing (RFC 9110, 9.2.1)."""
@@ -30,7 +30,11 @@ _CONSOLE_HEADER: Final = CONSOLE_HEADER.lower().encode()
 
 def session_token(headers: Sequence[tuple[bytes, bytes]], scheme: str) -> str | None:
     """Return the value of the session's cookie, if there is one and not two. `scheme` is that of the request."""
-    wanted = _name_over(scheme)
+    return cookie_value(headers, name_over(scheme))
+
+
+def cookie_value(headers: Sequence[tuple[bytes, bytes]], wanted: str) -> str | None:
+    """Return the value of a cookie, if there is one and not two."""
     found: list[str] = []
     for name, value in headers:
         if name == b"cookie":
@@ -62,16 +66,27 @@ def _is_own_origin(request: Request) -> bool:
     return is_scheme and host.lower() == (header_of(request, b"host") or "").lower() != ""
 
 
+def own_origin(request: Request, public_url: str | None) -> str:
+    """Return the origin that browsers reach this server at. Raises Problem 400 for a header `Host` that is none."""
+    if public_url is not None:
+        return public_url
+    origin = f"{request.scope['scheme']}://{header_of(request, b'host') or ''}"
+    if ORIGIN.fullmatch(origin) is None:
+        raise problem("malformed_request", "the header Host names no host")
+    return origin
+
+
 def give_cookie(response: Response, request: Request, token: str) -> None:
     """Have the browser keep a session's cookie until it is closed; the server ends the session earlier."""
     scheme = request.scope["scheme"]
-    response.set_cookie(_name_over(scheme), token, path="/", secure=scheme == "https", httponly=True, samesite="strict")
+    response.set_cookie(name_over(scheme), token, path="/", secure=scheme == "https", httponly=True, samesite="strict")
 
 
 def remove_cookie(response: Response, request: Request) -> None:
     scheme = request.scope["scheme"]
-    response.delete_cookie(_name_over(scheme), path="/", secure=scheme == "https", httponly=True, samesite="strict")
+    response.delete_cookie(name_over(scheme), path="/", secure=scheme == "https", httponly=True, samesite="strict")
 
 
-def _name_over(scheme: str) -> str:
-    return TLS_COOKIE if scheme == "https" else COOKIE
+def name_over(scheme: str, cookie: str = COOKIE) -> str:
+    """Return the name of a cookie over this scheme."""
+    return f"__Host-{cookie}" if scheme == "https" else cookie

@@ -15,7 +15,7 @@ from typing import Any
 import httpcore2
 
 ANSWER_BYTES = 16_384
-"""Bytes of everything that a receiver sends in answer to one request."""
+"""Bytes of everything that a receiver sends in answer to one request, unless its client says otherwise."""
 READ_BYTES = 1_024
 """Given to the parser at a time: 170 chunks of one byte, which cost it 4 ms. A common answer has a fifth of it."""
 LEAST_COUNTED_BYTES = 64
@@ -25,7 +25,7 @@ EXTRA_READ_SECONDS = 0.01
 
 
 class AnswerTooLong(Exception):
-    """A receiver has sent more than ANSWER_BYTES."""
+    """A receiver has sent more bytes than an answer may have."""
 
 
 class ExtraReads:
@@ -42,14 +42,15 @@ class ExtraReads:
 class BoundedStream(httpcore2.AsyncNetworkStream):
     """Counts from the last write on: each request has its answer."""
 
-    def __init__(self, stream: httpcore2.AsyncNetworkStream, extra: ExtraReads) -> None:
+    def __init__(self, stream: httpcore2.AsyncNetworkStream, extra: ExtraReads, answer_bytes: int) -> None:
         self._stream = stream
         self._extra = extra
+        self._answer_bytes = answer_bytes
         self._counted = 0
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        if self._counted >= ANSWER_BYTES:
-            raise AnswerTooLong(f"its answer has more than {ANSWER_BYTES} bytes, headers included")
+        if self._counted >= self._answer_bytes:
+            raise AnswerTooLong(f"its answer has more than {self._answer_bytes} bytes, headers included")
         if self._counted >= READ_BYTES:
             await self._extra.turn()
         data = await self._stream.read(min(max_bytes, READ_BYTES), timeout)
@@ -66,7 +67,8 @@ class BoundedStream(httpcore2.AsyncNetworkStream):
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore2.AsyncNetworkStream:
-        return BoundedStream(await self._stream.start_tls(ssl_context, server_hostname, timeout), self._extra)
+        stream = await self._stream.start_tls(ssl_context, server_hostname, timeout)
+        return BoundedStream(stream, self._extra, self._answer_bytes)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
@@ -75,9 +77,10 @@ class BoundedStream(httpcore2.AsyncNetworkStream):
 class BoundedNetwork(httpcore2.AsyncNetworkBackend):
     """Makes such streams for a pool of connections."""
 
-    def __init__(self, extra: ExtraReads) -> None:
+    def __init__(self, extra: ExtraReads, answer_bytes: int = ANSWER_BYTES) -> None:
         self._backend = httpcore2.AnyIOBackend()
         self._extra = extra
+        self._answer_bytes = answer_bytes
 
     async def connect_tcp(
         self,
@@ -88,7 +91,7 @@ class BoundedNetwork(httpcore2.AsyncNetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
         stream = await self._backend.connect_tcp(host, port, timeout, local_address, socket_options)
-        return BoundedStream(stream, self._extra)
+        return BoundedStream(stream, self._extra, self._answer_bytes)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -1,10 +1,10 @@
 """An HTTP client that goes only where it may: not into the server's own network, whatever a name resolves to.
 
-Who may set a webhook could otherwise have the server ask its neighbours (SSRF). So a name is resolved once, here, what
-it resolves to is checked, and the connection goes to that very address: a name that resolves to something else a moment
-later (DNS rebinding) changes nothing. The name is still what the certificate is checked against, and the Host header.
-Redirects are not followed, proxies of the environment are not used, and little is read of an answer
-(`bounded_streams`).
+Who may set a webhook, or runs an identity provider, could otherwise have the server ask its neighbours (SSRF). So a
+name is resolved once, here, what it resolves to is checked, and the connection goes to that very address: a name that
+resolves to something else a moment later (DNS rebinding) changes nothing. The name is still what the certificate is
+checked against, and the Host header. Redirects are not followed, proxies of the environment are not used, and little is
+read of an answer (`bounded_streams`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import httpcore2
 import httpx2
 
-from gateway.events.bounded_streams import AnswerTooLong, BoundedNetwork, ExtraReads
+from gateway.events.bounded_streams import ANSWER_BYTES, AnswerTooLong, BoundedNetwork, ExtraReads
 from gateway.events.dns import RequestFailed, Resolve
 
 ATTEMPT_SECONDS = 15.0
@@ -57,20 +57,35 @@ class GuardedClient:
         resolve: Resolve,
         trust: ssl.SSLContext | None = None,
         extra: ExtraReads | None = None,
+        *,
+        answer_bytes: int = ANSWER_BYTES,
+        text_bytes: int = TEXT_BYTES,
+        setting: str = "webhook_networks",
     ) -> None:
-        """`allowed` are networks that may be asked although they are private. Without `trust` whoever the system
-        trusts vouches for receivers (or `SSL_CERT_FILE`, as everywhere). `extra` is shared with other clients."""
+        """`allowed` are networks that may be asked although they are private, those of the `setting`. Without `trust`
+        whoever the system trusts vouches for receivers (or `SSL_CERT_FILE`, as everywhere). `extra` is shared with
+        other clients. An answer may have `answer_bytes`, of whose body `text_bytes` are kept."""
         self._allowed = allowed
         self._resolve = resolve
         self._trust = trust
         self._extra = extra if extra is not None else ExtraReads()
+        self._answer_bytes = answer_bytes
+        self._text_bytes = text_bytes
+        self._setting = setting
         self._pool: httpcore2.AsyncConnectionPool | None = None
 
     async def post(self, url: str, body: bytes, headers: dict[str, str]) -> ReceiverResponse:
         """Send a request, and wait for its answer at most ATTEMPT_SECONDS. Raises RequestFailed."""
+        return await self._request("POST", url, body, headers)
+
+    async def get(self, url: str, headers: dict[str, str]) -> ReceiverResponse:
+        """Ask for a document, and wait for it at most ATTEMPT_SECONDS. Raises RequestFailed."""
+        return await self._request("GET", url, b"", headers)
+
+    async def _request(self, method: str, url: str, body: bytes, headers: dict[str, str]) -> ReceiverResponse:
         try:
             async with asyncio.timeout(ATTEMPT_SECONDS):
-                return await self._post(httpx2.URL(url), body, headers)
+                return await self._send(method, httpx2.URL(url), body, headers)
         except TimeoutError:
             raise RequestFailed(f"no answer within {ATTEMPT_SECONDS:.0f} seconds") from None
         except RequestFailed:
@@ -80,25 +95,20 @@ class GuardedClient:
         except Exception as error:  # whatever it is, this was an attempt, and the next one may go better
             raise RequestFailed(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from None
 
-    async def _post(self, url: httpx2.URL, body: bytes, headers: dict[str, str]) -> ReceiverResponse:
+    async def _send(self, method: str, url: httpx2.URL, body: bytes, headers: dict[str, str]) -> ReceiverResponse:
         if self._pool is None:
             self._pool = httpcore2.AsyncConnectionPool(
                 self._trust or _system_trust(),
                 max_connections=MAX_CONNECTIONS,
                 max_keepalive_connections=MAX_CONNECTIONS,
                 keepalive_expiry=KEEP_ALIVE_SECONDS,
-                network_backend=BoundedNetwork(self._extra),
+                network_backend=BoundedNetwork(self._extra, self._answer_bytes),
             )
         addresses = await self._addresses(url)
-        fields = {
-            **headers,
-            "Host": url.netloc.decode("ascii"),
-            "Accept": "*/*",
-            "Content-Length": str(len(body)),
-        }
+        fields = {"Accept": "*/*", **headers, "Host": url.netloc.decode("ascii"), "Content-Length": str(len(body))}
         for address in addresses:
             request = httpcore2.Request(
-                "POST",
+                method,
                 httpcore2.URL(scheme=url.raw_scheme, host=address, port=url.port, target=url.raw_path),
                 headers=list(fields.items()),
                 content=body,
@@ -121,7 +131,7 @@ class GuardedClient:
         text = b""
         try:
             async for chunk in response.aiter_stream():
-                text = (text + chunk)[:TEXT_BYTES]
+                text = (text + chunk)[: self._text_bytes]
         except AnswerTooLong:
             pass  # what it answered is known
         finally:
@@ -141,7 +151,7 @@ class GuardedClient:
         if permitted:
             return permitted
         raise RequestFailed(
-            f"{url.host} is {', '.join(found)}, which is private: the setting webhook_networks can allow it"
+            f"{url.host} is {', '.join(found)}, which is private: the setting {self._setting} can allow it"
             if found
             else f"{url.host} has no address"
         )

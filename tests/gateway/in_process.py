@@ -113,6 +113,7 @@ class InProcessGateway:
     async def close(self) -> None:
         self.components.feed.end()
         await self.components.webhook_sender.end()
+        await self.components.people.end()
         await self.components.flush()
         await self._ending.aclose()
 

@@ -152,3 +152,37 @@ def test_a_faster_clock_is_for_loopback() -> None:
     assert Settings.load(clock_speed=10).clock_speed == 10
     with pytest.raises(BadSettings, match="loopback"):
         Settings.load(clock_speed=10, bind="0.0.0.0", insecure=True)
+
+
+def test_an_identity_provider_needs_to_know_who_asks_and_who_may_what(nowhere: Path) -> None:
+    issuer = "https://id.example/realms/shops"
+    settings = Settings.load(oidc_issuer=issuer, oidc_client_id="x", oidc_roles=("CN=Shops,OU=Groups=viewer@hotel",))
+    assert settings.oidc_issuer == issuer
+    for missing in ({"oidc_client_id": "x"}, {"oidc_roles": ("a=admin",)}):
+        with pytest.raises(BadSettings, match="oidc_client_id, and oidc_roles"):
+            Settings.load(oidc_issuer=issuer, **missing)
+
+
+@pytest.mark.parametrize(
+    "issuer",
+    [
+        "id.example",
+        "http://id.example",
+        "https://u@id.example",
+        "https://id.example/?x=1",
+        "https://[id",
+        "ftp://x",
+        "",
+    ],
+)
+def test_an_issuer_is_an_address_with_tls(nowhere: Path, issuer: str) -> None:
+    with pytest.raises(BadSettings, match="--oidc-issuer"):
+        Settings.load(oidc_issuer=issuer, oidc_client_id="x", oidc_roles=("a=admin",))
+
+
+@pytest.mark.parametrize(
+    "role", ["admins", "admins=root", "=admin", "admins=admin@", "admins=admin@No App", "a=admin@b@c"]
+)
+def test_a_role_is_written_as_value_role_and_app(nowhere: Path, role: str) -> None:
+    with pytest.raises(BadSettings, match="VALUE=ROLE@APP"):
+        Settings.load(oidc_roles=(role,))

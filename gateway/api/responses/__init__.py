@@ -17,6 +17,7 @@ from gateway.api.responses.access import (
     NewKeyResponse,
     RefusedDeviceResponse,
     SessionResponse,
+    SignedOutResponse,
     SignInOptionsResponse,
 )
 from gateway.api.responses.analytics import (
@@ -306,6 +307,7 @@ __all__ = [
     "ServerStatsResponse",
     "SessionResponse",
     "SignInOptionsResponse",
+    "SignedOutResponse",
     "StagesResponse",
     "StatsResponse",
     "TagResponse",

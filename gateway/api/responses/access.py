@@ -143,6 +143,13 @@ class SessionResponse(Response):
     """When it ends however much it is used: the setting `session_hours` after it began. RFC 3339, UTC, milliseconds."""
 
 
+class SignedOutResponse(Response):
+    """The session has ended; the person is still signed in at the identity provider."""
+
+    provider_sign_out: str
+    """Where the person can sign out there as well, to come back to the console's sign-in."""
+
+
 class IdentityProviderResponse(Response):
     """The identity provider that people can sign in with."""
 

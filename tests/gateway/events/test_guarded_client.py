@@ -359,3 +359,24 @@ async def test_what_is_not_http_is_a_failure() -> None:
 
 def url_of(server: asyncio.Server) -> str:
     return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+
+
+async def test_a_document_may_be_as_long_as_its_client_says_and_no_longer() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"GET /document HTTP/1.1\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 30000\r\n\r\n" + b"x" * 30_000)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1") as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/document"
+        resolve = DnsResolver().of_app(1)
+        long = GuardedClient(THIS_WEBHOOK, resolve, answer_bytes=65_536, text_bytes=65_536)
+        assert len((await long.get(url, {})).text) == 30_000
+        short = GuardedClient(THIS_WEBHOOK, resolve, answer_bytes=8_192, text_bytes=65_536)
+        assert len((await short.get(url, {})).text) < 8_192
+        away = GuardedClient([], resolve, setting="oidc_networks")
+        with pytest.raises(RequestFailed, match="oidc_networks"):
+            await away.get(url, {})
+        await long.close()
+        await short.close()
