@@ -17,6 +17,8 @@ export const texts = ["device", "explanations"];
 export const styles = ["fleet"];
 
 const POLL_SECONDS = 5;
+const FOLLOW_SECONDS = 1.5;
+const FOLLOWED_MS = 60_000;
 /** The mailbox, which the server reads where it writes, is asked for every so many polls; what seldom changes, too. */
 const MAILBOX_EVERY = 3;
 const SELDOM = 12;
@@ -34,6 +36,7 @@ export async function open(view) {
 class DeviceScreen {
   #view;
   #polls = 0;
+  #opened = performance.now();
   #device = null;
   /** Facts of its connection. */
   #link = null;
@@ -54,6 +57,15 @@ class DeviceScreen {
 
   async open() {
     await this.#view.every(POLL_SECONDS, () => this.#load());
+    if (this.#view.query.get("push")) await this.#view.every(FOLLOW_SECONDS, () => this.#follow());
+  }
+
+  /** A push that was just sent is watched closely for a while. */
+  async #follow() {
+    const state = this.#asked?.delivery?.state;
+    if ((state !== "waiting" && state !== "sent") || performance.now() - this.#opened > FOLLOWED_MS) return;
+    const asked = await this.#ask(this.#view.query.get("push"));
+    if (asked.delivery?.state !== state) await this.#load();
   }
 
   async #load({ all = false } = {}) {
@@ -154,7 +166,7 @@ class DeviceScreen {
       const text = problem.status === 410 ? t("device.push_gone") : t("device.push_unknown");
       return html`<section class="card asked"><div class="row spread"><h2>${t("device.question", { title: pushId })}</h2>${away}</div><p>${text}</p></section>`;
     }
-    const title = push.notification?.title ?? t(`device.kind_${push.kind}`);
+    const title = push.notification?.title ?? push.notification?.body ?? t(`device.kind_${push.kind}`);
     const question = t(delivery !== null && SEEN.has(delivery.state) ? "device.became" : "device.question", { title });
     return html`
       <section class="card asked" aria-label=${question}>
@@ -219,7 +231,7 @@ class DeviceScreen {
     const { t, session, href, path: { id } } = this.#view;
     const { items, next_cursor: more } = this.#mailbox;
     const may = session.may("devices");
-    const titles = new Map(this.#timeline.items().map(({ delivery }) => [delivery?.push_id, delivery?.title]));
+    const titles = new Map(this.#timeline.items().map(({ delivery }) => [delivery?.push_id, delivery?.title ?? delivery?.body]));
     return html`
       <section class="card" id="mailbox">
         <div class="row spread">
