@@ -20,6 +20,8 @@
 
 const VOID = new Set(["area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "track", "wbr"]);
 const SVG = "http://www.w3.org/2000/svg";
+/** Elements that are of a picture wherever a template begins with them. */
+const OF_SVG = new Set(["svg", "g", "path", "rect", "circle", "ellipse", "line", "polyline", "polygon", "text", "tspan"]);
 /** Attributes that would be run, or styled against the policy. Styles of one element: `element.style.setProperty`. */
 const REFUSED = new Set(["style", "srcdoc"]);
 const ADDRESSES = new Set(["href", "src", "action", "formaction", "poster", "data", "xlink:href"]);
@@ -69,7 +71,7 @@ function nodesOf(value) {
 function build(part, values, inSvg) {
   if (typeof part === "string") return [document.createTextNode(part)];
   if (typeof part === "number") return nodesOf(values[part]);
-  const svg = inSvg || part.name === "svg";
+  const svg = inSvg || OF_SVG.has(part.name);
   const element = svg ? document.createElementNS(SVG, part.name) : document.createElement(part.name);
   for (const [name, pieces] of part.attributes) setAttribute(element, name, valueOf(pieces, values));
   for (const child of part.children) element.append(...build(child, values, svg && part.name !== "foreignObject"));

@@ -94,7 +94,7 @@ class Desk:
         return self.page
 
     def ready(self, page: Page, path: str | None = None) -> None:
-        at = "true" if path is None else f"location.href === {json.dumps(f'{self.origin}/console/{path}')}"
+        at = "true" if path is None else f"location.href.startsWith({json.dumps(f'{self.origin}/console/{path}')})"
         page.wait_for(f"{at} && !!document.querySelector('.screen:not([aria-busy]) h1')")
 
     def fill(self, selector: str, text: str, page: Page | None = None) -> None:

@@ -23,6 +23,8 @@ def test_a_push_and_its_delivery_are_seen_without_a_click(
     desk.shows("Seen at the overview", "main table")
     desk.shows("1 of 1", "main table")
     page.wait_for("/[1-9]\\d* arrived/.test(document.querySelector('[data-figure=deliveries]').innerText)")
+    tall = "document.querySelector('[data-figure=online] .bar:not(.none)').getBoundingClientRect().height"
+    assert page.evaluate(tall) > 10, "its curve is drawn"
     desk.accessible()
 
 
