@@ -101,7 +101,7 @@ def test_what_others_have_said_stays_text_and_fits_a_phone(
 def test_things_of_another_app_are_not_there(console: Callable[..., Desk], foreign_things: dict[str, str]) -> None:
     desk = console("admin")
     desk.open()
-    for name, place in foreign_things.items():
+    for name, place in ((name, foreign_things[name]) for name in sorted(screens() & set(foreign_things))):
         page = desk.go(place)
         assert page.evaluate("document.querySelector('main .problem')?.dataset.code ?? ''").endswith("not_found"), name
         assert "attacked" not in page.text("main")
