@@ -31,6 +31,7 @@ from tests.benchmarks import (
     restart,
     segments,
     soak,
+    stores,
 )
 from tests.benchmarks.comparison import Comparison, Result, compared, comparison_table
 from tests.benchmarks.figures import Figure, medians, table
@@ -50,9 +51,10 @@ BENCHMARKS: dict[str, ModuleType] = {
     "broadcast": broadcast,
     "segments": segments,
     "deaf": deaf,
+    "stores": stores,
     "soak": soak,
 }
-APART = frozenset({"soak"})
+APART = frozenset({"soak", "stores"})
 """Not among those that run without a NAME."""
 
 
