@@ -105,7 +105,7 @@ class EvidenceExports:
             complete = True
             pages: tuple[tuple[str, str, Callable[[str | None], Awaitable[HistoryPage]]], ...] = (
                 ("delivery", "sent_at", lambda at: self._deliveries.page(app.no, device_no, PAGE_ITEMS, at)),
-                ("event", "at", partial(self._events, app.no, device_no)),
+                ("event", "timestamp", partial(self._events, app.no, device_no)),
             )
             for kind, time, read in pages:
                 count, cursor = 0, None

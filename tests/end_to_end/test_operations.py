@@ -40,6 +40,11 @@ FIELDS_OF_FILES = {
     "PUT /v1/templates/{template_name}": "what a template has is written as JSON; the commonest have options",
 }
 FIELDS_WITHOUT_AN_OPTION = {
+    "GET /v1/devices with_count": "for the pages of the console: `segments try` counts",
+    "GET /v1/devices with_waiting": "the same: `devices show` and `mailbox show` say it",
+    "POST /v1/invitations qr": "a picture for a page; `--png` and `--pdf` draw it here",
+    "POST /v1/devices/tags cursor": "only after 1,000 devices, which the command does by itself",
+    "POST /v1/devices/removal cursor": "the same",
     "GET /v1/events since": "`--since` says it as Last-Event-ID, as it does when the stream has broken off",
     "POST /v1/pushes/forecast deadline": "changes nothing of who would get it",
     "PATCH /v1/devices/{device_id}/preferences seq": "a device's own count",
@@ -154,12 +159,35 @@ def test_every_operation_of_the_api_has_a_command(
     order(session, server, app)
     configure_webhooks(session, tmp_path)
     session.run("devices", "remove", "till-1")
+    look_back(session, tmp_path)
     assert set(session.operations) - session.reached == set(WITHOUT_A_COMMAND)
     assert session.wanted_fields() - session.fields - without_a_command(session) == set(FIELDS_WITHOUT_AN_OPTION)
 
 
 def without_a_command(session: Session) -> set[str]:
     return {field for field in session.wanted_fields() if field.rpartition(" ")[0] in WITHOUT_A_COMMAND}
+
+
+def look_back(session: Session, tmp_path: Path) -> None:
+    """The audit log."""
+    removed = ["--action", "device.remove", "--object", "device:till-1", "--from", "2026-01-01T00:00:00Z"]
+    (entry,) = session.listed("audit", "list", *removed, "--to", "2100-01-01T00:00:00Z")
+    assert session.listed("audit", "list", "--actor", entry["actor"], "--action", "device.remove")[0] == entry
+    head = session.run("audit", "head").stdout.strip()
+    assert "agree" in session.run("audit", "verify", "--noted", head).stdout
+    evidence = tmp_path / "evidence"
+    session.run(
+        "audit",
+        "export",
+        str(evidence),
+        "--device",
+        "kiosk-1",
+        "--from",
+        "2026-01-01T00:00:00Z",
+        "--to",
+        "2100-01-01T00:00:00Z",
+    )
+    assert "device" in evidence.read_text()
 
 
 def select(session: Session) -> None:
@@ -307,8 +335,18 @@ def enrol_and_change(session: Session, server: Server, app: str, tmp_path: Path)
     invite(session, about, table, tmp_path)
     answer_token_requests(session, server, app)
     wanted = ["--tag", "foyer", "--offline", "--search", "till", "--last-seen-before", "0s", "--no-error"]
+    wanted += ["--where", "'foyer' in tags"]
     assert [item["device_id"] for item in session.listed("devices", "list", *wanted, "--not-waiting")] == ["till-1"]
     session.run("devices", "change", "till-1", *about)
+    session.run("devices", "tag", "till-1", "--add", "night", "--remove", "nobody")
+    at_night = ["--where", "'night' in tags", "--expect", "1"]
+    assert session.json("devices", "tag", "--remove", "night", *at_night)["devices"][0]["result"] == "changed"
+    session.run("devices", "tag", "till-1", "kiosk-9", "--add", "night", expect=1)
+    session.run("devices", "add", "night-1", "--tag", "owl")
+    owls = session.json("devices", "remove", "--where", "'owl' in tags", "--expect", "1")
+    assert [item["device_id"] for item in owls["devices"]] == ["night-1"]
+    session.run("devices", "remove", "night-1", "night-2", expect=1)
+    session.run("devices", "tag", "till-1", "--remove", "night")
     session.run("devices", "rotate", "kiosk-1")
     session.listed("devices", "uplink", "kiosk-1")
     proof = ["--text-version", "v3", "--client", "paper form"]
@@ -391,9 +429,13 @@ def send_and_follow(session: Session, tmp_path: Path) -> None:
     assert "since" in session.run("devices", "connection", "till-1").stdout
     session.run("devices", "history", "till-1", "--state", "waiting", "--reason", "ttl")
     assert "device.enrolled" not in session.run("devices", "history", "till-1", "--type", "delivery.*").stdout
+    some = session.json("devices", "history", "till-1", "--limit", "1")
+    session.run("devices", "history", "till-1", "--cursor", some["next_cursor"])
     waiting = session.listed("mailbox", "show", "till-1")
     assert [item["priority"] for item in waiting] == ["high", "normal", "normal"]
-    assert session.json("mailbox", "empty", "till-1") == {"cancelled": 3}
+    session.run("mailbox", "cancel", "kiosk-2", batch.stdout.split()[0], expect=1)
+    assert session.json("mailbox", "cancel", "till-1", batch.stdout.split()[0])["cancelled"] == 1
+    assert session.json("mailbox", "empty", "till-1") == {"cancelled": 2}
     assert session.json("pushes", "recall", first)["cancelled"] == 2
     steps = ["--step", "till-1@1h", "--step", "kiosk-1,kiosk-2@1h", "--step", "tag:foyer@1h"]
     more = ["--repeat", "1", "--act", "take", "--opened", "--description", "Who comes"]
