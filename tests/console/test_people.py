@@ -83,7 +83,7 @@ def test_who_has_no_role_is_told_so(browser: Browser, company: Server) -> None:
     with browser.context() as context:
         page = context.open(f"http://127.0.0.1:{company.http_port}/console/sign-in", ENGLISH)
         sign_in(page, "nobody")
-        page.wait_for("document.querySelector('[role=alert]')?.innerText.includes('no role here')")
+        page.wait_for("document.querySelector('[role=alert]')?.innerText.includes('a role here')")
         assert asked(page, "/v1/session") == 401
 
 

@@ -310,11 +310,13 @@ async def test_the_audit_log_has_sign_ins_and_what_is_done_with_a_session(
 ) -> None:
     key = await new_key(gateway, "read", "send")
     session = await sign_in(gateway, browser, key["key"])
-    await gateway.call("POST", "/v1/pushes", 202, browser, json={"target": {"all": True}}, headers=OURS)
+    body = {"target": {"all": True}}
+    sent = await gateway.call("POST", "/v1/pushes", 202, browser, json=body, headers=OURS)
     await gateway.call("DELETE", "/v1/session", 204, browser, headers=OURS)
-    entries = (await gateway.call("GET", "/v1/audit"))["items"][:2]
+    entries = (await gateway.call("GET", "/v1/audit"))["items"][:3]
     assert [(entry["action"], entry["object"]) for entry in entries] == [
         ("session.end", f"session:{session['id']}"),
+        ("push.send", f"push:{sent['push_id']}"),
         ("session.begin", f"session:{session['id']}"),
     ]
     assert {entry["actor"] for entry in entries} == {f"key:{key['id']}"}
