@@ -82,9 +82,9 @@ export class Api {
   /**
    * What is answered: of JSON its value, of other types a Blob, null of nothing. `body`: a Blob as it is, everything else
    * as JSON. `session: false`: a 401 is an answer like any other. Throws Problem, Unreachable; an AbortError when the
-   * screen has gone.
+   * screen has gone. `seen(headers)`: is told the headers of what is answered.
    */
-  async call(method, address, { query, body, headers, session = true } = {}) {
+  async call(method, address, { query, body, headers, seen, session = true } = {}) {
     const raw = body instanceof Blob;
     const answer = await this.#fetch(withQuery(address, query), {
       method,
@@ -98,12 +98,15 @@ export class Api {
       credentials: "same-origin",
       redirect: "error",
     });
-    if (answer.ok) return contentOf(answer);
+    if (answer.ok) {
+      seen?.(answer.headers);
+      return contentOf(answer);
+    }
     const problem = new Problem(answer.status, await documentOf(answer));
     if (answer.status !== UNAUTHORIZED || !session || renewSession === null) throw problem;
     if (!(await renewSession(problem))) throw problem;
     this.signal?.throwIfAborted();
-    return this.call(method, address, { query, body, headers, session: false });
+    return this.call(method, address, { query, body, headers, seen, session: false });
   }
 
   async #fetch(address, options) {

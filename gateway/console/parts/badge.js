@@ -10,6 +10,8 @@ const LOOKS = {
   expired: "bad", overflowed: "bad", refused: "bad", superseded: "ended", cancelled: "ended", suppressed: "ended",
   revoked: "ended", online: "good", offline: "ended", enabled: "good", disabled: "bad", failing: "bad", aborted: "ended",
   finished: "good", ok: "good", warning: "bad", critical: "bad",
+  active: "good", ended: "ended", completed: "good", awaiting_approval: "going", starting: "going", sending: "going",
+  observing: "going", done: "good", skipped: "ended", failed: "bad", valid: "good",
 };
 
 /** `state`: a state of a delivery, or another key of LOOKS. `reason`: why, in the API's word. */

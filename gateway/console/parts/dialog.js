@@ -42,8 +42,9 @@ export function dialog(title, content, signal = null) {
  * Ask before something that cannot be taken back, and do it. `sentence` says the number; `names` are those it happens to,
  * of `count` altogether; `verb` is on the button; `act()` does it, and what it throws is said in the dialog, which stays.
  * A promise of what `act` gave, null when the person did not want to. `typed`: a word to type first, for what is large.
+ * `fields`: nodes below the names, for what else has to be said; `act` reads them.
  */
-export function confirm({ title, sentence, names = [], count = names.length, verb, act, typed = null, danger = true, signal }) {
+export function confirm({ title, sentence, names = [], count = names.length, verb, act, typed = null, danger = true, fields = null, signal }) {
   const content = (close) => {
     const submit = async (event) => {
       event.preventDefault();
@@ -66,6 +67,7 @@ export function confirm({ title, sentence, names = [], count = names.length, ver
         <p>${sentence}</p>
         ${names.length > 0 && html`<ul class="names">${names.slice(0, LISTED_NAMES).map((name) => html`<li>${name}</li>`)}</ul>`}
         ${count > LISTED_NAMES && names.length > 0 && html`<p>${t("common.and_more", { n: count - Math.min(LISTED_NAMES, names.length) })}</p>`}
+        ${fields}
         ${typed !== null && html`<p><label>${t("common.type_to_confirm", { word: typed })} <input name="typed" autocomplete="off" /></label></p>`}
         ${refusal}
         <div class="buttons">

@@ -44,4 +44,9 @@ export default {
   why: "Warum",
   what_to_do: "Was tun",
   bars: "{label}: jetzt {now}, höchstens {most} in den letzten {n} Minuten",
+  copy: "Kopieren",
+  copied: "Kopiert.",
+  copy_by_hand: "Es ist markiert: mit der Tastatur kopieren.",
+  shown_once: "Es wird nur dieses eine Mal gezeigt: jetzt aufbewahren.",
+  kept: "Ist aufbewahrt",
 };

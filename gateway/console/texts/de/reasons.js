@@ -22,4 +22,9 @@ export default {
   after_overflowed: "kam an, nachdem er verdrängt war",
   after_refused: "kam an, nachdem er abgelehnt war",
   after_suppressed: "kam an, nachdem er unterdrückt war",
+  missed: "der Server war weg, und dann war es zu spät",
+  superseded: "ein neuerer Termin war auch fällig",
+  outside_window: "seine Lebensdauer war um, bevor das Fenster begann",
+  removed: "die Geräte wurden entfernt",
+  no_devices: "sein Ziel hat keine Geräte",
 };

@@ -44,4 +44,9 @@ export default {
   why: "Why",
   what_to_do: "What to do",
   bars: "{label}: {now} now, at most {most} in the last {n} minutes",
+  copy: "Copy",
+  copied: "Copied.",
+  copy_by_hand: "It is selected: copy it with the keyboard.",
+  shown_once: "It is shown this once: keep it now.",
+  kept: "I have kept it",
 };

@@ -22,4 +22,9 @@ export default {
   after_overflowed: "it came after it had overflowed",
   after_refused: "it came after it was refused",
   after_suppressed: "it came after it was suppressed",
+  missed: "the server was away, and it was too late",
+  superseded: "a newer date was due as well",
+  outside_window: "its time to live was over before the window opened",
+  removed: "the devices were removed",
+  no_devices: "its target has no devices",
 };
