@@ -374,6 +374,7 @@ class Components:
             texts=self.delivery.texts,
             feed=self.feed,
             webhooks=self._webhooks,
+            webhook_sender=self.webhook_sender,
             clock_ms=self._clock_ms,
             push_values=most_values(self._settings.max_payload),
             problems=self._problems,

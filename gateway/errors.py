@@ -148,6 +148,11 @@ CATALOGUE: dict[str, ProblemKind] = {
         410, "No longer kept", "Retention has removed what was asked for. Later the push itself is not found."
     ),
     "code_expired": ProblemKind(410, "The code has expired", "An enrolment code was not used in time."),
+    "precondition_failed": ProblemKind(
+        412,
+        "It was changed meanwhile",
+        "The header `If-Match` has the `ETag` of an earlier state: read it again, and decide anew.",
+    ),
     "payload_too_large": ProblemKind(
         413,
         "Too large",

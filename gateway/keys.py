@@ -11,7 +11,7 @@ from sqlmodel import Session, col, select
 
 from gateway.auth import KeyCache, new_key, secret_hash
 from gateway.device_topics import DEFAULT_APP
-from gateway.errors import problem
+from gateway.errors import Problem, problem
 from gateway.store.audited_writes import about
 from gateway.store.database import Database
 from gateway.store.models import ApiKey, Application
@@ -85,10 +85,14 @@ class Keys:
             "created_at": rfc3339(now_ms),
         }
 
-    async def keys(self, app_no: int, limit: int, cursor: str | None) -> dict[str, Any]:
-        """An app's keys, without their secrets; revoked ones stay listed."""
+    async def keys(self, by_app: int, app_id: str, limit: int, cursor: str | None) -> dict[str, Any]:
+        """List a page of an app's keys, without their secrets; revoked ones stay listed. It is read in the turn of the
+        app that asks, `by_app`. Raises Problem 404 for an unknown app."""
 
         def read(session: Session) -> dict[str, Any]:
+            app_no = session.exec(select(Application.no).where(Application.id == app_id)).first()
+            if app_no is None:
+                raise unknown_app(app_id)
             found = session.exec(
                 select(ApiKey, Application)
                 .where(ApiKey.app_no == app_no, Application.no == ApiKey.app_no, col(ApiKey.id) > (cursor or ""))
@@ -108,7 +112,7 @@ class Keys:
             ]
             return {"items": items, "next_cursor": items[-1]["id"] if len(found) > limit else None}
 
-        return await self._database.read_models(read, app_no)
+        return await self._database.read_models(read, by_app)
 
     async def revoke(self, by_app: int, app_no: int | None, key_id: str, now_ms: int) -> None:
         """Revoke a key: it and its sessions are void at once. `app_no` None: of whatever app. Raises Problem 404,
@@ -144,8 +148,12 @@ def insert_key(
         (key_id, name, " ".join(scopes), key_hash, now_ms, app_id),
     )
     if not stored.rowcount:
-        raise problem("not_found", f"no app {app_id!r}; make it with POST /v1/apps")
+        raise unknown_app(app_id)
     return key_id
+
+
+def unknown_app(app_id: str) -> Problem:
+    return problem("not_found", f"no app {app_id!r}; make it with POST /v1/apps")
 
 
 def _is_last_admin(connection: sqlite3.Connection, key_no: int, app_no: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
@@ -20,9 +21,10 @@ class ListPage(NamedTuple):
     """Each as JSON."""
     next_cursor: str | None
 
-    def encoded(self) -> bytes:
-        """Encode the page as the API answers it: `{"items": [..], "next_cursor": ..}`."""
-        return b'{"items":[%b],"next_cursor":%b}' % (b",".join(self.items), to_json(self.next_cursor))
+    def encoded(self, count: int | None = None) -> bytes:
+        """Encode the page as the API answers it: `{"items": [..], "next_cursor": ..}`, and `count` if it is given."""
+        counted = b"" if count is None else b',"count":%d' % count
+        return b'{"items":[%b],"next_cursor":%b%b}' % (b",".join(self.items), to_json(self.next_cursor), counted)
 
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # `dumps` makes one for each call
@@ -31,6 +33,11 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # 
 def to_json(document: Any) -> bytes:
     # `replace`: a problem may repeat what the request held, and that need not be text.
     return _encode(document).encode(errors="replace")
+
+
+def entity_tag(document: Any) -> str:
+    """Make the header `ETag` of a document: the same for the same content, whatever the order of its fields."""
+    return f'"{hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:32]}"'
 
 
 def fill_page(

@@ -101,6 +101,7 @@ UNAUDITED: Final[Mapping[Operation, str]] = {
     ("post", "/v1/campaigns/forecast"): _STORES_NOTHING,
     ("post", "/v1/schedules/preview"): _STORES_NOTHING,
     ("post", "/v1/segments/preview"): _STORES_NOTHING,
+    ("post", "/v1/webhooks/{webhook_id}/test"): _STORES_NOTHING,
     ("post", "/v1/templates/{template_name}/preview"): _STORES_NOTHING,
 }
 """Operation -> the reason why it has no entry."""

@@ -10,6 +10,7 @@ takes, and the values are counted (as commas and opening brackets) before they a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
@@ -149,9 +150,9 @@ async def read_model(request: Request, model: type[Model], limit: int = BODY_BYT
     return found
 
 
-def json_response(document: Any, status: int = 200) -> Response:
-    return Response(to_json(document), status, media_type="application/json")
+def json_response(document: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(to_json(document), status, headers, media_type="application/json")
 
 
-def page_response(page: ListPage) -> Response:
-    return Response(page.encoded(), media_type="application/json")
+def page_response(page: ListPage, count: int | None = None) -> Response:
+    return Response(page.encoded(count), media_type="application/json")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import ConfigDict, Field, StringConstraints
 
 from gateway.api import responses
@@ -85,9 +85,18 @@ async def forecast_campaign(request: Request, principal: Sender) -> Response:
 
 
 @router.get("", response_model=responses.CampaignsResponse)
-async def list_campaigns(request: Request, principal: ReaderOf, limit: Limit = 100, cursor: Cursor = None) -> Response:
+async def list_campaigns(
+    request: Request,
+    principal: ReaderOf,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+    state: Annotated[
+        Literal["awaiting_approval", "scheduled", "running", "paused", "completed", "aborted"] | None,
+        Query(description="Only campaigns in this state."),
+    ] = None,
+) -> Response:
     """List the campaigns of the app, the newest first, without their counts. Needs a key with the scope `read`."""
-    return page_response(await services(request).campaign_reports.page(principal.app_no, limit, cursor))
+    return page_response(await services(request).campaign_reports.page(principal.app_no, state, limit, cursor))
 
 
 @router.get("/{campaign_id}", response_model=responses.CampaignResponse)

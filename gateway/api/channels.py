@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any, Final
+
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
 from gateway.api import responses
 from gateway.api.bodies import MERGE_PATCH, json_response, parse_patch, read_body, read_model
-from gateway.api.openapi import patch_body, request_body
+from gateway.api.openapi import header, patch_body, request_body
 from gateway.api.problems import validation_problem
+from gateway.api.request_headers import header_of
 from gateway.api.services import Administrator, ChannelId, Cursor, Limit, ReaderOf, services
 from gateway.audience.policy import ChannelFields, NewChannel, Policy
 from gateway.delivery.reports import cursor_number
 from gateway.merge_patch import merge_patch
+from gateway.pages import entity_tag
 
 router = APIRouter(prefix="/v1", tags=["channels and policy"])
+POLICY_TAG: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "headers": {
+            "ETag": {"description": "Changes with the rules; for `If-Match`.", "schema": {"type": "string"}},
+        }
+    }
+}
 
 
 @router.post(
@@ -78,15 +89,26 @@ async def list_critical_uses(
     )
 
 
-@router.get("/policy", response_model=responses.PolicyResponse)
+@router.get("/policy", response_model=responses.PolicyResponse, responses=POLICY_TAG)
 async def show_policy(request: Request, principal: ReaderOf) -> Response:
     """Show the rules of the app; what was never set has its default. Needs a key with the scope `read`."""
-    return json_response(services(request).policies.policy(principal.app_no))
+    policy = services(request).policies.policy(principal.app_no)
+    return json_response(policy, headers={"ETag": entity_tag(policy)})
 
 
-@router.put("/policy", response_model=responses.PolicyResponse, openapi_extra=request_body(Policy))
+@router.put(
+    "/policy",
+    response_model=responses.PolicyResponse,
+    openapi_extra={
+        **request_body(Policy),
+        "parameters": [header("If-Match", "The `ETag` of the rules to be replaced. Others by now: 412, and no change.")],
+    },
+    responses=POLICY_TAG,
+)
 async def set_policy(request: Request, principal: Administrator) -> Response:
     """Replace the rules of the app; what is left out gets its default. New rules also hold for what waits, soon after
-    the answer. Needs a key with the scope `admin`."""
+    the answer. With the header `If-Match` only if nobody has changed them since. Needs a key with the scope `admin`."""
     policy = await read_model(request, Policy)
-    return json_response(await services(request).policies.set_policy(principal.app_no, policy))
+    expected = header_of(request, b"if-match")
+    found = await services(request).policies.set_policy(principal.app_no, policy, expected)
+    return json_response(found, headers={"ETag": entity_tag(found)})

@@ -478,6 +478,18 @@ ANSWERS: Final[dict[str, Any]] = {
         }
     ),
     "NewInvitations": {"invitations": [_INVITED]},
+    "TestedWebhook": {
+        "delivered": True,
+        "status": 200,
+        "error": None,
+        "milliseconds": 31,
+        "event": {
+            "id": "test_5c1e0f8a9b2d4e67",
+            "type": "webhook.test",
+            "timestamp": "2026-12-01T08:00:00.000Z",
+            "data": {"webhook_id": _WEBHOOK["id"]},
+        },
+    },
     "NewWebhook": {**_WEBHOOK, "secret": "whsec_dGhpcyBpcyBub3QgYSByZWFsIHNlY3JldCE="},
     "PendingToken": {"status": "pending", "confirmation": "4T7-QK2"},
     "Policy": {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import ConfigDict, Field, StringConstraints
 
 from gateway.api import responses
@@ -52,9 +52,21 @@ async def add_key(request: Request, principal: Administrator) -> Response:
 
 
 @router.get("", response_model=responses.KeysResponse)
-async def list_keys(request: Request, principal: Administrator, limit: Limit = 100, cursor: Cursor = None) -> Response:
-    """List the keys of the app by id, revoked ones too, without their secrets. Needs a key with the scope `admin`."""
-    return json_response(await services(request).keys.keys(principal.app_no, limit, cursor))
+async def list_keys(
+    request: Request,
+    principal: Administrator,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+    app: Annotated[
+        AppId | None,
+        Query(description="The id of the app whose keys are listed. Left out: the app of the key that asks."),
+    ] = None,
+) -> Response:
+    """List the keys of an app by id, revoked ones too, without their secrets. Needs a key with the scope `admin`; one
+    of the app `default` for another app."""
+    if app is not None and app != principal.app_id and not manages_all(principal):
+        raise problem("forbidden", f"keys of another app are listed with an admin key of the app {DEFAULT_APP!r}")
+    return json_response(await services(request).keys.keys(principal.app_no, app or principal.app_id, limit, cursor))
 
 
 @router.delete("/{key_id}", status_code=204)

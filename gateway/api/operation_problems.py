@@ -111,6 +111,7 @@ SPECIFIC: Final[Mapping[Operation, tuple[str, ...]]] = {
     ("get", "/v1/enrol/ca"): ("not_found",),
     ("post", "/v1/devices/{device_id}/call"): ("too_many_calls", "gone", "approval_needed"),
     ("post", "/v1/channels"): ("channel_exists",),
+    ("put", "/v1/policy"): ("precondition_failed",),
     ("put", "/v1/segments/{segment_name}"): ("invalid_expression",),
     ("get", "/v1/segments/{segment_name}"): ("invalid_expression",),
     ("post", "/v1/segments/preview"): ("invalid_expression",),
@@ -121,6 +122,7 @@ SPECIFIC: Final[Mapping[Operation, tuple[str, ...]]] = {
     ("get", "/v1/session"): ("unauthorized", "not_same_origin"),
     ("delete", "/v1/session"): ("unauthorized", "not_same_origin"),
     ("post", "/v1/apps"): ("app_exists",),
+    ("get", "/v1/keys"): ("not_found",),
     ("post", "/v1/keys"): ("not_found",),
     ("delete", "/v1/keys/{key_id}"): ("last_admin_key",),
     ("get", "/readyz"): ("unavailable",),
@@ -156,6 +158,7 @@ READS: Final = (
     ("post", "/v1/segments/preview"),
     ("post", "/v1/templates/{template_name}/preview"),
     ("post", "/v1/schedules/preview"),
+    ("post", "/v1/webhooks/{webhook_id}/test"),
 )
 """Operations that store nothing, whatever their method."""
 READS_ON_WRITER: Final = (("get", "/v1/devices/{device_id}/mailbox"),)

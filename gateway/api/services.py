@@ -49,6 +49,7 @@ from gateway.devices import DeviceRegistry
 from gateway.enrolment.components import EnrolmentComponents
 from gateway.errors import problem
 from gateway.events.event_feed import EventFeed
+from gateway.events.webhook_sender import WebhookSender
 from gateway.events.webhooks import WebhookStore
 from gateway.keys import Keys
 from gateway.metrics_key import MetricsKey
@@ -120,6 +121,7 @@ class Services:
     texts: TextRenderer
     feed: EventFeed
     webhooks: WebhookStore
+    webhook_sender: WebhookSender
     clock_ms: Callable[[], int]
     """Server time in milliseconds."""
     push_values: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import ConfigDict, Field, StringConstraints, ValidationError
 
 from gateway.api import responses
@@ -83,14 +83,30 @@ async def rotate_secret(webhook_id: WebhookId, request: Request, principal: Admi
     return json_response(await webhooks.rotate(webhooks.get(principal.app_no, webhook_id)))
 
 
+@router.post("/{webhook_id}/test", response_model=responses.TestedWebhookResponse)
+async def test_webhook(webhook_id: WebhookId, request: Request, principal: Administrator) -> Response:
+    """Send a webhook an event of the type `webhook.test`, signed like any other, and wait for the receiver's answer, at
+    most 15 seconds. Also to one that is disabled; nothing that is known of the webhook changes. One test of a webhook
+    at a time: 503 `busy`. Needs a key with the scope `admin`."""
+    found = services(request)
+    return json_response(await found.webhook_sender.test(found.webhooks.get(principal.app_no, webhook_id)))
+
+
 @router.get("/{webhook_id}/dead-letters", response_model=responses.DeadLettersResponse)
 async def list_dead_letters(
-    webhook_id: WebhookId, request: Request, principal: ReaderOf, limit: Limit = 100, cursor: Cursor = None
+    webhook_id: WebhookId,
+    request: Request,
+    principal: ReaderOf,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+    with_count: Annotated[bool, Query(description="Also count all dead letters of the webhook: `count`.")] = False,
 ) -> Response:
     """List the events that a webhook's receiver did not accept within 24 hours, the newest first. 1,000 and 32 MiB are
     kept; the oldest make room. Needs a key with the scope `read`."""
     webhooks = services(request).webhooks
-    return page_response(await webhooks.dead_letters(webhooks.get(principal.app_no, webhook_id), limit, cursor))
+    webhook = webhooks.get(principal.app_no, webhook_id)
+    page = await webhooks.dead_letters(webhook, limit, cursor)
+    return page_response(page, count=await webhooks.count_dead_letters(webhook) if with_count else None)
 
 
 @router.post(

@@ -21,6 +21,7 @@ from gateway.described_model import DescribedModel
 from gateway.errors import Problem, problem
 from gateway.misspelling import nearest
 from gateway.names import Name
+from gateway.pages import entity_tag
 from gateway.printable import Printable
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339
@@ -362,15 +363,25 @@ class PolicyStore:
     def policy(self, app_no: int) -> dict[str, Any]:
         return self.of(app_no).policy.model_dump(mode="json")
 
-    async def set_policy(self, app_no: int, policy: Policy) -> dict[str, Any]:
-        """Store the policy of an app. Raises Problem 404, 422, 503 for the segments that its caps name."""
+    async def set_policy(self, app_no: int, policy: Policy, expected: str | None = None) -> dict[str, Any]:
+        """Replace the policy of an app; `expected`: only while the present one has this tag, else Problem 412.
+
+        Raises Problem 404, 422, 503 for the segments that its caps name.
+        """
         await self._prepare_segments(app_no, policy.caps)
-        now_ms = self._clock_ms()
-        content = policy.model_dump_json()
+
+        def check(connection: sqlite3.Connection) -> None:
+            # What is stored, since a change that is being stored is not in memory yet.
+            row = connection.execute("SELECT content FROM app_policy WHERE app_no = ?", (app_no,)).fetchone()
+            present = Policy() if row is None else Policy.model_validate_json(row[0])
+            if expected is not None and entity_tag(present.model_dump(mode="json")) != expected:
+                raise problem("precondition_failed", "the policy was changed meanwhile: nothing was replaced")
+
         number = await self._write(
             app_no,
             "INSERT OR REPLACE INTO app_policy (app_no, content, updated_at) VALUES (?, ?, ?)",
-            (app_no, content, now_ms),
+            (app_no, policy.model_dump_json(), self._clock_ms()),
+            before=check,
         )
         self._rules[app_no] = replace(self.of(app_no), policy=policy)
         self._changed(app_no, number)
@@ -497,7 +508,7 @@ class PolicyStore:
             app_no,
             "INSERT OR REPLACE INTO channel (app_no, id, content, created_at, updated_at) VALUES (?, ?, ?, ?, ?)",
             row,
-            also=forget_step,
+            before=forget_step,
         )
         present = self.of(app_no).channels.get(channel_id)
         if channel.adapted is not None and present is not None and _bounds(present.fields) == _bounds(channel.fields):
@@ -514,7 +525,7 @@ class PolicyStore:
             app_no,
             "DELETE FROM channel WHERE app_no = ? AND id = ?",
             (app_no, channel_id),
-            also=lambda connection: connection.execute(
+            before=lambda connection: connection.execute(
                 "DELETE FROM adapted_cap WHERE app_no = ? AND channel = ?", (app_no, channel_id)
             ),
         )
@@ -528,16 +539,16 @@ class PolicyStore:
         app_no: int,
         statement: str,
         parameters: Sequence[Any],
-        also: Callable[[sqlite3.Connection], object] | None = None,
+        before: Callable[[sqlite3.Connection], object] | None = None,
     ) -> int:
-        """Store a change of an app's rules together with its number, which is answered."""
+        """Store a change of an app's rules together with its number, which is answered. `before` belongs to it, and may refuse."""
         self._changes += 1
         number = self._changes
 
         def operation(connection: sqlite3.Connection) -> None:
+            if before is not None:
+                before(connection)
             connection.execute(statement, parameters)
-            if also is not None:
-                also(connection)
             _note_change(connection, app_no, number)
 
         await self._database.write(operation, app_no)

@@ -23,12 +23,15 @@ import hmac
 import json
 import logging
 import random
+import secrets
 import sqlite3
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.delivery.event_log import Event, Position, log_of_app
+from gateway.errors import problem
 from gateway.events.bounded_streams import ExtraReads
 from gateway.events.dns import ConcurrencyLimit, DnsResolver, RequestFailed
 from gateway.events.event_feed import EventFeed, Follower
@@ -74,6 +77,8 @@ OLD_LETTERS = 100
 on it has its day, and is disabled then. A tenth of the room for dead letters."""
 BUSY = (408, 425, 429, 502, 503, 504)
 """Answers that say nothing about the events."""
+TEST_TYPE = "webhook.test"
+"""Type of the event of a test. It is in no event log."""
 ERROR_CHARACTERS = 300
 """Characters of an error."""
 
@@ -127,6 +132,7 @@ class WebhookSender:
         self._resolver = DnsResolver()
         self._extra = ExtraReads()
         self._closing: set[asyncio.Task[None]] = set()
+        self._tested: set[str] = set()
         self._ended = False
         self.succeeded = self.failed = self.dead_letters = self.disabled = 0
         """Requests answered with 2xx and others, dead letters made, webhooks disabled; for metrics."""
@@ -160,6 +166,33 @@ class WebhookSender:
         if self._closing:
             await asyncio.wait(self._closing)
         await self._resolver.close()
+
+    async def test(self, webhook: WebhookState) -> dict[str, Any]:
+        """Send a webhook an event that says it is a test, enabled or not: the receiver's answer as the API shows it.
+
+        What is known of the webhook does not change. Raises Problem 503 while another test of it is under way.
+        """
+        if webhook.id in self._tested:
+            raise problem("busy", "another test of this webhook is under way: wait for its answer")
+        self._tested.add(webhook.id)
+        client = GuardedClient(self._allowed, self._resolver.of_app(webhook.app_no), extra=self._extra)
+        event_id, at = f"test_{secrets.token_hex(8)}", rfc3339(self._clock_ms())
+        event = {"id": event_id, "type": TEST_TYPE, "timestamp": at, "data": {"webhook_id": webhook.id}}
+        began = time.perf_counter()
+        try:
+            sent = [Event(event_id, TEST_TYPE, at, to_json(event))]
+            outcome = await self._post(webhook, client, webhook.fields.url, message_id_of(webhook.id, sent), sent)
+        finally:
+            self._tested.discard(webhook.id)
+            await client.close()
+        taken = isinstance(outcome, ReceiverResponse) and 200 <= outcome.status < 300
+        return {
+            "delivered": taken,
+            "status": outcome.status if isinstance(outcome, ReceiverResponse) else None,
+            "error": None if taken else _described(outcome),
+            "milliseconds": round((time.perf_counter() - began) * 1000),
+            "event": event,
+        }
 
     # -- receivers ---------------------------------------------------------------------------------------------------
 
@@ -416,11 +449,15 @@ class WebhookSender:
     # -- a request ---------------------------------------------------------------------------------------------------
 
     async def _attempt(self, receiver: _Receiver, events: list[Event]) -> ReceiverResponse | RequestFailed:
+        message_id = message_id_of(receiver.webhook.id, events)
+        return await self._post(receiver.webhook, receiver.client, receiver.url, message_id, events)
+
+    async def _post(
+        self, webhook: WebhookState, client: GuardedClient, url: str, message_id: str, events: list[Event]
+    ) -> ReceiverResponse | RequestFailed:
         now_ms = self._clock_ms()
-        webhook = receiver.webhook
         listed = b",".join(event.json for event in events)
         body = b'{"type":"events","timestamp":"%b","data":{"events":[%b]}}' % (rfc3339(now_ms).encode(), listed)
-        message_id = message_id_of(webhook.id, events)
         seconds = wall_time.of(now_ms) // 1000  # receivers compare it with their clocks
         headers = {
             "Content-Type": "application/json",
@@ -429,9 +466,9 @@ class WebhookSender:
             "webhook-timestamp": str(seconds),
             "webhook-signature": signature(webhook.secrets(now_ms), message_id, seconds, body),
         }
-        async with self._limit.slot(receiver.webhook.app_no):
+        async with self._limit.slot(webhook.app_no):
             try:
-                answer = await receiver.client.post(receiver.url, body, headers)
+                answer = await client.post(url, body, headers)
             except RequestFailed as failure:
                 self.failed += 1
                 return failure

@@ -380,6 +380,17 @@ class WebhookStore:
         if self.webhooks.pop(webhook.id, None) is not None:
             self._on_changed(webhook)
 
+    async def count_dead_letters(self, webhook: WebhookState) -> int:
+        """Count the dead letters of a webhook."""
+
+        def read(connection: sqlite3.Connection) -> int:
+            (count,) = connection.execute(
+                f"SELECT count(*) FROM dead_letter WHERE webhook_no = {THIS_WEBHOOK}", webhook.key
+            ).fetchone()
+            return int(count)
+
+        return await self._database.read(read, webhook.app_no)
+
     async def dead_letters(self, webhook: WebhookState, limit: int, cursor: str | None) -> ListPage:
         """The newest first."""
         before = cursor_number(cursor)

@@ -22,7 +22,7 @@ from gateway.plans.campaign_counts import CountedPart, count_parts, sample_of
 from gateway.plans.campaign_fields import CampaignRequest, Plan, sizes_of_variants
 from gateway.plans.campaign_reach import describe_reach
 from gateway.plans.campaign_rows import Campaign, CampaignState, Phase
-from gateway.plans.campaigns import Campaigns, unknown_campaign
+from gateway.plans.campaigns import KEPT_CAMPAIGNS, Campaigns, unknown_campaign
 from gateway.plans.conditions import FAILED
 from gateway.plans.statistics import compare_variants, describe_verdicts
 from gateway.store.database import Database
@@ -46,13 +46,16 @@ class CampaignReports:
             "needs_approval": self._campaigns.needs_approval(app.no, kinds, reach.targeted)
         }
 
-    async def page(self, app_no: int, limit: int, cursor: str | None) -> ListPage:
-        """A page of campaigns, the newest first, without counts. Raises Problem 422."""
+    async def page(self, app_no: int, state: str | None, limit: int, cursor: str | None) -> ListPage:
+        """A page of campaigns, in this state or in any, the newest first, without counts. Raises Problem 422."""
         before = cursor_number(cursor)
 
         def read(connection: sqlite3.Connection) -> ListPage:
-            found = rows.campaigns_before(connection, app_no, 2**62 if before is None else before, limit + 1)
-            return fill_page(found, limit, _summary, lambda campaign: campaign.no)
+            # Whether one is scheduled is no column: of those that are kept the ones in a state are looked for here.
+            most = limit + 1 if state is None else KEPT_CAMPAIGNS
+            found = rows.campaigns_before(connection, app_no, 2**62 if before is None else before, most)
+            wanted = (campaign for campaign in found if state is None or shown_state(campaign) == state)
+            return fill_page(wanted, limit, _summary, lambda campaign: campaign.no)
 
         return await self._database.read(read, app_no)
 

@@ -183,6 +183,7 @@ from gateway.api.responses.webhooks import (
     DeadLettersResponse,
     NewWebhookResponse,
     ReplayedResponse,
+    TestedWebhookResponse,
     WebhookResponse,
     WebhooksResponse,
 )
@@ -316,6 +317,7 @@ __all__ = [
     "TemplateUseResponse",
     "TemplateWithVersionsResponse",
     "TemplatesResponse",
+    "TestedWebhookResponse",
     "TextResponse",
     "TextsResponse",
     "TokenRequestResponse",

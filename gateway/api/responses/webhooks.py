@@ -76,6 +76,23 @@ class DeadLettersResponse(PageResponse):
 
     items: list[DeadLetterResponse]
     """Dead letters, the newest first."""
+    count: int | None = None
+    """All dead letters of the webhook. Left out: `with_count` was not asked for."""
+
+
+class TestedWebhookResponse(Response):
+    """The answer of a webhook's receiver to a test."""
+
+    delivered: bool
+    """Whether it answered 2xx."""
+    status: int | None
+    """The HTTP status that it answered. null: it did not."""
+    error: str | None
+    """Why the test failed, for people. null: it did not."""
+    milliseconds: int
+    """Time from the beginning to the answer."""
+    event: dict[str, Any]
+    """The event that was sent: `id`, `type` (`webhook.test`), `timestamp` and `data`."""
 
 
 class ReplayedResponse(Response):

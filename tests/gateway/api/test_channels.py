@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import httpx2
@@ -182,3 +183,25 @@ async def test_wishes_that_are_none(gateway: InProcessGateway) -> None:
     for body in wrong:
         await gateway.refused("PATCH", "/v1/devices/d1/preferences", 422, "invalid_request", json=body)
     await gateway.refused("PATCH", "/v1/devices/d9/preferences", 404, "device_not_found", json={})
+
+
+async def test_a_policy_is_replaced_only_as_it_was_read(gateway: InProcessGateway) -> None:
+    read = await gateway.http.get("/v1/policy")
+    first = read.headers["ETag"]
+    changed = await gateway.http.put("/v1/policy", json={"timezone": "Asia/Tokyo"}, headers={"If-Match": first})
+    assert (changed.status_code, changed.json()["timezone"]) == (200, "Asia/Tokyo")
+    assert changed.headers["ETag"] == (await gateway.http.get("/v1/policy")).headers["ETag"] != first
+    late = {"headers": {"If-Match": first}, "json": {"timezone": "Europe/Rome"}}
+    await gateway.refused("PUT", "/v1/policy", 412, "precondition_failed", **late)
+    assert (await gateway.call("GET", "/v1/policy"))["timezone"] == "Asia/Tokyo"
+    await gateway.call("PUT", "/v1/policy", json={}), "without the header it is replaced, whatever it was"
+    assert (await gateway.http.get("/v1/policy")).headers["ETag"] == first
+
+
+async def test_of_two_that_replace_a_policy_at_once_one_is_refused(gateway: InProcessGateway) -> None:
+    tag = {"If-Match": (await gateway.http.get("/v1/policy")).headers["ETag"]}
+    zones = ("Asia/Tokyo", "Europe/Rome")
+    answers = await asyncio.gather(
+        *(gateway.http.put("/v1/policy", json={"timezone": zone}, headers=tag) for zone in zones)
+    )
+    assert sorted(answer.status_code for answer in answers) == [200, 412]

@@ -125,3 +125,13 @@ async def test_an_app_has_so_many_valid_keys_and_there_are_so_many_apps(
     await gateway.call("POST", "/v1/keys", 201, json=body)
     await gateway.call("POST", "/v1/apps", 201, json={"id": "other"})
     await gateway.refused("POST", "/v1/apps", 422, "invalid_request", json={"id": "another"})
+
+
+async def test_keys_of_another_app_are_listed_by_the_main_one_alone(gateway: InProcessGateway) -> None:
+    await gateway.call("POST", "/v1/apps", 201, json={"id": "hotel"})
+    theirs = await gateway.key_for("admin", app="hotel")
+    (listed,) = (await gateway.call("GET", "/v1/keys?app=hotel"))["items"]
+    assert listed["app"] == "hotel"
+    assert (await gateway.call("GET", "/v1/keys?app=hotel", http=theirs))["items"] == [listed]
+    await gateway.refused("GET", "/v1/keys?app=default", 403, "forbidden", theirs)
+    await gateway.refused("GET", "/v1/keys?app=nobody", 404, "not_found")

@@ -654,3 +654,51 @@ async def test_how_long_a_receiver_fails(gateway: InProcessGateway, fleet: Fleet
     await fleet.happens(1, devices=1)
     await fleet.until(lambda: sender.disabled == 1, "the end")
     await fleet.until(lambda: sender.failing() == [], "the disabled one is not sent to")
+
+
+async def test_a_webhook_is_tested_whatever_it_is_doing(
+    gateway: InProcessGateway, fleet: Fleet, receiver: Receiver
+) -> None:
+    webhook = await fleet.hook(receiver.url, types=["delivery.*"], enabled=False)
+    before = await fleet.status()
+    answer = await gateway.call("POST", f"{fleet.path}/test")
+    (request,) = receiver.taken
+    assert request.is_signed_with(webhook["secret"])
+    assert request.events == [answer["event"]]
+    assert answer["event"]["type"] == "webhook.test"
+    assert answer["event"]["data"] == {"webhook_id": webhook["id"]}
+    assert (answer["delivered"], answer["status"], answer["error"]) == (True, 200, None)
+    receiver.answer = answering(500)
+    refused = await gateway.call("POST", f"{fleet.path}/test")
+    assert (refused["delivered"], refused["status"]) == (False, 500)
+    assert refused["error"].startswith("answered 500")
+    assert await fleet.status() == before, "a test says nothing about events"
+    assert await fleet.log() == []
+
+
+async def test_one_test_of_a_webhook_at_a_time(gateway: InProcessGateway, fleet: Fleet, receiver: Receiver) -> None:
+    release = threading.Event()
+    asked = threading.Event()
+
+    def slow(request: Request) -> tuple[int, dict[str, str]]:
+        asked.set()
+        assert release.wait(30)
+        return 200, {}
+
+    receiver.answer = slow
+    await fleet.hook(receiver.url)
+    first = asyncio.create_task(gateway.call("POST", f"{fleet.path}/test"))
+    await fleet.until(asked.is_set, "the test has come")
+    await gateway.refused("POST", f"{fleet.path}/test", 503, "busy")
+    release.set()
+    assert (await first)["delivered"]
+    assert (await gateway.call("POST", f"{fleet.path}/test"))["delivered"]
+
+
+async def test_dead_letters_are_counted_where_that_is_asked(
+    gateway: InProcessGateway, fleet: Fleet, receiver: Receiver
+) -> None:
+    await fleet.hook(receiver.url)
+    path = f"{fleet.path}/dead-letters"
+    assert await gateway.call("GET", path) == {"items": [], "next_cursor": None}
+    assert await gateway.call("GET", f"{path}?with_count=true") == {"items": [], "next_cursor": None, "count": 0}
