@@ -46,7 +46,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One for all tests of a worker: each test enrols devices of its own."""
-    with Server(tmp_path_factory.mktemp("console") / "data") as server:
+    loopback = {"FLEETPUSH_WEBHOOK_NETWORKS": "127.0.0.0/8"}  # receivers of webhooks are there
+    with Server(tmp_path_factory.mktemp("console") / "data", env=loopback) as server:
         yield server
 
 
@@ -143,6 +144,16 @@ class Desk:
             found = violations(page)
             assert found == [], f"{theme}: " + "\n".join(found)
         page.evaluate(f"document.documentElement.dataset.theme = {json.dumps(worn or 'auto')}")
+
+    def asks(self, method: str, path: str, body: object = None) -> int:
+        """The status that the server answers its page with: what a role may not do has no button to press."""
+        content = "undefined" if body is None else json.dumps(json.dumps(body))
+        return int(
+            self.page.evaluate(
+                f"fetch({json.dumps(path)}, {{ method: {json.dumps(method)}, body: {content}, headers: "
+                "{ 'Content-Type': 'application/json', 'Fleetpush-Console': '1' } }).then((answer) => answer.status)"
+            )
+        )
 
     def look_again(self) -> None:
         """Come back to the tab: what is live is asked for at once."""

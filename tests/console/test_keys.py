@@ -1,0 +1,88 @@
+"""Keys, apps and the audit log: an admin's, and nobody else's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.console.conftest import Desk
+from tests.end_to_end.harness import Api
+
+EVIL = "<img src=x onerror=\"document.title='owned'\">"
+
+
+def test_a_key_is_shown_once_and_revoked_by_name(console: Callable[..., Desk], api: Api) -> None:
+    desk = console("admin")
+    page = desk.open("keys?new=1")
+    desk.fill("input[name=name]", EVIL)
+    desk.click_text("read: look at everything but keys and the audit log")
+    desk.click_text("Make the key")
+    desk.shows("Choose at least one", "form.card > .error")
+    desk.click_text("send: pushes, schedules, campaigns, calls")
+    desk.click_text("Make the key")
+    secret = page.wait_for("document.querySelector('dialog .once')?.textContent")
+    desk.shows("with the scopes send", "dialog")
+    desk.accessible()
+    desk.click_text("I have kept it", "dialog")
+    desk.shows(EVIL, "tbody")
+    assert secret not in page.evaluate("document.documentElement.outerHTML")
+    authorization = {"Authorization": f"Bearer {secret}"}
+    assert api.request("GET", "/v1/pushes", headers=authorization).status_code == 403
+    key = next(key for key in api.items("/v1/keys") if key["name"] == EVIL)
+    page.click(f"tr[data-key={key['id']}] button")
+    desk.shows(f"{EVIL} ({key['id']}, default: send)", "dialog .names")
+    desk.click_text("Revoke 1 key", "dialog")
+    page.wait_for(f"!document.querySelector('tr[data-key={key['id']}] button')")
+    assert api.request("GET", "/v1/pushes", headers=authorization).status_code == 401
+    assert "owned" not in page.evaluate("document.title")
+
+
+def test_apps_and_their_first_key(console: Callable[..., Desk], api: Api) -> None:
+    desk = console("admin")
+    page = desk.open("keys?tab=apps&new=1")
+    desk.fill("input[name=id]", "hotel")
+    desk.click_text("Make the app")
+    desk.click_text("hotel", "tbody")
+    desk.shows("Keys of the app hotel.")
+    desk.shows("No keys.")
+    desk.click_text("New key")
+    desk.fill("input[name=name]", "the front desk")
+    desk.click_text("Make the key")
+    desk.shows("For the app hotel", "dialog")
+    desk.click_text("I have kept it", "dialog")
+    desk.shows("the front desk", "tbody")
+    assert page.evaluate("location.search") == "?app=hotel"
+    theirs = console("admin", app="hotel")
+    theirs.open("keys")
+    theirs.shows("the front desk", "tbody")
+    assert theirs.page.evaluate("document.querySelector('.chips')") is None
+    assert theirs.asks("GET", "/v1/keys?app=default") == 403
+
+
+def test_the_audit_log_is_filtered_by_its_address(console: Callable[..., Desk], api: Api) -> None:
+    api.enrol("audited-1", name=EVIL)
+    api.call("DELETE", "/v1/devices/audited-1", 204)
+    desk = console("admin")
+    page = desk.open("audit?object=device:audited-1")
+    page.wait_for("document.querySelectorAll('tbody tr').length === 2")
+    desk.click_text("device.remove", "tbody")
+    page.wait_for("new URLSearchParams(location.search).get('action') === 'device.remove'")
+    desk.shows("The chain")
+    desk.fill("input[name=action]", "nothing.*")
+    desk.click_text("Apply")
+    desk.shows("No entry is like that.")
+    assert page.evaluate("new URLSearchParams(location.search).get('action')") == "nothing.*"
+    desk.go("audit")
+    desk.accessible()
+    page.resize(360, 740)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_others_have_no_way_there(console: Callable[..., Desk], api: Api) -> None:
+    desk = console("operator")
+    page = desk.open("keys")
+    desk.shows("Your role does not permit this")
+    assert page.evaluate("document.querySelector('#nav :is([data-place=keys], [data-place=audit])')") is None
+    for method, path in (("GET", "/v1/keys"), ("POST", "/v1/keys"), ("GET", "/v1/apps"), ("GET", "/v1/audit")):
+        assert desk.asks(method, path) == 403
+    desk.go("audit")
+    desk.shows("Your role does not permit this")
