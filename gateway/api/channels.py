@@ -101,7 +101,9 @@ async def show_policy(request: Request, principal: ReaderOf) -> Response:
     response_model=responses.PolicyResponse,
     openapi_extra={
         **request_body(Policy),
-        "parameters": [header("If-Match", "The `ETag` of the rules to be replaced. Others by now: 412, and no change.")],
+        "parameters": [
+            header("If-Match", "The `ETag` of the rules to be replaced. Others by now: 412, and no change.")
+        ],
     },
     responses=POLICY_TAG,
 )

@@ -121,7 +121,7 @@ def test_a_schedule_is_run_paused_and_cancelled(console: Callable[..., Desk], ap
     desk.shows("cancelled", ".head")
     assert api.mailbox("tea-1") == []
     assert page.evaluate("document.querySelector('.screen :is(img, script), .head button')") is None
-    assert "owned" not in page.evaluate("document.title")
+    assert page.evaluate("document.title") == f"{EVIL} \N{EN DASH} Fleetpush"
     viewer = console("viewer")
     viewer.open("schedules")
     viewer.shows(EVIL, "tbody")

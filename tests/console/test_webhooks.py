@@ -28,9 +28,16 @@ def give_up(server: Server, webhook_id: str, count: int) -> None:
     with closing(sqlite3.connect(server.data_dir / "fleetpush.db", timeout=10)) as ledger, ledger:
         (number,) = ledger.execute("SELECT no FROM webhook WHERE id = ?", (webhook_id,)).fetchone()
         for n in range(count):
-            event = {"id": f"e{n}", "type": "device.uplink", "timestamp": "2026-11-01T00:00:00.000Z", "data": {"text": EVIL}}
+            event = {
+                "id": f"e{n}",
+                "type": "device.uplink",
+                "timestamp": "2026-11-01T00:00:00.000Z",
+                "data": {"text": EVIL},
+            }
             row = (number, json.dumps([event]), 30, f"answered 500: {EVIL}", 0)
-            ledger.execute("INSERT INTO dead_letter (webhook_no, events, attempts, error, at) VALUES (?, ?, ?, ?, ?)", row)
+            ledger.execute(
+                "INSERT INTO dead_letter (webhook_no, events, attempts, error, at) VALUES (?, ?, ?, ?, ?)", row
+            )
 
 
 def test_a_webhook_is_made_and_its_secret_shown_once(

@@ -28,7 +28,7 @@ export function table({ columns, rows, key, caption, empty, select = null }) {
             <tr data-key=${key(row)}>
               ${select && choice(row, key(row), select)}
               ${columns.map(({ label, numeric, cell }) => html`
-                <td data-label=${label} class=${numeric ? "number" : null}>${cell(row)}</td>`)}
+                <td data-label=${label} class=${numeric ? "number" : null}><div>${cell(row)}</div></td>`)}
             </tr>`)}
         </tbody>
       </table>

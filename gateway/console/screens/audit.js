@@ -70,11 +70,12 @@ function entries({ t, href }, rows, empty) {
     columns: [
       { label: t("audit.seq"), numeric: true, cell: ({ seq }) => seq },
       { label: t("audit.at"), cell: ({ at }) => time(at, { exact: true }) },
-      { label: t("audit.actor"), cell: ({ actor }) => (actor === "" ? html`<span class="quiet">${t("audit.nobody")}</span>` : narrow("actor", actor)) },
+      { label: t("audit.actor"), cell: ({ actor, address }) => html`
+          ${actor === "" ? html`<span class="quiet">${t("audit.nobody")}</span>` : narrow("actor", actor)}
+          <span class="quiet id code">${address}</span>` },
       { label: t("audit.action"), cell: ({ action }) => narrow("action", action) },
       { label: t("audit.object"), cell: ({ object }) => (object === "" ? "–" : html`${narrow("object", object)} ${shown({ t, href }, object)}`) },
       { label: t("audit.result"), cell: ({ result }) => badge(result) },
-      { label: t("audit.address"), cell: ({ address }) => html`<span class="code">${address}</span>` },
       { label: t("audit.details"), cell: ({ details, hash }) => html`
           <details><summary>${summaryOf(t, details)}</summary><pre class="answer" tabindex="0">${JSON.stringify(details, null, 2)}\n${hash}</pre></details>` },
     ],
@@ -85,7 +86,7 @@ function entries({ t, href }, rows, empty) {
 function shown({ t, href }, object) {
   const colon = object.indexOf(":");
   const kind = object.slice(0, colon);
-  if (colon < 0 || !Object.hasOwn(SHOWN, kind)) return null;
+  if (colon < 0 || colon === object.length - 1 || !Object.hasOwn(SHOWN, kind)) return null;
   return html`<a href=${href(`${SHOWN[kind]}/${object.slice(colon + 1)}`)}>${t("audit.show")}</a>`;
 }
 

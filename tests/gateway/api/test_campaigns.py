@@ -156,7 +156,9 @@ async def test_old_campaigns_leave(tills: InProcessGateway) -> None:
 async def test_campaigns_in_one_state(tills: InProcessGateway) -> None:
     push = {"target": {"all": True}, "data": 1}
     ids = {
-        name: (await tills.call("POST", "/v1/campaigns", 201, json={"name": name, "push": push, **fields}))["campaign_id"]
+        name: (await tills.call("POST", "/v1/campaigns", 201, json={"name": name, "push": push, **fields}))[
+            "campaign_id"
+        ]
         for name, fields in (
             ("later", {"send_at": "2027-01-16T08:00:00Z"}),
             ("asked", {"ask_approval": True}),
@@ -170,6 +172,12 @@ async def test_campaigns_in_one_state(tills: InProcessGateway) -> None:
         page = await tills.call("GET", f"/v1/campaigns?state={state}&limit=10")
         return [campaign["name"] for campaign in page["items"]]
 
-    expected = {"scheduled": ["later"], "awaiting_approval": ["asked"], "running": ["now"], "aborted": ["gone"], "paused": []}
+    expected = {
+        "scheduled": ["later"],
+        "awaiting_approval": ["asked"],
+        "running": ["now"],
+        "aborted": ["gone"],
+        "paused": [],
+    }
     assert {state: await found(state) for state in expected} == expected
     await tills.refused("GET", "/v1/campaigns?state=lost", 422, "invalid_request")

@@ -18,7 +18,6 @@ export default {
   at: "Wann",
   nobody: "niemand",
   result: "Ergebnis",
-  address: "Adresse",
   details: "Einzelheiten",
   no_details: "Hash",
   show: "zeigen",

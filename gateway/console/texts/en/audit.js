@@ -18,7 +18,6 @@ export default {
   at: "When",
   nobody: "nobody",
   result: "Result",
-  address: "Address",
   details: "Details",
   no_details: "hash",
   show: "show",
