@@ -191,10 +191,10 @@ async def test_a_policy_is_replaced_only_as_it_was_read(gateway: InProcessGatewa
     changed = await gateway.http.put("/v1/policy", json={"timezone": "Asia/Tokyo"}, headers={"If-Match": first})
     assert (changed.status_code, changed.json()["timezone"]) == (200, "Asia/Tokyo")
     assert changed.headers["ETag"] == (await gateway.http.get("/v1/policy")).headers["ETag"] != first
-    late = {"headers": {"If-Match": first}, "json": {"timezone": "Europe/Rome"}}
-    await gateway.refused("PUT", "/v1/policy", 412, "precondition_failed", **late)
+    tag, late = {"If-Match": first}, {"timezone": "Europe/Rome"}
+    await gateway.refused("PUT", "/v1/policy", 412, "precondition_failed", headers=tag, json=late)
     assert (await gateway.call("GET", "/v1/policy"))["timezone"] == "Asia/Tokyo"
-    await gateway.call("PUT", "/v1/policy", json={}), "without the header it is replaced, whatever it was"
+    await gateway.call("PUT", "/v1/policy", json={})  # without the header it is replaced, whatever it was
     assert (await gateway.http.get("/v1/policy")).headers["ETag"] == first
 
 
