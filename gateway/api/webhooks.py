@@ -86,8 +86,8 @@ async def rotate_secret(webhook_id: WebhookId, request: Request, principal: Admi
 @router.post("/{webhook_id}/test", response_model=responses.TestedWebhookResponse)
 async def test_webhook(webhook_id: WebhookId, request: Request, principal: Administrator) -> Response:
     """Send a webhook a test, and show the receiver's answer. The event has the type `webhook.test`, is signed like any
-    other, and has 15 seconds. A webhook that is disabled is sent it, too; nothing that is known of the webhook changes. One test of a webhook
-    at a time: 503 `busy`. Needs a key with the scope `admin`."""
+    other, and has 15 seconds. A webhook that is disabled is sent it, too; nothing that is known of the webhook changes.
+    One test of a webhook at a time: 503 `busy`. Needs a key with the scope `admin`."""
     found = services(request)
     return json_response(await found.webhook_sender.test(found.webhooks.get(principal.app_no, webhook_id)))
 

@@ -364,10 +364,7 @@ class PolicyStore:
         return self.of(app_no).policy.model_dump(mode="json")
 
     async def set_policy(self, app_no: int, policy: Policy, expected: str | None = None) -> dict[str, Any]:
-        """Replace the policy of an app; `expected`: only while the present one has this tag, else Problem 412.
-
-        Raises Problem 404, 422, 503 for the segments that its caps name.
-        """
+        """Replace the policy; `expected`: if it has this tag. Raises Problem 404, 412, 422, 503."""
         await self._prepare_segments(app_no, policy.caps)
 
         def check(connection: sqlite3.Connection) -> None:
@@ -541,7 +538,7 @@ class PolicyStore:
         parameters: Sequence[Any],
         before: Callable[[sqlite3.Connection], object] | None = None,
     ) -> int:
-        """Store a change of an app's rules together with its number, which is answered. `before` belongs to it, and may refuse."""
+        """Store a change of an app's rules together with its number, which is answered. `before` may refuse it."""
         self._changes += 1
         number = self._changes
 

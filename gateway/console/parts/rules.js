@@ -23,8 +23,9 @@ export function capsText(caps) {
   const parts = [];
   if (caps.limits.length > 0) parts.push(limitsText(caps.limits));
   if (caps.adaptive) parts.push(t("rules.adaptive_text", { floor: caps.adaptive.floor_per_day, ceiling: caps.adaptive.ceiling_per_day }));
-  for (const { tag, limits } of caps.groups ?? []) {
-    parts.push(t("rules.group_text", { tag, limits: limits.length === 0 ? t("rules.no_caps") : limitsText(limits) }));
+  for (const { tag, segment, limits } of caps.groups ?? []) {
+    const values = { name: tag ?? segment, limits: limits.length === 0 ? t("rules.no_caps") : limitsText(limits) };
+    parts.push(tag === null ? t("rules.segment_text", values) : t("rules.tag_text", values));
   }
   return `${parts.join("; ")}; ${t(`rules.excess_${caps.excess}_text`)}`;
 }
@@ -70,7 +71,7 @@ export function capsFields(value, legend, { adapts = false } = {}) {
     groupList.append(fields.node);
     more.disabled = groups.length >= MAX_GROUPS;
   };
-  const more = html`<button type="button" name="add-group" onclick=${() => addGroup({ tag: "", limits: [] })}>${t("rules.add_group")}</button>`;
+  const more = html`<button type="button" name="add-group" onclick=${() => addGroup({ tag: "", segment: null, limits: [] })}>${t("rules.add_group")}</button>`;
   const adaptive = adapts ? adaptiveFields(value?.adaptive ?? null) : null;
   for (const group of value?.groups ?? []) addGroup(group);
   const excess = html`<div>${select({
@@ -137,17 +138,20 @@ function limitsFields(values) {
   return { node: html`<div>${list}<p>${more}</p></div>`, read: () => rows.map((row) => ({ count: row.count(), per: row.per() })) };
 }
 
-function groupFields({ tag, limits }, remove) {
+/** Limits of the devices with a tag, or in a saved segment. */
+function groupFields({ tag, segment, limits }, remove) {
   const fields = limitsFields(limits);
+  const kinds = [["tag", t("rules.by_tag")], ["segment", t("rules.by_segment")]];
   const node = html`
     <div class="limits-of">
       <div class="limit">
-        ${input({ label: t("rules.group_tag"), name: "tag", value: tag, required: true, maxlength: 64, autocomplete: "off", autocapitalize: "none" })}
+        ${select({ label: t("rules.group_of"), name: "kind", value: tag === null ? "segment" : "tag", options: kinds })}
+        ${input({ label: t("rules.group_name"), name: "group", value: tag ?? segment, required: true, maxlength: 64, autocomplete: "off", autocapitalize: "none" })}
         <button type="button" class="plain" onclick=${remove}>${t("rules.remove_group")}</button>
       </div>
       ${fields.node}
     </div>`;
-  return { node, read: () => ({ tag: node.querySelector("[name=tag]").value.trim(), limits: fields.read() }) };
+  return { node, read: () => ({ [node.querySelector("[name=kind]").value]: node.querySelector("[name=group]").value.trim(), limits: fields.read() }) };
 }
 
 function adaptiveFields(value) {
