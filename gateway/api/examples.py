@@ -483,12 +483,7 @@ ANSWERS: Final[dict[str, Any]] = {
         "status": 200,
         "error": None,
         "milliseconds": 31,
-        "event": {
-            "id": "test_5c1e0f8a9b2d4e67",
-            "type": "webhook.test",
-            "timestamp": "2026-12-01T08:00:00.000Z",
-            "data": {"webhook_id": _WEBHOOK["id"]},
-        },
+        "event": {"id": "test_5c1e", "type": "webhook.test", "timestamp": _AT, "data": {"webhook_id": "wh_1"}},
     },
     "NewWebhook": {**_WEBHOOK, "secret": "whsec_dGhpcyBpcyBub3QgYSByZWFsIHNlY3JldCE="},
     "PendingToken": {"status": "pending", "confirmation": "4T7-QK2"},
