@@ -64,6 +64,7 @@ def test_the_audit_log_is_filtered_by_its_address(console: Callable[..., Desk], 
     desk = console("admin")
     page = desk.open("audit?object=device:audited-1")
     page.wait_for("document.querySelectorAll('tbody tr').length === 2")
+    assert desk.asks("GET", page.evaluate("document.querySelector('#evidence').getAttribute('href')")) == 200
     desk.click_text("device.remove", "tbody")
     page.wait_for("new URLSearchParams(location.search).get('action') === 'device.remove'")
     desk.shows("The chain")

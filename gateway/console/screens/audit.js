@@ -1,5 +1,6 @@
 /** The audit log of the app: who changed what, when, from where. The address has the filter and the page. */
 
+import { path } from "../api.js";
 import { html, update } from "../html.js";
 import { badge } from "../parts/badge.js";
 import { input } from "../parts/field.js";
@@ -23,7 +24,7 @@ export async function open(view) {
   const { root, t, api, query } = view;
   const list = html`<div data-keep></div>`;
   const chain = html`<section class="card" data-keep></section>`;
-  update(root, html`<header class="head"><h1>${t("audit.title")}</h1></header><p class="quiet">${t("audit.about")}</p>`, filter(view), list, chain);
+  update(root, html`<header class="head"><h1>${t("audit.title")}</h1></header><p class="quiet">${t("audit.about")}</p>`, filter(view), evidence(view), list, chain);
   await view.every(POLL_SECONDS, async () => {
     const wanted = Object.fromEntries([...TEXTS, ...TIMES].map((name) => [name, query.get(name)]));
     const [page, ends] = await Promise.all([
@@ -61,6 +62,13 @@ function filter({ t, query, go, href }) {
       </div>
     </form>`;
   return form;
+}
+
+/** What can be proved of a device, as a file: its deliveries, events and entries, with the proof of the chain. */
+function evidence({ t, query }) {
+  const device = /^device:(.+)$/.exec(query.get("object") ?? "")?.[1];
+  if (device === undefined) return null;
+  return html`<p><a class="button" id="evidence" href=${path`/v1/devices/${device}/evidence`} download=${`${device}.evidence.jsonl`}>${t("audit.evidence", { device })}</a></p>`;
 }
 
 function entries({ t, href }, rows, empty) {

@@ -20,6 +20,7 @@ export default {
   result: "Ergebnis",
   details: "Einzelheiten",
   no_details: "Hash",
+  evidence: "Beweise zu {device} herunterladen",
   show: "zeigen",
   chain: "Die Kette",
   chain_about: "Den Kopf dort notieren, wo niemand schreiben kann, der diesen Server betreibt: Von da an lässt sich kein früherer Eintrag unbemerkt ändern. fleetpush audit verify vergleicht.",

@@ -20,6 +20,7 @@ export default {
   result: "Result",
   details: "Details",
   no_details: "hash",
+  evidence: "Export the evidence of {device}",
   show: "show",
   chain: "The chain",
   chain_about: "Note the head where nobody who runs this server can write: from then on no entry before it can be changed unnoticed. fleetpush audit verify compares.",
