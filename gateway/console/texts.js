@@ -67,5 +67,8 @@ function written(value) {
 
 function find(key) {
   const dot = key.indexOf(".");
-  return texts.get(key.slice(0, dot))?.[key.slice(dot + 1)];
+  const of = texts.get(key.slice(0, dot));
+  const name = key.slice(dot + 1);
+  // A name may be a device's own word, and `constructor` is one that every object knows.
+  return of !== undefined && Object.hasOwn(of, name) ? of[name] : undefined;
 }

@@ -73,6 +73,18 @@ def test_other_links_are_kept_or_harmless(page: Page, address: str) -> None:
     assert kept in (address, None)
 
 
+@pytest.mark.parametrize("word", ["constructor", "__proto__", "valueOf"])
+def test_a_device_s_own_word_is_no_text_of_ours(page: Page, word: str) -> None:
+    """A device gives the reason with which it dismisses: one that every object knows kept the push's page from being
+    drawn."""
+    address = page.evaluate("document.querySelector('script[type=module]').src.replace('main.js', 'texts.js')")
+    shown = page.evaluate(
+        f"import({json.dumps(address)}).then(async ({{ load, t }}) => {{ await load('reasons');"
+        f" const key = {json.dumps('reasons.' + word)}; return t.has(key) ? t(key) : key; }})"
+    )
+    assert shown == f"reasons.{word}"
+
+
 @pytest.mark.parametrize(
     ("template", "error"),
     [
