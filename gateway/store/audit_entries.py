@@ -59,9 +59,7 @@ def append(connection: sqlite3.Connection, app_no: int, facts: EntryFacts, wall_
     """Append an entry to an app's log, and answer its place. Writer thread; the app must be there."""
     chain = stored_chain(connection, app_no)
     texts = [_text(text) for text in (facts.actor, facts.action, facts.object, facts.address)]
-    details = canonical(dict(facts.details)).decode()
-    if len(details) > MAX_DETAILS_BYTES:
-        details = canonical({"cut": True}).decode()
+    details = _bounded(facts.details)
     row = (chain.head.seq + 1, wall_ms, *texts, facts.result, details)
     head = chain.head.follow(digest_of(described((*row, b""))))
     size = chain.size + size_of(texts, details)
@@ -118,6 +116,18 @@ def described(row: Sequence[Any]) -> dict[str, Any]:
 def _text(text: str) -> str:
     # What somebody asked for need not be text: a path may hold anything.
     return text[:MAX_TEXT_CHARACTERS].encode(errors="replace").decode()
+
+
+def _bounded(details: Mapping[str, Detail]) -> str:
+    """Encode details as JSON. Of too many the longest ones are left out: with them nobody gets rid of the others, as
+    of the session that a request came with."""
+    kept = dict(details)
+    text = canonical(kept).decode()
+    while len(text) > MAX_DETAILS_BYTES:
+        del kept[max(kept.keys() - {"cut"}, key=lambda name: len(canonical(kept[name])))]
+        kept["cut"] = True
+        text = canonical(kept).decode()
+    return text
 
 
 def size_of(texts: Iterable[str], details: str) -> int:

@@ -182,6 +182,18 @@ def test_an_entry_is_cut_to_its_bounds(ledger: sqlite3.Connection) -> None:
     verify(ledger, 1)
 
 
+def test_what_is_long_does_not_push_out_who_it_was(ledger: sqlite3.Connection) -> None:
+    """64 tags of the longest are no way to hide from which session they were given."""
+    tags = [f"{number:02}" + "t" * 62 for number in range(64)]
+    details: dict[str, Any] = {"session": "s_1", "name": "Ada", "count": 900, "add": tags, "remove": tags[:9]}
+    append(ledger, 1, EntryFacts("person:u_1", "device.change_tags", "", "", "done", details), 1_800_000_000_000)
+    row = ledger.execute(f"SELECT {COLUMNS} FROM audit_entry WHERE app_no = 1 ORDER BY seq DESC").fetchone()
+    kept = {"session": "s_1", "name": "Ada", "count": 900, "remove": tags[:9], "cut": True}
+    assert described(row)["details"] == kept
+    assert len(row[7]) <= MAX_DETAILS_BYTES
+    verify(ledger, 1)
+
+
 @pytest.mark.parametrize("text", ["", "41", "x:" + "0" * 64, "1:" + "0" * 63, "-1:" + "0" * 64])
 def test_what_is_no_head_is_not_taken_for_one(text: str) -> None:
     with pytest.raises(ValueError, match="is no head"):
