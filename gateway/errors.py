@@ -244,8 +244,8 @@ CATALOGUE: dict[str, ProblemKind] = {
     "rate_limited": ProblemKind(
         429,
         "Too many requests",
-        "The key sent more requests in a second than the setting `request_limit` (default 20,000) allows; or the token "
-        "that is to be renewed is less than a minute old.",
+        "The key sent more requests in a second than the setting `request_limit` (default 20,000) allows, or signed in "
+        "at the console more than 40 times in a row; or the token that is to be renewed is less than a minute old.",
         retryable=True,
     ),
     "internal_error": ProblemKind(

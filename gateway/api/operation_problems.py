@@ -118,7 +118,7 @@ SPECIFIC: Final[Mapping[Operation, tuple[str, ...]]] = {
     ("put", "/v1/topics/{topic_name}/devices"): ("payload_too_large",),
     ("put", "/v1/watches/{watch_name}"): ("key_not_found",),
     ("get", "/v1/events"): ("too_many_streams",),
-    ("post", "/v1/session"): ("unauthorized", "not_same_origin", "too_many_attempts"),
+    ("post", "/v1/session"): ("unauthorized", "not_same_origin", "too_many_attempts", "rate_limited"),
     ("get", "/v1/session"): ("unauthorized", "not_same_origin"),
     ("delete", "/v1/session"): ("unauthorized", "not_same_origin"),
     ("post", "/v1/apps"): ("app_exists",),

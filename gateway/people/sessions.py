@@ -12,6 +12,8 @@ Laws
    made to use a session that another person knows (fixation).
 4. A holder (a key, a person) has SESSIONS_OF_HOLDER sessions, and the server MAX_SESSIONS. One more ends the one of
    that holder that was not used for longest; if the server is full, that of the app with the most.
+5. A holder signs in SIGN_INS_TOGETHER times, and then once in SIGN_IN_MS: each is a commit and an entry of the audit
+   log, and a key that may only read must not be able to push out what is in there.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gateway.auth import TOKEN_BYTES, Principal, secret_hash
-from gateway.errors import Problem, problem
+from gateway.errors import Problem, RateLimited, problem
 from gateway.store.audited_writes import about
 from gateway.store.database import Database
 
@@ -36,6 +38,10 @@ SESSIONS_OF_HOLDER = 20
 """Sessions of a key or a person: browsers at home, at work and on the phone, and colleagues who share a key."""
 MAX_SESSIONS = 1_000
 """Sessions of all: half a megabyte."""
+SIGN_INS_TOGETHER = 40
+"""Sign-ins of a holder in a row: colleagues who share a key, and all begin at nine."""
+SIGN_IN_MS = 10_000
+"""Time in which a holder may sign in once more: 3 MiB of the audit log in a day at most."""
 FLUSH_MS = 60_000
 """Time between two writes of how far sessions were used, and of those that have ended."""
 
@@ -78,6 +84,8 @@ class ConsoleSessions:
         """Sessions that were used since that was last written."""
         self._ended: list[str] = []
         """Sessions whose rows have to go."""
+        self._sign_ins: dict[str, tuple[float, int]] = {}
+        """Holder -> (sign-ins left, when that was so), of the MAX_SESSIONS who did so last."""
         self._flush_at = 0
         self._endings = 0
         """Sessions and keys that were ended, so that a sign-in that overlaps one is checked again."""
@@ -109,13 +117,16 @@ class ConsoleSessions:
         return session
 
     def known(self, token: str) -> Principal | None:
-        """Return the principal of a cookie's value, without using its session."""
+        """Return the principal of a cookie's value, without using its session; None if that has ended."""
         session = self._by_hash.get(secret_hash(token))
-        return session.principal if session is not None else None
+        if session is None or self.expires_at(session) <= self._clock_ms():
+            return None
+        return session.principal
 
     async def begin(self, principal: Principal, before: str | None) -> tuple[str, ConsoleSession]:
         """Begin a session for the holder of a key, or a person; its cookie's value, and it. The session of `before`, a
-        cookie's value that the browser shows, ends. Raises Problem 401 if the key was revoked meanwhile."""
+        cookie's value that the browser shows, ends. Raises Problem 401 if the key was revoked meanwhile, 429."""
+        self._count_sign_in(principal.key_id)
         token = f"ses_{secrets.token_urlsafe(TOKEN_BYTES)}"
         now_ms = self._clock_ms()
         of_session = Principal(
@@ -186,6 +197,17 @@ class ConsoleSessions:
     def expires_at(self, session: ConsoleSession) -> int:
         """Return when a session ends if it is not used any more, in milliseconds of server time."""
         return min(session.used_at + self._idle_ms, session.ends_at)
+
+    def _count_sign_in(self, holder: str) -> None:
+        """Count a sign-in of a holder (law 5). Raises Problem 429."""
+        now_ms = self._clock_ms()
+        left, since = self._sign_ins.pop(holder, (float(SIGN_INS_TOGETHER), now_ms))
+        left = min(SIGN_INS_TOGETHER, left + (now_ms - since) / SIGN_IN_MS)
+        self._sign_ins[holder] = left - 1 if left >= 1 else left, now_ms
+        if len(self._sign_ins) > MAX_SESSIONS:
+            del self._sign_ins[next(iter(self._sign_ins))]
+        if left < 1:
+            raise RateLimited((1 - left) * SIGN_IN_MS / 1_000)
 
     def _forget(self, session: ConsoleSession) -> None:
         self._endings += 1

@@ -252,6 +252,36 @@ async def test_the_session_of_a_holder_that_was_not_used_for_longest_makes_room(
     assert len(await rows(gateway)) == 2
 
 
+async def test_a_key_cannot_fill_the_audit_log_with_sign_ins(
+    gateway: InProcessGateway, browser: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.people.sessions.SIGN_INS_TOGETHER", 2)
+    reader = (await new_key(gateway, "read"))["key"]
+    for _ in range(2):
+        await sign_in(gateway, browser, reader)
+    before = (await gateway.call("GET", "/v1/audit/chain"))["head"]
+    refused = {"json": {"key": reader}, "headers": OURS}
+    for _ in range(3):
+        await gateway.refused("POST", "/v1/session", 429, "rate_limited", browser, **refused)
+    await gateway.database.write(lambda connection: None)  # behind what was submitted
+    assert (await gateway.call("GET", "/v1/audit/chain"))["head"] == before
+    await gateway.call("GET", "/v1/session", http=browser)  # the session that there was has not suffered
+    await sign_in(gateway, gateway.client(None))  # nor has anybody else
+    gateway.clock.milliseconds += 10_000
+    await sign_in(gateway, browser, reader)
+    await gateway.refused("POST", "/v1/session", 429, "rate_limited", browser, **refused)
+
+
+async def test_a_stream_ends_with_the_time_of_its_session(
+    gateway: InProcessGateway, browser: httpx2.AsyncClient
+) -> None:
+    await sign_in(gateway, browser)
+    sessions, token = gateway.components.people.sessions, browser.cookies[COOKIE]
+    assert sessions.known(token) is not None
+    gateway.clock.milliseconds += 15 * MINUTE_MS
+    assert sessions.known(token) is None  # without a flush
+
+
 async def test_a_full_server_takes_the_room_from_the_app_that_has_most_of_it(
     gateway: InProcessGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
