@@ -27,11 +27,13 @@ SUMMARY = "a stream to 10,000 devices and single pushes, with and without twenty
 TURNS = 3
 SLOWER = 1.1
 """What may be lost to all consoles together."""
-SCREENS: Sequence[Sequence[tuple[str, float]]] = (
-    (("/v1/stats", 5.0), ("/v1/pushes?limit=10", 5.0)),
-    (("/v1/pushes/{push}", 2.0), ("/v1/pushes/{push}/reasons", 2.0)),
+SCREENS: Sequence[tuple[float, Sequence[str]]] = (
+    (3.0, ("/v1/stats?minutes=60", "/v1/pushes?limit=6")),
+    (2.0, ("/v1/pushes/{push}", "/v1/pushes/{push}/reasons")),
 )
-"""What the screens ask, and the seconds until they ask again: overview, push."""
+"""Seconds between two looks of the screens, and what a look asks: overview, push."""
+REST_FACTOR = 20
+"""A look rests so many times as long as its answers took (`gateway/console/live.js`)."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -82,23 +84,22 @@ def opened(server: Server, count: int) -> Iterator[None]:
     ready = threading.Barrier(count + 1)
     failures: list[str] = []
 
-    def look(screen: Sequence[tuple[str, float]], number: int) -> None:
+    def look(seconds: float, paths: Sequence[str], number: int) -> None:
         try:
             console = _Console(server)
             push = console.ask("/v1/pushes?limit=1")["items"][0]["push_id"]
-            # Not all in the same moment: people open them one after the other.
-            due = [time.monotonic() + seconds * number / count for _, seconds in screen]
             ready.wait(30)
-            while not ended.wait(max(min(due) - time.monotonic(), 0.0)):
-                for place, (path, seconds) in enumerate(screen):
-                    if due[place] <= time.monotonic():
-                        console.ask(path.format(push=push))
-                        due[place] = time.monotonic() + seconds
+            pause = seconds * number / count  # not all in the same moment: people open them one after the other
+            while not ended.wait(pause):
+                began = time.monotonic()
+                for path in paths:
+                    console.ask(path.format(push=push))
+                pause = max(seconds, REST_FACTOR * (time.monotonic() - began))
         except (OSError, http.client.HTTPException, CannotRun) as error:
             failures.append(repr(error))
             ready.abort()
 
-    threads = [threading.Thread(target=look, args=(SCREENS[number % len(SCREENS)], number)) for number in range(count)]
+    threads = [threading.Thread(target=look, args=(*SCREENS[number % len(SCREENS)], number)) for number in range(count)]
     for thread in threads:
         thread.start()
     try:
@@ -118,6 +119,7 @@ class _Console:
     """A browser that is signed in, as far as the server is concerned."""
 
     def __init__(self, server: Server) -> None:
+        self._origin = f"http://127.0.0.1:{server.http_port}"
         self._connection = http.client.HTTPConnection("127.0.0.1", server.http_port, timeout=30)
         answer = self._request("POST", "/v1/session", json.dumps({"key": server.admin_key}))
         self._cookie = answer.headers["Set-Cookie"].partition(";")[0]
@@ -128,7 +130,12 @@ class _Console:
         return found
 
     def _request(self, method: str, path: str, body: str | None = None, cookie: str = "") -> http.client.HTTPResponse:
-        headers = {"Fleetpush-Console": "1", "Content-Type": "application/json", "Cookie": cookie}
+        headers = {
+            "Fleetpush-Console": "1",
+            "Content-Type": "application/json",
+            "Origin": self._origin,
+            "Cookie": cookie,
+        }
         self._connection.request(method, path, body, {name: value for name, value in headers.items() if value})
         answer = self._connection.getresponse()
         if answer.status >= 300:

@@ -3,7 +3,7 @@
 A spike for many machines over PostgreSQL: the same tables, as far as these operations need them, and for each
 operation the ways that either engine is good at. SQLite runs in this process with `synchronous=FULL`, PostgreSQL beside
 it with `synchronous_commit`, by asyncpg; both on the same disk. The decision that its figures led to is
-docs/adr/0008-postgresql.md.
+docs/adr/0009-postgresql.md.
 """
 
 from __future__ import annotations
