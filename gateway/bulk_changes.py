@@ -80,7 +80,8 @@ class BulkChange(DescribedModel):
     `cursor`."""
     expected: Annotated[int, Field(ge=0)] | None = None
     """How many devices the filter selects, as `GET /v1/devices` with `with_count` has answered. Does it select another
-    number by now, nothing is changed: 409 `selection_changed`. Needed with `filter`, but for requests with `cursor`."""
+    number by now, nothing is changed: 409 `selection_changed`. Needed with `filter`, but with a `cursor`; there it
+    is how many are left behind that, so that none is changed that was not counted at first."""
     cursor: DeviceId | None = None
     """The `next_cursor` of the answer before, to go on behind it. Left out: from the first device."""
 
@@ -214,7 +215,7 @@ class BulkChanges:
 
         def read(connection: sqlite3.Connection) -> tuple[int | None, list[str]]:
             selection = self._devices.selection(connection, app_no, wanted, online, matching)
-            count = selection.count(connection) if change.cursor is None else None
+            count = None if change.expected is None else selection.count(connection, change.cursor or "")
             if count is not None and count != change.expected:
                 return count, []
             rows = selection.rows(connection, change.cursor or "")

@@ -111,9 +111,11 @@ class DeviceSelection:
             if among is None or no in among:
                 yield no, device_id
 
-    def count(self, connection: sqlite3.Connection) -> int:
-        """Count the devices: from the sets alone, if there is no condition but an expression."""
+    def count(self, connection: sqlite3.Connection, after: str = "") -> int:
+        """Count the devices, or those behind an id: from the sets alone, if there is no condition but an expression."""
         also, values = self.wanted.conditions(self.online, self.waiting_in_sets)
+        if after:
+            also, values = f"{also} AND id > ?", [*values, after]
         if also:
             select = f"SELECT no FROM device WHERE app_no = ? AND removed_at IS NULL{also}"
             found = queried_devices(connection, select, (self.app_no, *values))

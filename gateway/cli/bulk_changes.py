@@ -91,7 +91,9 @@ def _change(
         if answer["next_cursor"] is None:
             return found
         note(f"{len(found)} of {expected} ..")
-        body = {**change, "filter": {"where": where}, "cursor": answer["next_cursor"]}
+        # Those that have come to be selected meanwhile are not of the number that somebody has agreed to.
+        left = expected - len(found)
+        body = {**change, "filter": {"where": where}, "cursor": answer["next_cursor"], "expected": left}
 
 
 def _confirmed(client: ServerClient, where: str, question: str) -> int:

@@ -106,6 +106,28 @@ async def test_a_filter_is_changed_part_by_part(gateway: InProcessGateway, monke
     assert await listed(gateway, tag="t") == [f"k{n}" for n in range(9)]
 
 
+async def test_what_comes_between_two_parts_is_not_removed_with_them(
+    gateway: InProcessGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk_changes, "CHANGED_DEVICES", 3)
+    await enrol(gateway, *(f"k{n}" for n in range(5)), "other")
+    chosen = {"filter": {"where": "id.startsWith('k')"}}
+    answer = await gateway.call("POST", REMOVAL, json={**chosen, "expected": 5})
+    assert answer["next_cursor"] == "k2"
+    await enrol(gateway, "k7")
+    rest = {**chosen, "cursor": "k2", "expected": 2}
+    refused = await gateway.refused("POST", REMOVAL, 409, "selection_changed", json=rest)
+    assert "3 devices now, not 2" in refused["detail"]
+    assert await listed(gateway) == ["k3", "k4", "k7", "other"]
+    await gateway.call("DELETE", "/v1/devices/k7", 204)
+    answer = await gateway.call("POST", REMOVAL, json=rest)
+    assert (answer["selected"], answer["next_cursor"]) == (2, None)
+    assert await listed(gateway) == ["other"]
+    await enrol(gateway, "a", "b")
+    named = {"filter": {"q": "B"}, "cursor": "a", "expected": 1}  # by a query instead of a set
+    assert results(await gateway.call("POST", REMOVAL, json=named)) == {"b": "removed"}
+
+
 async def test_many_devices_are_removed(gateway: InProcessGateway, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bulk_changes, "REMOVALS_TOGETHER", 2)
     await enrol(gateway, *({"device_id": f"k{n}", "tags": ["gone"] if n < 5 else []} for n in range(6)))

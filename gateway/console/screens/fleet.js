@@ -279,10 +279,13 @@ class Fleet {
     if (this.#all) {
       let body = { ...change, filter: this.#filter(), expected: count };
       for (;;) {
-        const answer = await api.post(path, body);
+        const answer = await api.post(path, body).catch((error) => {
+          throw Object.assign(error, { changed: results.length });
+        });
         told(answer);
         if (answer.next_cursor === null) break;
-        body = { ...change, filter: this.#filter(), cursor: answer.next_cursor };
+        // Those that have come to be selected meanwhile are not of the number that was read and confirmed.
+        body = { ...change, filter: this.#filter(), cursor: answer.next_cursor, expected: count - results.length };
       }
     } else {
       const ids = [...this.#chosen];
@@ -384,7 +387,8 @@ class Fleet {
 }
 
 function refused(t, error) {
-  return error.code === "selection_changed" ? t("fleet.selection_changed") : explain(error);
+  if (error.code !== "selection_changed") return explain(error);
+  return error.changed > 0 ? t("fleet.selection_changed_since", { n: error.changed }) : t("fleet.selection_changed");
 }
 
 function tagsIn(text) {

@@ -17,7 +17,7 @@ def answers(request: Request) -> Any:
     if request.path == "/v1/segments/preview":
         return {"devices": 3, "examples": ["k1", "k2"]}
     ids = request.json.get("devices") or (["k3"] if "cursor" in request.json else ["k1", "k2"])
-    more = "k2" if "expected" in request.json else None
+    more = "k2" if "filter" in request.json and "cursor" not in request.json else None
     return {"selected": 3, "devices": [{"device_id": one, "result": "changed"} for one in ids], "next_cursor": more}
 
 
@@ -37,7 +37,7 @@ def test_an_expression_is_carried_out_part_by_part(fake: FakeServer) -> None:
     done = fake.run("devices", "remove", "--where", WHERE, "--expect", "3")
     assert [one.json for one in fake.requests] == [
         {"filter": {"where": WHERE}, "expected": 3},
-        {"filter": {"where": WHERE}, "cursor": "k2"},
+        {"filter": {"where": WHERE}, "cursor": "k2", "expected": 1},
     ]
     assert (done.stdout, done.stderr) == ("3 removed\n", "2 of 3 ..\n")
 

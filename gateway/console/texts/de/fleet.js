@@ -58,4 +58,5 @@ export default {
   revoked: { one: "{n} Gerät wurde entfernt.", other: "{n} Geräte wurden entfernt." },
   failed: { one: "{n} Gerät wurde nicht geändert", other: "{n} Geräte wurden nicht geändert" },
   selection_changed: "Der Filter trifft inzwischen eine andere Zahl von Geräten. Nichts wurde geändert: Schließen und noch einmal ansehen.",
+  selection_changed_since: { one: "{n} Gerät wurde geändert. Von den übrigen trifft der Filter inzwischen eine andere Zahl, und sie blieben, wie sie sind: Schließen und noch einmal ansehen.", other: "{n} Geräte wurden geändert. Von den übrigen trifft der Filter inzwischen eine andere Zahl, und sie blieben, wie sie sind: Schließen und noch einmal ansehen." },
 };

@@ -58,4 +58,5 @@ export default {
   revoked: { one: "{n} device was removed.", other: "{n} devices were removed." },
   failed: { one: "{n} device was not changed", other: "{n} devices were not changed" },
   selection_changed: "The filter selects another number of devices by now. Nothing was changed: close this, and look at them again.",
+  selection_changed_since: { one: "{n} device was changed. By now the filter selects another number of the others, which were left as they are: close this, and look at them again.", other: "{n} devices were changed. By now the filter selects another number of the others, which were left as they are: close this, and look at them again." },
 };
