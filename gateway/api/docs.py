@@ -64,7 +64,13 @@ _STYLE = (
     "<style>body{font:16px/1.5 sans-serif;margin:2em}td,th{text-align:left;vertical-align:top;padding:.2em 1em .2em 0}"
     ":target{background:#ffd}</style>"
 )
-_PAGE_HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
+# These pages share their origin with the console, whose session's cookie the page to try the API uses: no other page
+# frames one, to have a person click in it.
+_UNFRAMED = {"Content-Security-Policy": "frame-ancestors 'none'; base-uri 'none'", "X-Frame-Options": "DENY"}
+_PAGE_HEADERS = {
+    **_UNFRAMED,
+    "Content-Security-Policy": f"default-src 'none'; style-src 'unsafe-inline'; {_UNFRAMED['Content-Security-Policy']}",
+}
 
 
 @_pages.get("/")
@@ -97,7 +103,7 @@ async def code_page() -> Response:
 
 @_pages.get("/docs")
 async def page() -> Response:
-    return get_swagger_ui_html(
+    answer = get_swagger_ui_html(
         openapi_url="/openapi.json",
         title="Fleetpush API",
         swagger_js_url="/docs/static/swagger-ui-bundle.js",
@@ -105,6 +111,8 @@ async def page() -> Response:
         swagger_favicon_url="/docs/static/favicon.png",
         swagger_ui_parameters={"validatorUrl": None},  # its default asks a server on the internet
     )
+    answer.headers.update(_UNFRAMED)
+    return answer
 
 
 @_pages.get("/openapi.json")
@@ -115,7 +123,7 @@ async def document(request: Request) -> Response:
 @_pages.get("/docs/problems")
 async def problems(request: Request) -> Response:
     """Explain every problem code, at the address that the `type` of problem documents points to."""
-    return Response(await request.app.state.documents.problems(), media_type="text/html")
+    return Response(await request.app.state.documents.problems(), headers=_PAGE_HEADERS, media_type="text/html")
 
 
 def _problems_page(document: dict[str, Any]) -> str:

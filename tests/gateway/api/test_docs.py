@@ -96,6 +96,7 @@ CALLS = {
     "/v1/webhooks": {"get", "post"},
     "/v1/webhooks/{webhook_id}": {"get", "patch", "delete"},
     "/v1/webhooks/{webhook_id}/secret": {"post"},
+    "/v1/webhooks/{webhook_id}/test": {"post"},
     "/v1/webhooks/{webhook_id}/dead-letters": {"get"},
     "/v1/webhooks/{webhook_id}/dead-letters/replay": {"post"},
     "/v1/apps": {"get", "post"},
@@ -112,7 +113,7 @@ CALLS = {
 }
 
 
-BODILESS = ("/token", "/secret", "/renewal", "/confirm", "/approve", "/pause", "/resume", "/run")
+BODILESS = ("/token", "/secret", "/renewal", "/confirm", "/approve", "/pause", "/resume", "/run", "/test")
 """Ends of the paths of calls that change something and have nothing to say about it."""
 
 
@@ -186,8 +187,19 @@ async def test_each_problem_says_which_operations_answer_it(gateway: InProcessGa
     waited = "<code>POST /v1/pushes</code>, <code>POST /v1/devices/{device_id}/call</code>"
     assert rows["too_many_calls"] == waited
     assert rows["method_not_allowed"] == "what is no operation"
-    assert rows["not_found"] == "what is no operation, <code>GET /v1/enrol/ca</code>, <code>POST /v1/keys</code>"
+    named = ("GET /v1/enrol/ca", "POST /v1/keys", "GET /v1/keys")
+    assert rows["not_found"] == ", ".join(
+        ["what is no operation", *(f"<code>{operation}</code>" for operation in named)]
+    )
     assert "<code>GET /v1/devices/{device_id}/mailbox</code>" in rows["device_not_found"]
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/docs/problems", "/enrol", "/console/"])
+async def test_no_other_page_frames_one_of_ours(gateway: InProcessGateway, path: str) -> None:
+    headers = (await gateway.client(None).get(path)).headers
+    assert headers["content-type"].startswith("text/html")
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
+    assert headers["x-frame-options"] == "DENY"
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/docs/problems", "/openapi.json", "/healthz", "/readyz", "/metrics"])
