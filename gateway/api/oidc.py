@@ -20,7 +20,7 @@ from gateway.api.admission import actor_of, address_of
 from gateway.api.console import HEADERS
 from gateway.api.services import services
 from gateway.api.session_cookies import cookie_value, give_cookie, name_over, own_origin, session_token
-from gateway.errors import Problem, problem
+from gateway.errors import Problem, RateLimited, problem
 from gateway.people.browser_sign_in import SIGN_IN_SECONDS, FinishedSignIn, SignInFailed, return_path
 from gateway.people.components import PeopleComponents
 from gateway.store.audited_writes import CURRENT, Attempt
@@ -78,8 +78,12 @@ async def come_back(request: Request) -> Response:
             except Problem as refusal:
                 return _failed(request, SignInFailed(refusal.code, refusal.detail))
         return _failed(request, failed)
+    try:
+        token = await _begin_session(people, finished, host)
+    except RateLimited:
+        return _failed(request, SignInFailed("busy", f"{finished.principal.key_id} signs in again and again"))
     response = Response(_page(finished.to), media_type="text/html", headers=_NO_STORE)
-    give_cookie(response, request, await _begin_session(people, finished, host))
+    give_cookie(response, request, token)
     _set_cookie(request, response, "", 0)
     return response
 

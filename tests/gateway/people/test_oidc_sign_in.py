@@ -189,6 +189,14 @@ async def test_an_answer_of_the_provider_counts_once_and_in_its_own_browser(
     await thief.theirs.aclose()
 
 
+async def test_who_signs_in_again_and_again_is_told_to_wait(
+    gateway: InProcessGateway, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.people.sessions.SIGN_INS_TOGETHER", 1)
+    assert (await person.sign_in()).status_code == 200
+    assert refusal_of(await person.sign_in()) == "busy"
+
+
 async def test_a_code_is_of_no_use_in_another_sign_in(gateway: InProcessGateway, person: Person) -> None:
     """An attacker puts a code into the address of a sign-in of their own: its verifier is another one (PKCE)."""
     stolen = parse_qs(urlsplit(await person.sign_in_there(await person.begin())).query)
