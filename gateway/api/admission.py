@@ -24,7 +24,7 @@ from gateway.auth import KeyCache, Principal, basic_credential, token_of
 from gateway.errors import BasicUnauthorized, Problem, RateLimited, problem
 from gateway.people.sessions import ConsoleSessions
 from gateway.store.audit_entries import Detail
-from gateway.store.audited_writes import CURRENT, Attempt
+from gateway.store.audited_writes import CURRENT, PERSON, SESSION, Attempt
 
 log = logging.getLogger(__name__)
 
@@ -219,9 +219,9 @@ def person_of(principal: Principal) -> dict[str, Detail]:
     """Return what the audit log says besides of somebody at the console."""
     if principal.session_id is None:
         return {}
-    found: dict[str, Detail] = {"session": principal.session_id}
+    found: dict[str, Detail] = {SESSION: principal.session_id}
     if principal.kind == "person":
-        found["name"] = principal.name
+        found[PERSON] = principal.name
     return found
 
 

@@ -23,7 +23,7 @@ from gateway.api.session_cookies import cookie_value, give_cookie, name_over, ow
 from gateway.errors import Problem, RateLimited, problem
 from gateway.people.browser_sign_in import SIGN_IN_SECONDS, FinishedSignIn, SignInFailed, return_path
 from gateway.people.components import PeopleComponents
-from gateway.store.audited_writes import CURRENT, Attempt
+from gateway.store.audited_writes import CURRENT, PERSON, Attempt
 
 if TYPE_CHECKING:
     from gateway.people.oidc_sign_in import OidcSignIn
@@ -91,7 +91,7 @@ async def come_back(request: Request) -> Response:
 async def _begin_session(people: PeopleComponents, finished: FinishedSignIn, host: str) -> str:
     """Begin the session of a person who came back, with its entry in the audit log; its cookie's value."""
     principal = finished.principal
-    attempt = Attempt(principal.app_no, actor_of(principal), "session.begin", "", host, {"name": principal.name})
+    attempt = Attempt(principal.app_no, actor_of(principal), "session.begin", "", host, {PERSON: principal.name})
     CURRENT.set(attempt)
     try:
         token, _ = await people.sessions.begin(principal, finished.before)

@@ -30,6 +30,8 @@ T = TypeVar("T")
 DONE = "done"
 REFUSED = "refused"
 FAILED = "failed"
+SESSION, PERSON = "session", "person"
+"""Details that say who it was, at the console: no fact about an object has one of these names."""
 
 
 @dataclass(slots=True, eq=False)
@@ -112,6 +114,7 @@ def about(kind: str, object_id: str, **details: Detail) -> None:
 
     Whatever is given here is read by others later: no secret, and nothing long.
     """
+    assert not details.keys() & {SESSION, PERSON}, "they say who it was"
     attempt = CURRENT.get()
     if attempt is not None:
         attempt.object = f"{kind}:{object_id}"
@@ -122,7 +125,8 @@ def separately(kind: str, object_id: str) -> None:
     """Have what this task writes from now on an entry of its own. For a task that changes one of many objects. Loop."""
     attempt = CURRENT.get()
     if attempt is not None:
-        CURRENT.set(replace(attempt, object=f"{kind}:{object_id}", details={}, stored_as=None))
+        who = {name: attempt.details[name] for name in (SESSION, PERSON) if name in attempt.details}
+        CURRENT.set(replace(attempt, object=f"{kind}:{object_id}", details=who, stored_as=None))
 
 
 def note_details(**details: Detail) -> None:

@@ -137,6 +137,9 @@ async def test_a_person_signs_in_and_does_what_the_role_may(gateway: InProcessGa
     ]
     (actor,) = {entry["actor"] for entry in entries}
     assert actor.startswith("person:u_")
+    # Whoever makes a key chooses its name, and is not called that.
+    assert [entry["details"]["person"] for entry in entries] == ["Ada", "Ada"]
+    assert entries[0]["details"]["name"] == "till"
 
 
 async def test_a_viewer_reads_and_does_nothing_else(gateway: InProcessGateway) -> None:

@@ -335,6 +335,21 @@ async def test_the_page_of_the_sign_in_is_told_that_there_are_keys_alone(
     assert options == {"oidc": None}
 
 
+async def test_each_device_of_a_removal_of_many_says_from_which_session(
+    gateway: InProcessGateway, browser: httpx2.AsyncClient
+) -> None:
+    for device_id in ("kiosk-1", "kiosk-2"):
+        await gateway.enrol(device_id)
+    session = await sign_in(gateway, browser)
+    body = {"devices": ["kiosk-1", "kiosk-2"]}
+    await gateway.call("POST", "/v1/devices/removal", http=browser, json=body, headers=OURS)
+    entries = (await gateway.call("GET", "/v1/audit", params={"action": "device.remove_many"}))["items"]
+    assert {entry["object"]: entry["details"] for entry in entries} == {
+        "device:kiosk-1": {"session": session["id"]},
+        "device:kiosk-2": {"session": session["id"]},
+    }
+
+
 async def test_the_audit_log_has_sign_ins_and_what_is_done_with_a_session(
     gateway: InProcessGateway, browser: httpx2.AsyncClient
 ) -> None:
