@@ -2,8 +2,9 @@
  * The devices of the app: searched, filtered, chosen, and changed together.
  *
  * The address has the search and the page. What is chosen is a set of ids, or everything that the filter selects: that
- * is changed by the server, part by part, after its number and some names were read and confirmed here. If the number is
- * another one by then, the server refuses, and nothing is changed.
+ * is changed after its number and some names were read and confirmed here. Up to CHANGED_DEVICES are those that were
+ * counted, by their ids; who is selected by now does not matter. Of more the server changes what the filter selects, part
+ * by part, and refuses if the number is another one by then.
  */
 
 import { html, update } from "../html.js";
@@ -261,22 +262,26 @@ class Fleet {
     return { where: expression || "true" };
   }
 
-  /** Count and name what is chosen, as it is now: {count, names}. */
+  /** Count and name what is chosen, as it is now: {count, names, ids}; `ids` null: too many to list. */
   async #selection() {
-    if (!this.#all) return { count: this.#chosen.size, names: [...this.#chosen] };
-    const page = await this.#view.api.get("/v1/devices", { ...this.#filter(), limit: 5, with_count: true });
-    return { count: page.count, names: page.items.map(({ device_id, name }) => (name === null ? device_id : `${name} (${device_id})`)) };
+    if (!this.#all) return { count: this.#chosen.size, names: [...this.#chosen], ids: [...this.#chosen] };
+    const page = await this.#view.api.get("/v1/devices", { ...this.#filter(), limit: CHANGED_DEVICES, with_count: true });
+    return {
+      count: page.count,
+      names: page.items.map(({ device_id, name }) => (name === null ? device_id : `${name} (${device_id})`)),
+      ids: page.next_cursor === null && page.items.length === page.count ? page.items.map(({ device_id }) => device_id) : null,
+    };
   }
 
   /** Change what is chosen, part by part: {done, failed}. `progress(n)`: so many are through. */
-  async #change(path, change, count, progress) {
+  async #change(path, change, { count, ids }, progress) {
     const { api } = this.#view;
     const results = [];
     const told = (answer) => {
       results.push(...answer.devices);
       progress(results.length);
     };
-    if (this.#all) {
+    if (ids === null) {
       let body = { ...change, filter: this.#filter(), expected: count };
       for (;;) {
         const answer = await api.post(path, body).catch((error) => {
@@ -288,7 +293,6 @@ class Fleet {
         body = { ...change, filter: this.#filter(), cursor: answer.next_cursor, expected: count - results.length };
       }
     } else {
-      const ids = [...this.#chosen];
       for (let start = 0; start < ids.length; start += CHANGED_DEVICES) {
         told(await api.post(path, { ...change, devices: ids.slice(start, start + CHANGED_DEVICES) }));
       }
@@ -306,7 +310,8 @@ class Fleet {
   }
 
   #tag() {
-    return this.#asked_for(async ({ count, names }) => {
+    return this.#asked_for(async (selection) => {
+      const { count, names } = selection;
       const { t, signal } = this.#view;
       const outcome = await dialog(t("fleet.tag_title"), (close) => {
         const progress = html`<p class="progress" role="status"></p>`;
@@ -322,7 +327,7 @@ class Fleet {
           button.disabled = true;
           refusal.textContent = "";
           try {
-            close(await this.#change("/v1/devices/tags", { add, remove }, count, (n) => (progress.textContent = t("fleet.progress", { n, count }))));
+            close(await this.#change("/v1/devices/tags", { add, remove }, selection, (n) => (progress.textContent = t("fleet.progress", { n, count }))));
           } catch (error) {
             if (error.name !== "AbortError") refusal.textContent = refused(t, error);
             button.disabled = false;
@@ -344,7 +349,8 @@ class Fleet {
   }
 
   #revoke() {
-    return this.#asked_for(async ({ count, names }) => {
+    return this.#asked_for(async (selection) => {
+      const { count, names } = selection;
       const { t, signal } = this.#view;
       const outcome = await confirm({
         title: t("fleet.revoke_title"),
@@ -355,7 +361,7 @@ class Fleet {
         typed: count > 1 ? String(count) : null,
         signal,
         act: () =>
-          this.#change("/v1/devices/removal", {}, count, () => {}).catch((error) => {
+          this.#change("/v1/devices/removal", {}, selection, () => {}).catch((error) => {
             throw error.code === "selection_changed" ? new Error(refused(t, error)) : error;
           }),
       });
