@@ -122,9 +122,9 @@ def test_the_question_is_answered_within_three_clicks(console: Callable[..., Des
 
 
 def test_the_address_asks_about_one_push(console: Callable[..., Desk], api: Api) -> None:
-    device = api.enrol("asked-1").id
+    device = api.enrol("asks-1").id
     push_id = api.push(device, notification={"title": "Fresh bread"}, ttl=0)
-    other = api.enrol("asked-2").id
+    other = api.enrol("asks-2").id
     desk = console("viewer")
     desk.open(f"devices/{device}?push={push_id}")
     desk.shows("Why did it not show “Fresh bread”?", ".asked")
@@ -135,6 +135,28 @@ def test_the_address_asks_about_one_push(console: Callable[..., Desk], api: Api)
     desk.shows("No push has this id.", ".asked")
     desk.open("devices/nobody", ready=False)
     desk.shows("no device 'nobody'", page=desk.tabs[-1])
+
+
+def test_it_is_said_whether_it_is_subscribed_and_why_at_a_glance(
+    console: Callable[..., Desk], api: Api, server: Server
+) -> None:
+    """As the server says it: a device that listens is not accused, one that does not is; neither needs a click."""
+    deaf = api.enrol("deaf-1")
+    api.push("deaf-1", data=1)
+    desk = console("viewer")
+    page = desk.open("devices/deaf-1")
+    desk.shows("The device is not connected.", ".timeline summary")
+    wire = WireDevice(server.mqtt_port, deaf.client_id, deaf.token)
+    wire.connect()
+    desk.look_again()
+    desk.shows("no: it gets none", ".facts")
+    desk.shows("has not subscribed to its pushes", ".timeline summary")
+    wire.drop()
+    listening = api.enrol("listens-1")
+    with Device(listening.id, listening.token, port=server.mqtt_port) as device:
+        assert device.wait_connected(10)
+        desk.go("devices/listens-1")
+        page.wait_for("document.querySelector('.facts').innerText.includes('to its pushes')")
 
 
 @pytest.mark.full_only
@@ -238,7 +260,7 @@ def test_it_is_changed_given_a_new_token_and_removed(console: Callable[..., Desk
 
 
 def test_a_viewer_can_change_nothing(console: Callable[..., Desk], api: Api) -> None:
-    device = api.enrol("seen-1").id
+    device = api.enrol("viewed-1").id
     push_id = api.push(device, data=1)
     desk = console("viewer")
     page = desk.open(f"devices/{device}")

@@ -9,7 +9,7 @@
 import { path } from "../api.js";
 import { html } from "../html.js";
 import { badge } from "./badge.js";
-import { explanation } from "./explanation.js";
+import { explainDelivery, explanation } from "./explanation.js";
 import { duration, time } from "./time.js";
 
 const PAGE = 30;
@@ -22,6 +22,8 @@ const PAUSE_FACTOR = 20;
 const LEAST_PAUSE_MS = 8000;
 const LONGEST_PAUSE_MS = 15_000;
 const BAD_ENDS = new Set(["keep_alive", "not_acknowledged", "protocol_error", "limit_exceeded", "slow_consumer", "server_busy", "internal_error"]);
+/** States in which it was seen: nobody asks why not. */
+export const SEEN = new Set(["displayed", "dismissed", "opened", "acted"]);
 const RECEIPTS = ["delivered", "displayed", "dismissed", "opened", "acted", "ended"];
 
 /** Kinds of things -> the types of events that they are. Pushes come from the deliveries. */
@@ -141,6 +143,7 @@ export function row(view, item, { zone, online, subscribed }) {
 
 function pushRow(view, { key, at, delivery }, { zone, online, subscribed }) {
   const { t, href } = view;
+  const why = SEEN.has(delivery.state) ? null : explainDelivery(delivery, online, subscribed).why;
   return html`
     <li data-key=${key} data-kind="push" data-state=${delivery.state}>
       <p class="line">
@@ -150,7 +153,7 @@ function pushRow(view, { key, at, delivery }, { zone, online, subscribed }) {
         ${time(at)}
       </p>
       <details>
-        <summary>${t("device.why")}</summary>
+        <summary>${t("device.why")}${why && html`<span class="quiet">: ${why}</span>`}</summary>
         ${deliveryFacts(view, delivery, { zone, online, subscribed })}
       </details>
     </li>`;

@@ -10,7 +10,7 @@ import { badge, word } from "../parts/badge.js";
 import { callCommand, cancelWaiting, edit, emptyMailbox, revoke, rotate, testPush } from "../parts/device-actions.js";
 import { explain } from "../parts/problem.js";
 import { duration, time } from "../parts/time.js";
-import { KINDS, MOST_ITEMS, Timeline, deliveryFacts, row, shown } from "../parts/timeline.js";
+import { KINDS, MOST_ITEMS, SEEN, Timeline, deliveryFacts, row, shown } from "../parts/timeline.js";
 import { toast } from "../parts/toast.js";
 
 export const texts = ["device", "explanations"];
@@ -25,8 +25,6 @@ const SELDOM = 12;
 const SHOWN_WAITING = 20;
 const SHOWN_ANSWERS = 5;
 const SHOWN_ENDS = 3;
-/** States in which it was seen: nobody asks why not. */
-const SEEN = new Set(["displayed", "dismissed", "opened", "acted"]);
 const STATES = ["waiting", "sent", "delivered", "displayed", "dismissed", "opened", "acted", "expired", "superseded", "cancelled", "suppressed", "overflowed", "refused"];
 
 export async function open(view) {
@@ -115,7 +113,7 @@ class DeviceScreen {
   #draw() {
     const { root, t, query } = this.#view;
     const device = this.#device;
-    const zone = { zone: device.timezone, online: device.online, subscribed: this.#link?.subscribed ?? null };
+    const zone = { zone: device.timezone, online: device.online, subscribed: this.#isSubscribed() };
     update(
       root,
       html`
@@ -128,6 +126,11 @@ class DeviceScreen {
       html`<div class="facts">${this.#connection(zone)}${this.#facts(zone)}${this.#choices(zone)}${this.#waiting(zone)}</div>`,
       this.#history(zone),
     );
+  }
+
+  /** Whether it is subscribed to its pushes; null while that is not known. */
+  #isSubscribed() {
+    return this.#link === null ? null : this.#link.subscribed_qos !== null;
   }
 
   // What can be done
@@ -191,7 +194,7 @@ class DeviceScreen {
       device.address !== null && [t("device.address"), html`<code>${device.address}</code>`],
       link?.protocol && [t("device.protocol"), `MQTT ${link.protocol}${link.listener ? `, ${link.listener.toUpperCase()}` : ""}`],
       link !== null && link.keep_alive !== null && [t("device.keep_alive"), link.keep_alive === 0 ? t("device.no_keep_alive") : duration(link.keep_alive)],
-      link !== null && device.online && [t("device.subscribed"), link.subscribed ? t("device.is_subscribed") : t("device.not_subscribed")],
+      link !== null && device.online && [t("device.subscribed"), link.subscribed_qos !== null ? t("device.is_subscribed") : t("device.not_subscribed")],
       link !== null && link.in_flight > 0 && [t("device.in_flight"), link.in_flight],
       link !== null && link.disconnects.length > 0 && [t("device.ended"), html`<ul class="answers">${link.disconnects.slice(0, SHOWN_ENDS).map((end) => html`
         <li>${endOf(t, end.reason)} ${time(end.at, { zone })}${end.detail && html` <span class="quiet">${end.detail}</span>`}</li>`)}</ul>`],
@@ -242,7 +245,7 @@ class DeviceScreen {
           <ol class="waiting">${items.map((entry) => html`
             <li data-key=${entry.push_id}>
               ${badge(entry.state)} <a href=${href(`devices/${id}`, { push: entry.push_id })}>${titles.get(entry.push_id) ?? t(`device.kind_${entry.kind}`)}</a>
-              <span class="quiet">${entry.priority}${entry.collapse_key && ` · ${entry.collapse_key}`} · ${t("device.until")} ${time(entry.expires_at, { zone })}</span>
+              <span class="quiet">${t(`device.priority_${entry.priority}`)}${entry.collapse_key && ` · ${t("device.collapse_key", { key: entry.collapse_key })}`} · ${t("device.until")} ${time(entry.expires_at, { zone })}</span>
               ${may && html`<button type="button" class="plain cancel" onclick=${() => this.#do(() => cancelWaiting(this.#view, this.#device, entry))}>${t("device.cancel")}<span class="unseen"> ${entry.push_id}</span></button>`}
             </li>`)}</ol>
           ${more && html`<p class="quiet">${t("device.more_waits")}</p>`}`}
