@@ -7,20 +7,21 @@ import { t } from "../texts.js";
 export const PAGE_ROWS = 50;
 
 /**
- * A table. `columns`: [{name, label, cell(row) -> what html takes, numeric?, wide?}]; `key(row)`: what a row is found again
+ * A table. `columns`: [{label, cell(row) -> what html takes, numeric?}]; `key(row)`: what a row is found again
  * by; `caption`: its name for screen readers; `empty`: a sentence for no rows. `select`: {chosen: Set of keys, label(row),
- * change(key, chosen)} gives each row a checkbox.
+ * change(key, chosen)} gives each row a checkbox. `many`: its columns
+ * need more than a small screen has, so that it becomes cards sooner.
  */
-export function table({ columns, rows, key, caption, empty, select = null }) {
+export function table({ columns, rows, key, caption, empty, select = null, many = false }) {
   if (rows.length === 0) return html`<p class="empty">${empty}</p>`;
   return html`
-    <div class="table" tabindex="0" role="region" aria-label=${caption}>
+    <div class="table" data-columns=${many ? "many" : null} tabindex="0" role="region" aria-label=${caption}>
       <table>
         <caption class="unseen">${caption}</caption>
         <thead>
           <tr>
             ${select && html`<th scope="col"><span class="unseen">${t("common.choose")}</span></th>`}
-            ${columns.map(({ label, numeric }) => html`<th scope="col" class=${numeric ? "number" : null}>${label}</th>`)}
+            ${columns.map(({ label, numeric }) => html`<th scope="col" class=${numeric ? "number" : null}>${capital(label)}</th>`)}
           </tr>
         </thead>
         <tbody>
@@ -28,12 +29,17 @@ export function table({ columns, rows, key, caption, empty, select = null }) {
             <tr data-key=${key(row)}>
               ${select && choice(row, key(row), select)}
               ${columns.map(({ label, numeric, cell }) => html`
-                <td data-label=${label} class=${numeric ? "number" : null}><div>${cell(row)}</div></td>`)}
+                <td data-label=${capital(label)} class=${numeric ? "number" : null}><div>${cell(row)}</div></td>`)}
             </tr>`)}
         </tbody>
       </table>
     </div>
   `;
+}
+
+/** The name of a column, which may be the word for a state. */
+function capital(label) {
+  return label.charAt(0).toLocaleUpperCase() + label.slice(1);
 }
 
 function choice(row, key, { chosen, label, change }) {

@@ -74,6 +74,7 @@ function evidence({ t, query }) {
 function entries({ t, href }, rows, empty) {
   const narrow = (name, value) => html`<a class="code" href=${href("audit", { [name]: value })}>${value}</a>`;
   return table({
+    many: true,
     caption: t("audit.title"), rows, key: ({ seq }) => String(seq), empty,
     columns: [
       { label: t("audit.seq"), numeric: true, cell: ({ seq }) => seq },

@@ -14,7 +14,7 @@ export default {
   importance_default: "üblich",
   importance_low: "niedrig",
   sound: "Ton",
-  muting: "Stummschaltbar",
+  muting: "Stumm schaltbar",
   may: "ja",
   may_not: "nein",
   may_mute: "Leute können ihn stummschalten",
