@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
+
+import pytest
 
 from tests.console.conftest import Desk
 from tests.end_to_end.harness import Api
@@ -84,13 +87,39 @@ def test_a_viewer_follows_and_has_no_hand_on_it(console: Callable[..., Desk], ap
     desk = console("viewer")
     page = desk.open(f"campaigns/{campaign_id}")
     desk.shows("Too few answers yet")
-    desk.shows("Held out")
+    desk.shows("Left out, to compare with")
     assert page.evaluate("document.querySelector('.screen button')") is None
     for act in ("pause", "abort", "approve", "resume"):
         assert desk.asks("POST", f"/v1/campaigns/{campaign_id}/{act}", {}) == 403
     desk.accessible()
     page.resize(360, 740)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+PLAIN_DATES = {
+    "en": {
+        "5 8 * * 1-5": "every Monday to Friday at 08:05 (UTC)",
+        "0 16 * * 2,7": "every Tuesday and Sunday at 16:00 (UTC)",
+        "0  6 24 * *": "on day 24 of every month at 06:00 (UTC)",
+        "0 6 24 * 1": "again and again: cron 0 6 24 * 1 (UTC)",
+        "*/5 * * * *": "again and again: cron */5 * * * * (UTC)",
+    },
+    "de": {"30 9 * * 0": "jeden Sonntag um 09:30 (UTC)", "0 7 * * *": "jeden Tag um 07:00 (UTC)"},
+}
+
+
+@pytest.mark.parametrize("language", PLAIN_DATES)
+def test_plain_dates_are_said_in_words(console: Callable[..., Desk], language: str) -> None:
+    """Who plans a greeting for the morning need not read cron; what is not plain is shown as it is."""
+    page = console("viewer", language=language).open("schedules")
+    program = f"""
+        (async () => {{
+          const base = document.querySelector('script[type=module]').src.replace(/main\\.js.*/, '');
+          const {{ timingText }} = await import(base + 'parts/plan.js');
+          const inWords = (cron) => timingText({{ repeat: {{ cron, zone: 'UTC' }} }});
+          return {json.dumps(list(PLAIN_DATES[language]))}.map(inWords);
+        }})()"""
+    assert page.evaluate(program) == list(PLAIN_DATES[language].values())
 
 
 def test_a_schedule_is_run_paused_and_cancelled(console: Callable[..., Desk], api: Api) -> None:
@@ -103,7 +132,7 @@ def test_a_schedule_is_run_paused_and_cancelled(console: Callable[..., Desk], ap
     made = api.call("POST", "/v1/schedules", 202, json={"name": EVIL, "push": push})
     desk = console("sender")
     page = desk.open("schedules?state=active")
-    desk.shows("again and again: 0 16 * * * (Europe/Vienna)")
+    desk.shows("every day at 16:00 (Europe/Vienna)")
     desk.click_text(EVIL, "tbody")
     page.wait_for(f"{PATH} === '/console/schedules/{made['schedule_id']}'")
     page.wait_for("document.querySelectorAll('.dates li').length === 5")

@@ -90,9 +90,9 @@ class Campaign {
     const rows = [
       ["targeted", found.targeted.toLocaleString(t.language)],
       ["blast_radius", found.blast_radius.toLocaleString(t.language)],
-      ["holdout", found.holdout === null ? null : found.holdout.toLocaleString(t.language)],
+      ["holdout", !found.holdout ? null : found.holdout.toLocaleString(t.language)],
       ["not_planned", found.not_planned ? found.not_planned.toLocaleString(t.language) : null],
-      ["made", html`${time(found.created_at, { exact: true })} <span class="code">${found.created_by}</span>`],
+      ["made", html`${time(found.created_at, { exact: true })} ${t("campaigns.by_key")} <span class="code">${found.created_by}</span>`],
       ["approved_by", found.approved_by && html`<span class="code">${found.approved_by}</span>`],
       ["starts", time(found.start_at, { exact: true })],
       ["started", found.started_at && time(found.started_at, { exact: true })],
@@ -129,7 +129,7 @@ class Campaign {
       <section>
         <h2>${t("campaigns.groups")}</h2>
         ${table({
-          caption: t("campaigns.groups"), rows: groups, key: ({ group }) => String(group), empty: "",
+          caption: t("campaigns.groups"), rows: groups, key: ({ group }) => String(group), empty: "", many: true,
           columns: [
             { label: t("campaigns.group"), cell: ({ group, name }) => html`<b>${group}</b> ${name}` },
             { label: t("campaigns.state"), cell: ({ state }) => badge(state) },
