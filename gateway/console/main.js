@@ -77,7 +77,8 @@ function drawHeader() {
   }
   update(
     $("who"),
-    session && html`<span class="identity"><b>${session.app}</b> ${session.name} <span class="quiet">${t(`common.role_${session.role}`)}</span></span>`,
+    session && html`<span class="identity"><span class="quiet">${t("common.app")}</span> <b>${session.app}</b> · ${
+      session.sign_in === "key" ? t("common.with_key", { name: session.name }) : session.name} · ${t(`common.role_${session.role}`)}</span>`,
     html`<span class="settings">
       ${picker(t("common.language"), "language", Object.entries(LANGUAGES), language, choose)}
       ${picker(t("common.theme"), "theme", THEMES.map((theme) => [theme, t(`common.theme_${theme}`)]), theme(), wear)}

@@ -380,6 +380,7 @@ class Composer {
       this.places.summary,
       target !== null && html`<p>${t(`compose.summary_${fields.when}`, { target: targetWords(target) })}</p>`,
       this.draft.tested === null ? html`<p class="hint">${t("compose.not_tested")}</p>` : html`<p class="hint">${t("compose.tested", { device: this.draft.tested })}</p>`,
+      forecast === null && html`<p class="hint">${t("compose.not_ready")}</p>`,
       html`<div class="buttons">
         <button type="button" class="primary send" disabled=${forecast === null} onclick=${() => void this.send()}>${
           fields.when === "now" ? (forecast === null ? t("compose.send") : t("compose.send_to", { n: forecast.targeted })) : t("compose.plan")}</button>

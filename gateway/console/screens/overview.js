@@ -182,7 +182,7 @@ function healthOf({ t, href }, { webhooks, server }) {
           server.certificates.map(({ name, ends_at: end, days_left: days }) => html`
             <dt>${t(`overview.certificate_${name === "ca" ? "ca" : "server"}`)}</dt>
             <dd>${time(end)} ${days < SOON_DAYS ? badge(days < 0 ? "expired" : "warning") : null}</dd>`),
-          html`<dt>${t("overview.running")}</dt><dd>${time(server.started_at)} <span class="quiet">${server.version}</span></dd>`,
+          html`<dt>${t("overview.running")}</dt><dd>${time(server.started_at)} <span class="quiet">· ${t("overview.version", { version: server.version })}</span></dd>`,
         ]}
       </dl>
     `,

@@ -239,7 +239,7 @@ function facts(view, push) {
     [t("push.target"), targetLink(push.target, view.href)],
     [t("push.kind"), t(`targets.kind_${push.kind}`)],
     [t("push.sent_at"), time(push.sent_at, { exact: true })],
-    [t("push.lifetime"), html`<span>${lifetime} – ${time(push.expires_at, { exact: true })}</span>`],
+    [t("push.lifetime"), push.ttl === 0 ? lifetime : html`<span>${lifetime}, ${t("push.until")} ${time(push.expires_at, { exact: true })}</span>`],
     push.recalled_at && [t("push.recalled_at"), time(push.recalled_at, { exact: true })],
     [t("push.priority"), t(`push.priority_${push.priority}`)],
     push.channel && [t("push.channel"), push.channel],

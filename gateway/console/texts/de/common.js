@@ -17,6 +17,8 @@ export default {
   role_sender: "Absender",
   role_operator: "Betreiber",
   role_admin: "Verwalter",
+  app: "App",
+  with_key: "Schlüssel „{name}“",
   language: "Sprache",
   theme: "Farben",
   theme_auto: "Wie das System",

@@ -135,6 +135,7 @@ export default {
   summary_local: "{target}. Er wird nach den Uhren der Geräte gesendet.",
   summary_repeat: "{target}. Er wird immer wieder gesendet.",
   tested: "Er wurde an {device} ausprobiert.",
+  not_ready: "Er kann gesendet werden, sobald dasteht, für wen er ist und was er sagt, ohne Fehler.",
   not_tested: "Seit der letzten Änderung wurde er an keinem Gerät ausprobiert.",
   send: "Senden",
   send_to: { one: "An {n} Gerät senden", other: "An {n} Geräte senden" },

@@ -3,7 +3,7 @@ export default {
   count: { one: "{n} Gerät", other: "{n} Geräte" },
   enrol: "Gerät einschreiben",
   filter: "Geräte filtern",
-  q: "Suche",
+  q: "Id oder Name",
   online: "Verbindung",
   is_online: "verbunden",
   is_offline: "getrennt",

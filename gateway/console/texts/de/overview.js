@@ -32,6 +32,7 @@ export default {
   disk_left: "{left} frei, {used} vom Register belegt",
   certificate_server: "Zertifikat endet",
   certificate_ca: "CA der Flotte endet",
-  running: "Läuft seit",
+  running: "Gestartet",
+  version: "Version {version}",
   server_hidden: "Die Zahlen des Servers selbst sind für seine Verwalter.",
 };

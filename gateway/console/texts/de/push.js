@@ -1,7 +1,7 @@
 export default {
   all: "Alle Pushes",
   funnel: "Wie weit er gekommen ist",
-  by_reason: "Wer ihn nicht bekommen hat, und warum",
+  by_reason: "Was daraus wurde, und warum",
   content: "Was er sagt",
   facts: "Der Push",
   gone: "Seine Zustellungen werden nicht mehr aufbewahrt. Geblieben sind die Zahlen oben.",
@@ -42,6 +42,7 @@ export default {
   kind: "Art",
   sent_at: "Gesendet",
   lifetime: "Lebensdauer",
+  until: "bis",
   recalled_at: "Zurückgerufen",
   priority: "Priorität",
   priority_critical: "kritisch",

@@ -17,6 +17,8 @@ export default {
   role_sender: "Sender",
   role_operator: "Operator",
   role_admin: "Admin",
+  app: "App",
+  with_key: "key “{name}”",
   language: "Language",
   theme: "Colours",
   theme_auto: "As the system",

@@ -135,6 +135,7 @@ export default {
   summary_local: "{target}. It is sent by the devices' clocks.",
   summary_repeat: "{target}. It is sent again and again.",
   tested: "It was tried on {device}.",
+  not_ready: "It can be sent once it says for whom it is and what it says, without mistakes.",
   not_tested: "It was not tried on a device since it was last changed.",
   send: "Send",
   send_to: { one: "Send to {n} device", other: "Send to {n} devices" },

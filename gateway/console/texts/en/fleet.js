@@ -3,7 +3,7 @@ export default {
   count: { one: "{n} device", other: "{n} devices" },
   enrol: "Enrol a device",
   filter: "Filter devices",
-  q: "Search",
+  q: "Id or name",
   online: "Presence",
   is_online: "online",
   is_offline: "offline",

@@ -1,7 +1,7 @@
 export default {
   all: "All pushes",
   funnel: "How far it has come",
-  by_reason: "Who did not get it, and why",
+  by_reason: "What became of it, and why",
   content: "What it says",
   facts: "The push",
   gone: "Its deliveries are not kept any more. What is left are the counts above.",
@@ -42,6 +42,7 @@ export default {
   kind: "Kind",
   sent_at: "Sent",
   lifetime: "Lifetime",
+  until: "until",
   recalled_at: "Recalled",
   priority: "Priority",
   priority_critical: "critical",
