@@ -88,6 +88,7 @@ def campaigns_forecast(
 
 @campaigns.command("list")
 def campaigns_list(
+    state: Annotated[str | None, typer.Option(help="Only those in this state, as running or paused")] = None,
     limit: Limit = None,
     cursor: Cursor = None,
     server: ServerUrl = None,
@@ -106,7 +107,9 @@ def campaigns_list(
     }
     empty = f"No campaigns yet. Make one: {PROGRAM} campaigns create FILE"
     with client_of(server, data_dir) as client:
-        print_list(client, "/v1/campaigns", columns, empty=empty, as_json=as_json, limit=limit, cursor=cursor)
+        print_list(
+            client, "/v1/campaigns", columns, empty=empty, as_json=as_json, limit=limit, cursor=cursor, state=state
+        )
 
 
 @campaigns.command("show")

@@ -36,6 +36,7 @@ def keys_add(
 
 @keys.command("list")
 def keys_list(
+    app: Annotated[str | None, typer.Option(help="Of another application, for an admin of `default`")] = None,
     limit: Limit = None,
     cursor: Cursor = None,
     server: ServerUrl = None,
@@ -52,7 +53,7 @@ def keys_list(
         "revoked": "revoked_at",
     }
     with client_of(server, data_dir) as client:
-        print_list(client, "/v1/keys", columns, empty="No keys.", as_json=as_json, limit=limit, cursor=cursor)
+        print_list(client, "/v1/keys", columns, empty="No keys.", as_json=as_json, limit=limit, cursor=cursor, app=app)
 
 
 @keys.command("revoke")

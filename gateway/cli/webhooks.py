@@ -15,7 +15,9 @@ from gateway.cli.options import AsJson, DataDir, ServerUrl, changes, client_of, 
 from gateway.cli.server_client import segment
 from gateway.cli.terminal import PROGRAM, fail, note, print_answer, print_facts, print_json
 
-webhooks = command_group("Have events sent to an address; list, show, change, remove webhooks; replay dead letters.")
+webhooks = command_group(
+    "Have events sent to an address; list, show, change, remove webhooks; test them; replay dead letters."
+)
 CLEARABLE = ("description",)
 
 WebhookId = Annotated[str, typer.Argument(metavar="WEBHOOK", help="Its id, as `webhooks list` shows it")]
@@ -123,6 +125,23 @@ def webhooks_rotate(
     """Give a webhook a new secret. For 24 hours requests are signed with the old one as well."""
     with client_of(server, data_dir) as client:
         print_new(client.call("POST", f"/v1/webhooks/{segment(webhook_id)}/secret"), as_json)
+
+
+@webhooks.command("test")
+def webhooks_test(
+    webhook_id: WebhookId, server: ServerUrl = None, data_dir: DataDir = None, as_json: AsJson = False
+) -> None:
+    """Send an event of the type `webhook.test` now, and say what the receiver answers. Exit code 1: no 2xx."""
+    with client_of(server, data_dir) as client:
+        found = client.call("POST", f"/v1/webhooks/{segment(webhook_id)}/test")
+    if as_json:
+        print_json(found)
+    elif found["delivered"]:
+        print(f"{found['status']} after {found['milliseconds']} ms")
+    else:
+        note(found["error"] or f"it answers {found['status']}")
+    if not found["delivered"]:
+        raise typer.Exit(1)
 
 
 @webhooks.command("dead-letters")

@@ -41,6 +41,7 @@ def test_a_first_visit_is_small(console: Callable[..., Desk]) -> None:
     assert sum(entry["sent"] for entry in fetched) < weight / 2, "compressed"
 
 
+@pytest.mark.full_only
 def test_a_second_visit_asks_for_the_page_alone(console: Callable[..., Desk]) -> None:
     desk = console("admin")
     desk.open()

@@ -56,6 +56,7 @@ def test_a_campaign_is_paused_resumed_and_aborted_with_its_numbers(console: Call
     assert state(api, campaign_id) == "aborted"
 
 
+@pytest.mark.full_only
 def test_what_another_tab_has_done_is_said_and_nothing_is_done_twice(console: Callable[..., Desk], api: Api) -> None:
     campaign_id = campaign(api, "tabs")
     desk = console("sender")
@@ -82,6 +83,7 @@ def test_a_campaign_is_approved_by_somebody_else(console: Callable[..., Desk], a
     assert state(api, campaign_id) == "running"
 
 
+@pytest.mark.full_only
 def test_a_viewer_follows_and_has_no_hand_on_it(console: Callable[..., Desk], api: Api) -> None:
     campaign_id = campaign(api, "seen", variants=[{"id": "a"}, {"id": "b", "weight": 2}], holdout="25%")
     desk = console("viewer")
@@ -122,6 +124,7 @@ def test_plain_dates_are_said_in_words(console: Callable[..., Desk], language: s
     assert page.evaluate(program) == list(PLAIN_DATES[language].values())
 
 
+@pytest.mark.full_only
 def test_a_schedule_is_run_paused_and_cancelled(console: Callable[..., Desk], api: Api) -> None:
     api.enrol_many(["tea-1", "tea-2"], tags=["tea"])
     push = {

@@ -92,6 +92,7 @@ def test_a_mistake_is_shown_where_it_is_and_the_count_follows(console: Callable[
     desk.accessible()
 
 
+@pytest.mark.full_only
 def test_what_a_device_would_get_is_drawn_and_what_it_lacks_is_named(console: Callable[..., Desk], api: Api) -> None:
     api.enrol("drawn-1", name=EVIL)
     api.enrol("drawn-2")
@@ -145,6 +146,7 @@ def test_a_draft_survives_a_reload_and_is_nobody_elses(console: Callable[..., De
     assert other.evaluate("document.querySelector('[name=title]').value") == ""
 
 
+@pytest.mark.full_only
 def test_it_is_tried_on_a_device_and_then_sent(console: Callable[..., Desk], api: Api, server: Server) -> None:
     enrolled = api.enrol("tried-1")
     api.enrol_many(["tried-2", "tried-3"], tags=["tried"])
@@ -189,6 +191,7 @@ def test_a_second_press_and_a_lost_answer_send_once(console: Callable[..., Desk]
     assert [push["push_id"] for push in sent(api, "Once, offline")] == [push_id]
 
 
+@pytest.mark.full_only
 def test_a_reload_in_the_middle_finds_out_what_became_of_it(console: Callable[..., Desk], api: Api) -> None:
     api.enrol("reload-1")
     desk = console("sender")
@@ -262,6 +265,7 @@ def test_dates_are_shown_before_it_is_planned(console: Callable[..., Desk], api:
     assert made["push"]["repeat"] == {"cron": "30 6 * * 1", "zone": "device"}
 
 
+@pytest.mark.full_only
 def test_a_second_person_approves(console: Callable[..., Desk], api: Api) -> None:
     api.enrol("approve-1")
     desk = console("sender")

@@ -181,6 +181,7 @@ def test_a_test_push_is_seen_on_its_way(console: Callable[..., Desk], api: Api, 
     assert page.evaluate("document.querySelectorAll('.timeline :is(img, script)').length") == 0
 
 
+@pytest.mark.full_only
 def test_a_command_is_called_and_answered(console: Callable[..., Desk], api: Api, server: Server) -> None:
     enrolled = api.enrol("called-1")
     device = Device(enrolled.id, enrolled.token, port=server.mqtt_port)
@@ -206,6 +207,7 @@ def test_a_command_is_called_and_answered(console: Callable[..., Desk], api: Api
         assert page.evaluate("document.querySelectorAll('dialog :is(img, script)').length") == 0
 
 
+@pytest.mark.full_only
 def test_a_mailbox_is_emptied_one_by_one_and_altogether(console: Callable[..., Desk], api: Api) -> None:
     device = api.enrol("full-1").id
     pushes = [api.push(device, data=n, priority=priority) for n, priority in enumerate(("low", "critical", "normal"))]
@@ -226,6 +228,7 @@ def test_a_mailbox_is_emptied_one_by_one_and_altogether(console: Callable[..., D
     desk.shows("Nothing waits for it.", "#mailbox")
 
 
+@pytest.mark.full_only
 def test_it_is_changed_given_a_new_token_and_removed(console: Callable[..., Desk], api: Api) -> None:
     enrolled = api.enrol("owned-1", name="Old name")
     desk = console("operator")
@@ -350,6 +353,7 @@ def test_another_apps_device_is_not_there(console: Callable[..., Desk], api: Api
     desk.shows("no device 'mine-1'")
 
 
+@pytest.mark.full_only
 def test_everybody_can_use_it(console: Callable[..., Desk], api: Api, server: Server) -> None:
     enrolled = api.enrol("axe-device", name="A long name of a device", tags=["hall"], timezone="Asia/Tokyo")
     push_id = api.push(enrolled.id, notification={"title": "Soup"}, ttl=0)

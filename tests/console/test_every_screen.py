@@ -117,6 +117,7 @@ def test_everybody_can_use_every_screen(console: Callable[..., Desk], things: di
         desk.accessible()
 
 
+@pytest.mark.full_only
 def test_a_viewer_finds_nothing_to_change(console: Callable[..., Desk], things: dict[str, str]) -> None:
     """What a role may not do has no control: a viewer's screens have forms to search with, and nothing else."""
     desk = console("viewer")

@@ -36,6 +36,7 @@ def rows(page: Page, ids: list[str]) -> None:
     page.wait_for(f"JSON.stringify({IDS}) === {json.dumps(json.dumps(ids, separators=(',', ':')))}")
 
 
+@pytest.mark.full_only
 def test_a_search_is_in_the_address_and_the_address_is_a_search(console: Callable[..., Desk], api: Api) -> None:
     ids = made(api, "find", 3)
     api.call("PATCH", f"/v1/devices/{ids[1]}", 200, json={"name": "By the door"})
@@ -142,6 +143,7 @@ LIST_ENDS_NOWHERE = """(() => {
 """As if there were more devices than can be listed."""
 
 
+@pytest.mark.full_only
 def test_those_that_were_counted_are_removed_and_no_others(console: Callable[..., Desk], api: Api) -> None:
     """One leaves and one comes between the question and the answer: their number is the same."""
     ids = made(api, "swap", 2)
@@ -159,6 +161,7 @@ def test_those_that_were_counted_are_removed_and_no_others(console: Callable[...
     assert [device["device_id"] for device in left] == ["swap-late"]
 
 
+@pytest.mark.full_only
 def test_everything_that_matches_is_removed_after_its_number_is_typed(console: Callable[..., Desk], api: Api) -> None:
     ids = made(api, "many", 53)
     desk = console("operator", script=LIST_ENDS_NOWHERE)
@@ -218,6 +221,7 @@ def test_a_viewer_can_change_nothing(console: Callable[..., Desk], api: Api) -> 
         assert page.evaluate(status) == 403
 
 
+@pytest.mark.full_only
 def test_a_code_is_shown_and_seen_to_be_used(console: Callable[..., Desk], api: Api) -> None:
     desk = console("operator")
     page = desk.open("fleet")
@@ -269,6 +273,7 @@ def test_the_completions_are_the_language() -> None:
     assert found == {**names.FIELDS, **names.FUNCTIONS, **names.METHODS}
 
 
+@pytest.mark.full_only
 def test_everybody_can_use_it(console: Callable[..., Desk], api: Api) -> None:
     ids = made(api, "usable", 2, tags=["hall"])
     desk = console("operator")

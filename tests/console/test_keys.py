@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from tests.console.conftest import Desk
 from tests.end_to_end.harness import Api
 
@@ -36,6 +38,7 @@ def test_a_key_is_shown_once_and_revoked_by_name(console: Callable[..., Desk], a
     assert "owned" not in page.evaluate("document.title")
 
 
+@pytest.mark.full_only
 def test_apps_and_their_first_key(console: Callable[..., Desk], api: Api) -> None:
     desk = console("admin")
     page = desk.open("keys?tab=apps&new=1")
@@ -58,6 +61,7 @@ def test_apps_and_their_first_key(console: Callable[..., Desk], api: Api) -> Non
     assert theirs.asks("GET", "/v1/keys?app=default") == 403
 
 
+@pytest.mark.full_only
 def test_the_audit_log_is_filtered_by_its_address(console: Callable[..., Desk], api: Api) -> None:
     api.enrol("audited-1", name=EVIL)
     api.call("DELETE", "/v1/devices/audited-1", 204)

@@ -11,6 +11,7 @@ from tests.console.conftest import Desk
 from tests.end_to_end.harness import Api
 
 
+@pytest.mark.full_only
 def test_a_push_and_its_delivery_are_seen_without_a_click(
     console: Callable[..., Desk], api: Api, online: Callable[..., Device]
 ) -> None:

@@ -60,6 +60,7 @@ def asked(page: Page, path: str, method: str = "GET", body: str = "null") -> int
     return status
 
 
+@pytest.mark.full_only
 def test_a_viewer_comes_by_the_provider_to_the_page_that_was_wanted(browser: Browser, company: Server) -> None:
     origin = f"http://127.0.0.1:{company.http_port}"
     with browser.context() as context:
@@ -79,6 +80,7 @@ def test_a_viewer_comes_by_the_provider_to_the_page_that_was_wanted(browser: Bro
         page.wait_for("!!document.querySelector('form.sign-in')")
 
 
+@pytest.mark.full_only
 def test_who_has_no_role_is_told_so(browser: Browser, company: Server) -> None:
     with browser.context() as context:
         page = context.open(f"http://127.0.0.1:{company.http_port}/console/sign-in", ENGLISH)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from tests.browser import Page
 from tests.console.conftest import Desk, connected
 from tests.end_to_end.harness import Api, Server
@@ -16,6 +18,7 @@ def step(page: Page, name: str, count: int) -> None:
     page.wait_for(f"document.querySelector('.funnel [data-step={name}] .funnel-count')?.textContent === '{count}'")
 
 
+@pytest.mark.full_only
 def test_a_push_moves_through_its_funnel_while_one_looks(
     console: Callable[..., Desk], api: Api, server: Server
 ) -> None:
@@ -54,6 +57,7 @@ def test_a_recall_says_its_number_before_and_after(console: Callable[..., Desk],
     page.wait_for("!document.querySelector('.acts .danger')")
 
 
+@pytest.mark.full_only
 def test_reasons_lead_to_devices_and_the_address_keeps_them(console: Callable[..., Desk], api: Api) -> None:
     ids = [f"why-{n:02}" for n in range(25)]
     api.enrol_many(ids, tags=["why"])
@@ -74,6 +78,7 @@ def test_reasons_lead_to_devices_and_the_address_keeps_them(console: Callable[..
     page.wait_for("location.pathname === '/console/devices/why-24'")
 
 
+@pytest.mark.full_only
 def test_it_is_sent_again_to_those_that_missed_it(console: Callable[..., Desk], api: Api, server: Server) -> None:
     enrolled = api.enrol("again-1", tags=["again"])
     api.enrol_many(["again-2", "again-3"], tags=["again"])

@@ -75,6 +75,7 @@ def test_a_webhook_is_made_and_its_secret_shown_once(
     desk.shows("enabled", ".head")
 
 
+@pytest.mark.full_only
 def test_dead_letters_are_sent_again_with_their_number(
     console: Callable[..., Desk], api: Api, server: Server, receiver: Receiver
 ) -> None:
@@ -103,6 +104,7 @@ def test_dead_letters_are_sent_again_with_their_number(
     api.call("GET", f"/v1/webhooks/{made['id']}", 404)
 
 
+@pytest.mark.full_only
 def test_a_viewer_sees_whether_events_arrive(console: Callable[..., Desk], api: Api, server: Server) -> None:
     body = {"url": "https://hooks.example/a", "enabled": False, "description": EVIL}
     made = api.call("POST", "/v1/webhooks", 201, json=body)

@@ -41,6 +41,7 @@ FIELDS_OF_FILES = {
 }
 FIELDS_WITHOUT_AN_OPTION = {
     "GET /v1/devices with_count": "for the pages of the console: `segments try` counts",
+    "GET /v1/webhooks/{webhook_id}/dead-letters with_count": "the same: `webhooks replay` says how many it sends",
     "GET /v1/devices with_waiting": "the same: `devices show` and `mailbox show` say it",
     "POST /v1/invitations qr": "a picture for a page; `--png` and `--pdf` draw it here",
     "POST /v1/devices/tags cursor": "only after 1,000 devices, which the command does by itself",
@@ -143,6 +144,7 @@ def test_every_operation_of_the_api_has_a_command(
     app = name()
     session.run("apps", "add", app)
     assert app in {item["id"] for item in session.listed("apps", "list")}
+    assert session.json("keys", "list", "--app", app)["items"] == []
     made = session.json("keys", "add", "operator", "--app", app, "--scope", "admin")
     monkeypatch.setenv("FLEETPUSH_KEY", made["key"])
     spare = session.json("keys", "add", "spare", "--scope", "read")
@@ -285,6 +287,7 @@ def roll_out(session: Session, tmp_path: Path) -> None:
     assert session.json("campaigns", "abort", made, "--reason", "enough")["state"] == "aborted"
     assert "enough" in session.run("campaigns", "show", made).stdout
     assert session.listed("campaigns", "holdout", made) == []
+    assert [item["campaign_id"] for item in session.listed("campaigns", "list", "--state", "aborted")] == [made]
 
 
 def set_rules(session: Session, tmp_path: Path) -> None:
@@ -545,6 +548,7 @@ def configure_webhooks(session: Session, tmp_path: Path) -> None:
     assert session.json("webhooks", "show", webhook)["url"] == f"{address}/2"
     assert session.json("webhooks", "rotate", webhook)["secret"] != made["secret"]
     session.listed("webhooks", "dead-letters", webhook)
+    session.run("webhooks", "test", webhook, expect=1)
     session.run("webhooks", "replay", webhook, expect=1)
     session.run("webhooks", "change", webhook, "--enable")
     assert session.json("webhooks", "replay", webhook) == {"replaying": 0}
