@@ -72,6 +72,7 @@ def test_what_another_tab_has_done_is_said_and_nothing_is_done_twice(console: Ca
     first.wait_for("!!document.querySelector('#resume')")
 
 
+@pytest.mark.full_only
 def test_a_campaign_is_approved_by_somebody_else(console: Callable[..., Desk], api: Api) -> None:
     campaign_id = campaign(api, "asked", ask_approval=True)
     desk = console("sender")
@@ -110,6 +111,7 @@ PLAIN_DATES = {
 }
 
 
+@pytest.mark.full_only
 @pytest.mark.parametrize("language", PLAIN_DATES)
 def test_plain_dates_are_said_in_words(console: Callable[..., Desk], language: str) -> None:
     """Who plans a greeting for the morning need not read cron; what is not plain is shown as it is."""

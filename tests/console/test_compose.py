@@ -66,6 +66,7 @@ def lose_answers(page: Page, count: int) -> None:
     )
 
 
+@pytest.mark.full_only
 def test_a_mistake_is_shown_where_it_is_and_the_count_follows(console: Callable[..., Desk], api: Api) -> None:
     api.enrol_many(["count-1", "count-2"], tags=["counted"])
     desk = console("sender")

@@ -47,6 +47,7 @@ def test_a_lost_server_is_said_and_what_is_there_goes_on_when_it_is_back(mortal:
     assert page.evaluate("globalThis.same"), "no new document"
 
 
+@pytest.mark.full_only
 def test_a_page_of_the_version_before_begins_again_and_is_never_a_mixture(console: Callable[..., Desk]) -> None:
     """As an upgrade leaves it: the files of the page's version are gone, and `/console/` names others."""
     desk = console("admin")

@@ -121,6 +121,7 @@ def test_the_question_is_answered_within_three_clicks(console: Callable[..., Des
         page.evaluate("document.querySelector('#asked-here').removeAttribute('id')")
 
 
+@pytest.mark.full_only
 def test_the_address_asks_about_one_push(console: Callable[..., Desk], api: Api) -> None:
     device = api.enrol("asks-1").id
     push_id = api.push(device, notification={"title": "Fresh bread"}, ttl=0)
@@ -137,6 +138,7 @@ def test_the_address_asks_about_one_push(console: Callable[..., Desk], api: Api)
     desk.shows("no device 'nobody'", page=desk.tabs[-1])
 
 
+@pytest.mark.full_only
 def test_it_is_said_whether_it_is_subscribed_and_why_at_a_glance(
     console: Callable[..., Desk], api: Api, server: Server
 ) -> None:
@@ -262,6 +264,7 @@ def test_it_is_changed_given_a_new_token_and_removed(console: Callable[..., Desk
     assert api.request("GET", "/v1/devices/owned-1").status_code == 404
 
 
+@pytest.mark.full_only
 def test_a_viewer_can_change_nothing(console: Callable[..., Desk], api: Api) -> None:
     device = api.enrol("viewed-1").id
     push_id = api.push(device, data=1)
@@ -282,6 +285,7 @@ def test_a_viewer_can_change_nothing(console: Callable[..., Desk], api: Api) -> 
         assert page.evaluate(f"fetch({json.dumps(path)}, {json.dumps(options)}).then((a) => a.status)") == 403, path
 
 
+@pytest.mark.full_only
 def test_what_a_device_and_senders_say_is_text(console: Callable[..., Desk], api: Api, server: Server) -> None:
     enrolled = api.enrol("evil-9", name=EVIL, attributes={EVIL: EVIL, "nested": {"a": [EVIL]}})
     api.push(enrolled.id, notification={"title": EVIL}, collapse_key=EVIL[:60])

@@ -98,6 +98,7 @@ def test_what_others_have_said_stays_text_and_fits_a_phone(
         assert desk.complaints() == [], name
 
 
+@pytest.mark.full_only
 def test_things_of_another_app_are_not_there(console: Callable[..., Desk], foreign_things: dict[str, str]) -> None:
     desk = console("admin")
     desk.open()

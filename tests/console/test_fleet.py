@@ -205,6 +205,7 @@ def test_a_push_to_what_is_chosen_goes_to_the_composer(console: Callable[..., De
     assert page.evaluate("document.querySelector('#bulk-revoke, #bulk-tag, #enrol')") is None
 
 
+@pytest.mark.full_only
 def test_a_viewer_can_change_nothing(console: Callable[..., Desk], api: Api) -> None:
     ids = made(api, "look", 1)
     desk = console("viewer")
@@ -240,6 +241,7 @@ def test_a_code_is_shown_and_seen_to_be_used(console: Callable[..., Desk], api: 
     page.wait_for("location.pathname === '/console/devices/by-code' && !document.querySelector('dialog')")
 
 
+@pytest.mark.full_only
 def test_what_devices_call_themselves_is_text(console: Callable[..., Desk], api: Api) -> None:
     api.enrol("evil-1", name=EVIL, attributes={"version": EVIL})
     desk = console("operator")
@@ -266,6 +268,7 @@ def test_the_list_stays_live(console: Callable[..., Desk], api: Api) -> None:
     page.wait_for("document.querySelector('tbody td.number').textContent === '1'")
 
 
+@pytest.mark.full_only
 def test_the_completions_are_the_language() -> None:
     source = (Path(__file__).resolve().parents[2] / "gateway/console/parts/expression.js").read_text()
     listed = source.split("export const NAMES = {")[1].split("};")[0]

@@ -21,6 +21,7 @@ def test_the_first_screen_opens_and_links_lead_without_a_new_document(console: C
     page.wait_for("document.querySelector('#nav [aria-current]')?.textContent === 'Overview'")
 
 
+@pytest.mark.full_only
 def test_a_role_sees_what_it_may_open(console: Callable[..., Desk]) -> None:
     page = console("viewer").open()
     listed = page.evaluate("[...document.querySelectorAll('#nav a')].map((a) => a.textContent)")
@@ -31,6 +32,7 @@ def test_a_role_sees_what_it_may_open(console: Callable[..., Desk]) -> None:
     desk.shows("Your role does not permit this")
 
 
+@pytest.mark.full_only
 def test_who_is_not_signed_in_is_asked_and_comes_back(console: Callable[..., Desk]) -> None:
     desk = console(None)
     page = desk.open("fleet?where=a%20%3D%201")
@@ -38,12 +40,14 @@ def test_who_is_not_signed_in_is_asked_and_comes_back(console: Callable[..., Des
     assert page.evaluate("new URLSearchParams(location.search).get('to')") == "/console/fleet?where=a%20%3D%201"
 
 
+@pytest.mark.full_only
 def test_an_address_that_is_none_says_so(console: Callable[..., Desk]) -> None:
     desk = console("admin")
     desk.open("nothing/here")
     desk.shows("There is no such page")
 
 
+@pytest.mark.full_only
 def test_another_language_is_spoken_everywhere_and_stays(console: Callable[..., Desk]) -> None:
     desk = console("viewer", language="fr")
     page = desk.open()
@@ -54,10 +58,12 @@ def test_another_language_is_spoken_everywhere_and_stays(console: Callable[..., 
     assert desk.open().text("h1") == "Übersicht"
 
 
+@pytest.mark.full_only
 def test_a_browser_that_speaks_german_is_answered_so(console: Callable[..., Desk]) -> None:
     assert console("viewer", language="de-AT").open().text("h1") == "Übersicht"
 
 
+@pytest.mark.full_only
 def test_colours_are_the_systems_or_as_chosen(console: Callable[..., Desk]) -> None:
     desk = console("viewer")
     page = desk.open()
@@ -141,6 +147,7 @@ def test_everybody_can_use_the_frame(console: Callable[..., Desk]) -> None:
     desk.accessible()
 
 
+@pytest.mark.full_only
 def test_a_fault_is_found(console: Callable[..., Desk]) -> None:
     desk = console("admin")
     desk.open()

@@ -82,6 +82,7 @@ def test_the_audit_log_is_filtered_by_its_address(console: Callable[..., Desk], 
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+@pytest.mark.full_only
 def test_others_have_no_way_there(console: Callable[..., Desk], api: Api) -> None:
     desk = console("operator")
     page = desk.open("keys")

@@ -150,6 +150,7 @@ def test_a_page_of_another_origin_can_do_nothing_with_the_session(
         assert asked(ours, "/v1/pushes", "POST", push) == 202, "the page of ours may"
 
 
+@pytest.mark.full_only
 def test_the_server_says_which_secret_it_cannot_read(tmp_path: Path) -> None:
     options = ("--oidc-issuer=https://id.example", "--oidc-client-id=x", "--oidc-roles=a=admin")
     server = Server(tmp_path / "data", *options, f"--oidc-client-secret={tmp_path / 'missing'}")

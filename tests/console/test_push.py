@@ -104,8 +104,9 @@ def test_it_is_sent_again_to_those_that_missed_it(console: Callable[..., Desk], 
     assert (shown["notification"], shown["channel"], shown["ttl"]) == (notification, "offers", 3600)
 
 
+@pytest.mark.full_only
 def test_what_a_sender_wrote_is_text_in_lists_and_pages(console: Callable[..., Desk], api: Api) -> None:
-    api.enrol("evil-1", name=EVIL)
+    api.enrol("hostile-sender-1", name=EVIL)
     bad = "javascript:document.title='owned'"
     notification = {
         "title": EVIL,
@@ -115,9 +116,9 @@ def test_what_a_sender_wrote_is_text_in_lists_and_pages(console: Callable[..., D
         "attachment": {"url": bad, "name": EVIL},
         "actions": [{"id": "x", "title": EVIL, "url": bad}],
     }
-    push_id = api.push("evil-1", notification=notification, collapse_key=EVIL[:64])
+    push_id = api.push("hostile-sender-1", notification=notification, collapse_key=EVIL[:64])
     rendered = api.push(
-        "evil-1", notification={"title": "{{ device.name }}"}, texts={"de": {"title": "x"}}, render="liquid"
+        "hostile-sender-1", notification={"title": "{{ device.name }}"}, texts={"de": {"title": "x"}}, render="liquid"
     )
     desk = console("sender")
     page = desk.open("pushes")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from tests.console.conftest import Desk
 from tests.end_to_end.harness import Api
 
@@ -45,6 +47,7 @@ def test_a_channel_is_made_changed_and_removed(console: Callable[..., Desk], api
     api.call("GET", "/v1/channels/deals", 404)
 
 
+@pytest.mark.full_only
 def test_a_policy_is_not_saved_over_another_ones(console: Callable[..., Desk], api: Api) -> None:
     desk = console("admin")
     page = desk.open("policy")
@@ -66,6 +69,7 @@ def test_a_policy_is_not_saved_over_another_ones(console: Callable[..., Desk], a
     api.call("PUT", "/v1/policy", 200, json={})
 
 
+@pytest.mark.full_only
 def test_a_viewer_reads_the_rules(console: Callable[..., Desk], api: Api) -> None:
     api.call("POST", "/v1/channels", 201, json={"id": "seen", "name": "Seen"})
     desk = console("viewer")

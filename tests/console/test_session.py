@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+import pytest
+
 from tests.browser import Page
 from tests.console.conftest import Desk, make_key
 from tests.end_to_end.harness import Api
@@ -17,6 +19,7 @@ def give_key(desk: Desk, key: str, within: str = "", page: Page | None = None) -
     (page or desk.page).click(f"{within} .sign-in button[type=submit]")
 
 
+@pytest.mark.full_only
 def test_a_key_opens_what_was_asked_for_and_stays_nowhere(console: Callable[..., Desk], api: Api) -> None:
     desk, key = console(None), make_key(api, "viewer")
     page = desk.open("fleet?q=shop")
@@ -46,6 +49,7 @@ def test_who_signs_out_is_out_in_all_tabs_and_back_shows_nothing(console: Callab
     assert not first.evaluate("document.body.innerText.includes('Devices online')")
 
 
+@pytest.mark.full_only
 def test_a_session_that_ends_is_renewed_above_what_is_open(console: Callable[..., Desk], api: Api) -> None:
     desk = console("viewer")
     page = desk.open()
@@ -62,6 +66,7 @@ def test_a_session_that_ends_is_renewed_above_what_is_open(console: Callable[...
     assert page.evaluate("globalThis.same")
 
 
+@pytest.mark.full_only
 def test_a_session_of_somebody_else_begins_anew(console: Callable[..., Desk], api: Api) -> None:
     desk = console("viewer")
     page = desk.open()
@@ -75,6 +80,7 @@ def test_a_session_of_somebody_else_begins_anew(console: Callable[..., Desk], ap
     desk.shows("Operator", ".who")
 
 
+@pytest.mark.full_only
 def test_a_revoked_key_ends_what_its_person_sees(console: Callable[..., Desk], api: Api) -> None:
     desk = console("viewer")
     page = desk.open()
@@ -95,6 +101,7 @@ def revoke_viewers(api: Api) -> None:
             api.call("DELETE", f"/v1/keys/{item['id']}", 204)
 
 
+@pytest.mark.full_only
 def test_signing_in_leads_to_the_console_and_nowhere_else(console: Callable[..., Desk]) -> None:
     page = console(None).open("sign-in")
     module = "import(document.querySelector('script[type=module]').src.replace('main.js', 'sign-in.js'))"
