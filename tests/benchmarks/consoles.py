@@ -50,10 +50,11 @@ def run(options: argparse.Namespace, directory: Path) -> list[Figure]:
     latencies: dict[bool, list[float]] = {False: [], True: []}
     with Server(directory / "data") as server:
         listed = enrolled(server, devices, directory)
+        consoles = [_Console(server) for _ in range(options.consoles)]  # signed in once: there is a limit
         with Fleet(server.mqtt_port, listed, [1, *([rounds] * 2 * TURNS)]) as fleet:
             one_batch(server, TCP_ENDPOINT, fleet, 1, devices)
             for watched in (False, True) * TURNS:
-                with opened(server, options.consoles if watched else 0):
+                with opened(consoles if watched else []):
                     batch = one_batch(server, TCP_ENDPOINT, fleet, rounds, devices)
                     rates[watched].append(devices * rounds / batch.seconds)
         some = min(devices, SINGLE_PUSHES)
@@ -61,7 +62,7 @@ def run(options: argparse.Namespace, directory: Path) -> list[Figure]:
         few.write_text("".join(listed.read_text().splitlines(keepends=True)[:some]))
         with Fleet(server.mqtt_port, few, [singles] * 2 * TURNS) as fleet:
             for watched in (False, True) * TURNS:
-                with opened(server, options.consoles if watched else 0):
+                with opened(consoles if watched else []):
                     latencies[watched].append(single_pushes(server, some).result().latency.p99)
                     fleet.batch()
     what = f"with {options.consoles} consoles"
@@ -78,15 +79,15 @@ def run(options: argparse.Namespace, directory: Path) -> list[Figure]:
 
 
 @contextlib.contextmanager
-def opened(server: Server, count: int) -> Iterator[None]:
-    """So many consoles are open; the block begins when each has had its first answer. Raises CannotRun."""
+def opened(consoles: Sequence[_Console]) -> Iterator[None]:
+    """These consoles are open; the block begins when each has had its first answer. Raises CannotRun."""
+    count = len(consoles)
     ended = threading.Event()
     ready = threading.Barrier(count + 1)
     failures: list[str] = []
 
-    def look(seconds: float, paths: Sequence[str], number: int) -> None:
+    def look(seconds: float, paths: Sequence[str], number: int, console: _Console) -> None:
         try:
-            console = _Console(server)
             push = console.ask("/v1/pushes?limit=1")["items"][0]["push_id"]
             ready.wait(30)
             pause = seconds * number / count  # not all in the same moment: people open them one after the other
@@ -99,7 +100,10 @@ def opened(server: Server, count: int) -> Iterator[None]:
             failures.append(repr(error))
             ready.abort()
 
-    threads = [threading.Thread(target=look, args=(*SCREENS[number % len(SCREENS)], number)) for number in range(count)]
+    threads = [
+        threading.Thread(target=look, args=(*SCREENS[number % len(SCREENS)], number, console))
+        for number, console in enumerate(consoles)
+    ]
     for thread in threads:
         thread.start()
     try:
