@@ -224,9 +224,9 @@ def test_a_screen_that_is_left_while_it_sends_is_told_all_the_same(console: Call
 
 @pytest.mark.full_only
 def test_two_tabs_with_one_draft_send_once_or_say_so(console: Callable[..., Desk], api: Api) -> None:
-    api.enrol("tabs-1")
+    api.enrol("draft-tabs-1")
     desk = console("sender")
-    page = write(desk, "tabs-1", "Twin")
+    page = write(desk, "draft-tabs-1", "Twin")
     kept = page.evaluate("JSON.stringify({...sessionStorage})")
     address = page.evaluate("location.pathname + location.search").removeprefix("/console/")
     push_id = send(desk)
