@@ -51,7 +51,6 @@ async def export_evidence(
     period = EvidencePeriod(
         rfc3339_or_none(time_parameter("from", since)), rfc3339_or_none(time_parameter("to", until))
     )
-    device_no = await exports.find(principal.app_no, device_id)
     attempt = Attempt(
         principal.app_no,
         actor_of(principal),
@@ -60,5 +59,5 @@ async def export_evidence(
         address_of(request),
         person_of(principal),
     )
-    lines = exports.lines(app_of(principal), device_no, device_id, period, attempt)
+    lines = await exports.begin(app_of(principal), device_id, period, attempt)
     return StreamingResponse(lines, media_type=NDJSON[0])

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -69,27 +69,33 @@ class EvidenceExports:
         self._running: Counter[int] = Counter()
         """Exports that are under way, by app."""
 
-    async def find(self, app_no: int, device_id: str) -> int:
-        """Return the number of the device that has this id, or had it last. Raises Problem 404, 503 if an export of
-        the app is under way, or too many are."""
+    async def begin(
+        self, app: AppRef, device_id: str, period: EvidencePeriod, attempt: Attempt
+    ) -> AsyncGenerator[bytes, None]:
+        """Begin the file about the device that has this id, or had it last: its lines, for the request of the attempt.
+
+        Raises Problem 404, 503 if an export of the app is under way, or too many are."""
         row = await self._database.read(
             lambda connection: connection.execute(
-                "SELECT no FROM device WHERE app_no = ? AND id = ? ORDER BY no DESC LIMIT 1", (app_no, device_id)
+                "SELECT no FROM device WHERE app_no = ? AND id = ? ORDER BY no DESC LIMIT 1", (app.no, device_id)
             ).fetchone(),
-            app_no,
+            app.no,
         )
         if row is None:
             raise problem("device_not_found", f"no device {device_id!r} in this app, and none that was removed of late")
-        if self._running[app_no] or self._running.total() >= EXPORT_JOBS:
+        if self._running[app.no] or self._running.total() >= EXPORT_JOBS:
             raise RetryableProblem("busy", "another export of evidence is under way: wait for it", RETRY_SECONDS)
-        return int(row[0])
+        lines = self._lines(app, int(row[0]), device_id, period, attempt)
+        await anext(lines)  # nothing awaits before it has its place, which it gives back however it ends
+        return lines
 
-    async def lines(
+    async def _lines(
         self, app: AppRef, device_no: int, device_id: str, period: EvidencePeriod, attempt: Attempt
-    ) -> AsyncIterator[bytes]:
-        """Make the lines of a file, which belongs to the request of this attempt."""
+    ) -> AsyncGenerator[bytes, None]:
+        """Make the lines of a file, after nothing at all when it has its place among those under way."""
         self._running[app.no] += 1
         try:
+            yield b""
             digest = SliceDigest()
             first = line_of(
                 "evidence",

@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 
+from gateway.audit.evidence import EvidencePeriod
 from gateway.audit_chain import ChainBroken, Head
-from gateway.audit_evidence import EvidenceBroken, verify_evidence, verify_log_file
+from gateway.audit_evidence import ACTION, EvidenceBroken, verify_evidence, verify_log_file
 from gateway.cli.audit import log_lines
 from gateway.cli.server_client import ServerClient
+from gateway.delivery.submission import AppRef
+from gateway.errors import Problem
+from gateway.store.audited_writes import Attempt
 from tests.gateway.in_process import InProcessGateway
 
 
@@ -122,6 +126,29 @@ async def test_one_export_of_an_app_at_a_time(gateway: InProcessGateway, file: l
     exports._running[1] = 1
     gateway.api.found.evidence._running[1] = 1  # type: ignore[attr-defined]
     await gateway.refused("GET", "/v1/devices/kiosk-1/evidence", 503, "busy")
+
+
+async def test_an_export_has_its_place_before_its_first_line_is_asked_for(
+    gateway: InProcessGateway, file: list[bytes]
+) -> None:
+    exports = gateway.api.state.services.evidence
+    app = AppRef(1, "default")
+    attempt = Attempt(1, "key:k_1", ACTION, "device:kiosk-1", "10.0.0.1")
+    lines = await exports.begin(app, "kiosk-1", EvidencePeriod(), attempt)
+    with pytest.raises(Problem, match="another export"):
+        await exports.begin(app, "kiosk-2", EvidencePeriod(), attempt)
+    await lines.aclose()
+    assert exports._running.total() == 0
+    assert verify_evidence(await evidence_of(gateway, "kiosk-1")).entries == verify_evidence(file).entries + 1
+
+
+async def test_who_asks_for_the_head_alone_exports_nothing(gateway: InProcessGateway, file: list[bytes]) -> None:
+    before = await gateway.call("GET", "/v1/audit/chain")
+    answer = await gateway.http.head("/v1/devices/kiosk-1/evidence")
+    assert (answer.status_code, answer.content) == (200, b"")
+    await gateway.database.write(lambda connection: None)  # what it had submitted would be there
+    assert await gateway.call("GET", "/v1/audit/chain") == before
+    assert gateway.api.state.services.evidence._running.total() == 0
 
 
 async def test_a_whole_log_is_exported_and_verified(gateway: InProcessGateway, file: list[bytes]) -> None:
