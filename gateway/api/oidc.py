@@ -108,7 +108,8 @@ def _oidc(request: Request) -> tuple[PeopleComponents, OidcSignIn]:
 
 
 def _failed(request: Request, failed: SignInFailed) -> Response:
-    log.warning("a sign-in at the console failed: %s (%s)", failed, failed.code)
+    host = address_of(request)
+    log.warning("%s: a sign-in at the console failed: %s (%s)", host, failed, failed.code, extra={"peer": host})
     address = f"{SIGN_IN_PAGE}?{urlencode({'error': failed.code})}"
     response = Response(status_code=303, headers={**_NO_STORE, "Location": address})
     _set_cookie(request, response, "", 0)

@@ -200,6 +200,15 @@ async def test_who_signs_in_again_and_again_is_told_to_wait(
     assert refusal_of(await person.sign_in()) == "busy"
 
 
+async def test_the_log_knows_which_address_a_failed_sign_in_came_from(
+    gateway: InProcessGateway, person: Person, caplog: pytest.LogCaptureFixture
+) -> None:
+    """So that it limits the lines of each, as those of other strangers (`broker.log_writer`)."""
+    assert refusal_of(await person.ours.get(f"{BEGIN}/callback")) == "sign_in_expired"
+    (record,) = [record for record in caplog.records if "sign-in at the console failed" in record.getMessage()]
+    assert record.__dict__["peer"] == "127.0.0.1"
+
+
 async def test_a_code_is_of_no_use_in_another_sign_in(gateway: InProcessGateway, person: Person) -> None:
     """An attacker puts a code into the address of a sign-in of their own: its verifier is another one (PKCE)."""
     stolen = parse_qs(urlsplit(await person.sign_in_there(await person.begin())).query)
