@@ -74,8 +74,11 @@ def canonical(document: Any) -> bytes:
 class ChainVerifier:
     """Goes along a chain entry by entry, in constant memory, and raises ChainBroken where it does not hold."""
 
-    def __init__(self, base: Head, noted: Iterable[Head] = ()) -> None:
-        """`base`: the place before the first entry that is kept. `noted`: heads that somebody has noted before."""
+    def __init__(self, app_id: str, base: Head, noted: Iterable[Head] = ()) -> None:
+        """`base`: the place before the first entry that is kept of the app's chain. `noted`: heads that somebody has
+        noted before."""
+        if base.seq == 0 and base != Head.genesis(app_id):
+            raise ChainBroken(f"the chain does not begin with the hash that the id of the app {app_id!r} gives")
         self.at = base
         self.entries = 0
         """Entries and digests that were followed."""

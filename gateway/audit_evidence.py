@@ -87,10 +87,7 @@ def verify_log_file(lines: Iterable[bytes], noted: Iterable[Head] = ()) -> Chain
     """
     reader = _Reader(iter(lines))
     first = reader.expect("log")
-    base = _place(reader.expect("base"))
-    if base.seq == 0 and base != Head.genesis(str(first.get("app"))):
-        raise EvidenceBroken(f"its chain is not that of the app {first.get('app')!r}")
-    verifier = ChainVerifier(base, noted)
+    verifier = ChainVerifier(str(first.get("app")), _place(reader.expect("base")), noted)
     while (line := reader.next())["type"] == "entry":
         verifier.follow(line.get("entry") or {})
     if line["type"] != "head":
@@ -116,11 +113,8 @@ def verify_evidence(lines: Iterable[bytes], noted: Iterable[Head] = ()) -> Verif
     stated = reader.summed()
     if line["type"] != "slice" or (line.get("lines"), line.get("sha256")) != stated:
         raise EvidenceBroken("its deliveries and events are not those that were written: their SHA-256 is another one")
-    base = _place(reader.expect("base"))
     app_id = str(first.get("app"))
-    if base.seq == 0 and base != Head.genesis(app_id):
-        raise EvidenceBroken(f"its chain is not that of the app {app_id!r}")
-    verifier = ChainVerifier(base, noted)
+    verifier = ChainVerifier(app_id, _place(reader.expect("base")), noted)
     about = f"device:{first.get('device_id')}"
     entries, last = 0, None
     while (line := reader.next())["type"] in ("entry", "digests"):

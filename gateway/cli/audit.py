@@ -137,7 +137,7 @@ def verify_log(client: ServerClient, noted: list[Head]) -> ChainVerifier:
     chain = client.call("GET", "/v1/audit/chain")
     head = end_of(chain, "head")
     try:
-        verifier = ChainVerifier(end_of(chain, "base"), noted)
+        verifier = ChainVerifier(chain["app"], end_of(chain, "base"), noted)
         for page in client.pages("/v1/audit", None, str(verifier.at.seq), order="oldest"):
             for entry in page["items"]:
                 if entry["seq"] <= head.seq:  # what has come since is verified the next time

@@ -76,6 +76,14 @@ def test_the_log_is_verified_by_what_it_says(fake: FakeServer, tmp_path: Path) -
     assert fake.run("audit", "verify", "--file", str(file)).exit_code == 1
 
 
+def test_the_log_of_another_app_is_not_taken_for_this_one(fake: FakeServer) -> None:
+    entries, chain = log_of(2)
+    serve(fake, entries, chain | {"app": "canteen"})
+    refused = fake.run("audit", "verify")
+    assert refused.exit_code == 1
+    assert "the id of the app 'canteen'" in refused.stderr
+
+
 @pytest.mark.parametrize("options", [["--from", "2026-12-01T00:00:00Z"], ["--to", "2026-12-01T00:00:00Z"]])
 def test_a_part_of_the_log_is_no_chain(fake: FakeServer, tmp_path: Path, options: list[str]) -> None:
     assert fake.run("audit", "export", str(tmp_path / "x"), *options).exit_code == 2

@@ -163,7 +163,7 @@ def test_entries_are_proven_by_their_digests_alone(ledger: sqlite3.Connection) -
 
     rows = ledger.execute(f"SELECT {COLUMNS} FROM audit_entry WHERE app_no = 1 ORDER BY seq").fetchall()
     chain = stored_chain(ledger, 1)
-    verifier = ChainVerifier(chain.base, [chain.head])
+    verifier = ChainVerifier("default", chain.base, [chain.head])
     for row in rows:
         if row[0] == 4:
             verifier.follow(described(row))
