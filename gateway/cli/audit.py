@@ -125,26 +125,30 @@ def log_lines(client: ServerClient) -> Iterator[bytes]:
     chain = client.call("GET", "/v1/audit/chain")
     yield line_of("log", version=FORMAT_VERSION, app=chain["app"])
     yield line_of("base", **chain["base"])
-    for page in client.pages("/v1/audit", None, str(chain["base"]["seq"]), order="oldest"):
-        for entry in page["items"]:
-            if entry["seq"] <= chain["head"]["seq"]:
-                yield line_of("entry", entry=entry)
+    for entry in entries_of(client, chain):
+        yield line_of("entry", entry=entry)
     yield line_of("head", **chain["head"])
+
+
+def entries_of(client: ServerClient, chain: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Read the entries between the ends of a chain. What has come since is left for the next time: it may come faster
+    than it is read."""
+    last = chain["head"]["seq"]
+    for entry in client.items("/v1/audit", cursor=str(chain["base"]["seq"]), order="oldest"):
+        if entry["seq"] <= last:
+            yield entry
+        if entry["seq"] >= last:
+            return
 
 
 def verify_log(client: ServerClient, noted: list[Head]) -> ChainVerifier:
     """Read the whole log of the key's app and verify it. Raises Failure."""
     chain = client.call("GET", "/v1/audit/chain")
-    head = end_of(chain, "head")
     try:
         verifier = ChainVerifier(chain["app"], end_of(chain, "base"), noted)
-        for page in client.pages("/v1/audit", None, str(verifier.at.seq), order="oldest"):
-            for entry in page["items"]:
-                if entry["seq"] <= head.seq:  # what has come since is verified the next time
-                    verifier.follow(entry)
-            if verifier.at.seq >= head.seq:
-                break
-        verifier.end(head)
+        for entry in entries_of(client, chain):
+            verifier.follow(entry)
+        verifier.end(end_of(chain, "head"))
     except ChainBroken as error:
         raise Failure(f"the audit log is not as it was written: {error}") from None
     return verifier

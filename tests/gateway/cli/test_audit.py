@@ -84,6 +84,18 @@ def test_the_log_of_another_app_is_not_taken_for_this_one(fake: FakeServer) -> N
     assert "the id of the app 'canteen'" in refused.stderr
 
 
+def test_what_has_come_since_is_left_for_the_next_time(fake: FakeServer, tmp_path: Path) -> None:
+    """It could come faster than it is read."""
+    entries, chain = log_of(2)
+    later, _ = log_of(4)
+    page = {"items": later, "next_cursor": "4"}
+    serve(fake, [], chain)
+    at_the_end, fake.answer = fake.answer, lambda r: page if r.query.get("cursor") == "0" else at_the_end(r)
+    for command in (["verify"], ["export", str(tmp_path / "log.ndjson")]):
+        assert f"2 entries agree with their chain, up to 2:{entries[1]['hash']}" in fake.run("audit", *command).stdout
+    assert len(fake.requests) == 4, "the chain and a page, for each of the two"
+
+
 @pytest.mark.parametrize("options", [["--from", "2026-12-01T00:00:00Z"], ["--to", "2026-12-01T00:00:00Z"]])
 def test_a_part_of_the_log_is_no_chain(fake: FakeServer, tmp_path: Path, options: list[str]) -> None:
     assert fake.run("audit", "export", str(tmp_path / "x"), *options).exit_code == 2
