@@ -114,7 +114,7 @@ class Admission:
             if principal is None:
                 principal = await self._keys.authenticate(header)
         except Problem as refusal:
-            peer = request.client.host if request.client is not None else "unknown"
+            peer = address_of(request)
             log.info("%s: %s", peer, refusal.detail, extra={"peer": peer})
             if refusal.status in (401, 403):
                 self._audit.refuse(Attempt(None, "", "request", operation_of(request), peer), refusal.code)
@@ -128,7 +128,8 @@ class Admission:
             try:
                 principal.require(scope)
             except Problem as refusal:
-                self._audit.refuse(request.scope.get(ATTEMPT) or attempt_to_read(request, principal), refusal.code)
+                attempt = request.scope.get(ATTEMPT) or attempt_by(request, principal, "request", operation_of(request))
+                self._audit.refuse(attempt, refusal.code)
                 raise
         return self._let_in(request, principal)
 
@@ -173,33 +174,19 @@ def begin_attempt(request: Request, principal: Principal, action_path: str | Non
 
     `action_path`: the path of the POST that it is instead, such as a schedule's that comes as a push.
     """
-    attempt = attempt_of(request, principal, action_path)
-    if attempt is not None:
-        request.scope[ATTEMPT] = attempt
-        CURRENT.set(attempt)
-    return attempt
-
-
-def attempt_of(request: Request, principal: Principal, action_path: str | None = None) -> Attempt | None:
-    """Return the attempt of a request; None if its change is not in the audit log. `action_path` as `begin_attempt`."""
     action = action_of("post", action_path) if action_path else action_of(request.method, path_of(request))
     if action is None or (action.is_push and principal.session_id is None):
         return None
     object_id = request.path_params.get(action.parameter, "") if action.parameter is not None else None
     about = "" if object_id is None else f"{action.kind}:{object_id}"
-    return Attempt(principal.app_no, actor_of(principal), action.name, about, address_of(request), person_of(principal))
+    attempt = request.scope[ATTEMPT] = attempt_by(request, principal, action.name, about)
+    CURRENT.set(attempt)
+    return attempt
 
 
-def attempt_to_read(request: Request, principal: Principal) -> Attempt:
-    """Return the attempt of a request that changes nothing, for the log of refusals."""
-    return Attempt(
-        principal.app_no,
-        actor_of(principal),
-        "request",
-        operation_of(request),
-        address_of(request),
-        person_of(principal),
-    )
+def attempt_by(request: Request, principal: Principal, action: str, about: str) -> Attempt:
+    """Return an attempt of whoever a request comes from."""
+    return Attempt(principal.app_no, actor_of(principal), action, about, address_of(request), person_of(principal))
 
 
 def begin_attempt_by_code(request: Request) -> None:

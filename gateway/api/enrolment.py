@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
 from gateway.api import responses
-from gateway.api.admission import begin_attempt_by_code
+from gateway.api.admission import address_of, begin_attempt_by_code
 from gateway.api.bodies import UNCOUNTED_BYTES, json_response, read_model
 from gateway.api.cross_origin import HEADERS, permission, readable
 from gateway.api.openapi import request_body
@@ -62,7 +62,7 @@ async def ask_for_token(request: Request) -> Response:
 
 async def _asked_again(request: Request) -> Response:
     asked = await read_model(request, TokenRequest, UNCOUNTED_BYTES)
-    credential = await services(request).enrolment.token_requests.ask(asked, _host_of(request))
+    credential = await services(request).enrolment.token_requests.ask(asked, address_of(request))
     if credential is not None:
         return json_response(credential)
     answer = json_response({"status": "pending", "confirmation": confirmation_of(asked.secret)}, 202)
@@ -70,14 +70,10 @@ async def _asked_again(request: Request) -> Response:
     return answer
 
 
-def _host_of(request: Request) -> str:
-    return request.client.host if request.client is not None else "unknown"
-
-
 async def _enrolled(request: Request) -> Response:
     asked = await read_model(request, EnrolmentRequest, UNCOUNTED_BYTES)
     found = services(request)
-    host = _host_of(request)
+    host = address_of(request)
     begin_attempt_by_code(request)
     try:
         credential = await found.enrolment.invitations.exchange(asked, host)

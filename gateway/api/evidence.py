@@ -7,12 +7,11 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from gateway.api.admission import actor_of, address_of, person_of
+from gateway.api.admission import attempt_by
 from gateway.api.bodies import NDJSON
 from gateway.api.services import Administrator, DeviceId, app_of, services, time_parameter
 from gateway.audit.evidence import EvidencePeriod
 from gateway.audit_evidence import ACTION
-from gateway.store.audited_writes import Attempt
 from gateway.timestamps import rfc3339_or_none
 
 router = APIRouter(prefix="/v1/devices", tags=["audit"])
@@ -51,13 +50,6 @@ async def export_evidence(
     period = EvidencePeriod(
         rfc3339_or_none(time_parameter("from", since)), rfc3339_or_none(time_parameter("to", until))
     )
-    attempt = Attempt(
-        principal.app_no,
-        actor_of(principal),
-        ACTION,
-        f"device:{device_id}",
-        address_of(request),
-        person_of(principal),
-    )
+    attempt = attempt_by(request, principal, ACTION, f"device:{device_id}")
     lines = await exports.begin(app_of(principal), device_id, period, attempt)
     return StreamingResponse(lines, media_type=NDJSON[0])

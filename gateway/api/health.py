@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from gateway.api import responses
+from gateway.api.admission import address_of
 from gateway.api.bodies import json_response
 from gateway.api.request_headers import header_of
 from gateway.api.services import services
@@ -56,6 +57,5 @@ async def metrics(request: Request) -> Response:
     API key does not do."""
     found = services(request)
     if found.metrics_key is not None:
-        peer = request.client.host if request.client is not None else "unknown"
-        found.metrics_key.check(header_of(request, b"authorization"), peer)
+        found.metrics_key.check(header_of(request, b"authorization"), address_of(request))
     return Response(found.metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})

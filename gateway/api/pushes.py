@@ -12,7 +12,7 @@ from pydantic import ConfigDict
 from starlette.requests import ClientDisconnect
 
 from gateway.api import responses
-from gateway.api.admission import attempt_of, begin_attempt
+from gateway.api.admission import begin_attempt
 from gateway.api.bodies import (
     BULK_BYTES,
     ITEMS_PER_TURN,
@@ -182,7 +182,7 @@ async def accept(  # Hot path.
     """
     # Admitted here, not by a dependency: FastAPI's solving of one costs as much as the rest of this function.
     principal = await found.admission.admit(request, "send")
-    attempt = None if principal.session_id is None else open_attempt() or attempt_of(request, principal)
+    attempt = None if principal.session_id is None else open_attempt()
     app = app_of(principal)
     body = await read_body(request, limit=PUSH_BYTES)
     acceptance = found.acceptance
