@@ -168,20 +168,19 @@ class Admission:
         return principal
 
 
-def begin_attempt(request: Request, principal: Principal, action_path: str | None = None) -> Attempt | None:
-    """Begin the attempt of a request that may change something, if its change is in the audit log. Its caller has to
-    close it in the end; `http.Api` does for what comes by a route.
+def begin_attempt(request: Request, principal: Principal, action_path: str | None = None) -> None:
+    """Begin the attempt of a request that may change something, if its change is in the audit log. `http.Api` closes it
+    when the request has been answered.
 
     `action_path`: the path of the POST that it is instead, such as a schedule's that comes as a push.
     """
     action = action_of("post", action_path) if action_path else action_of(request.method, path_of(request))
     if action is None or (action.is_push and principal.session_id is None):
-        return None
+        return
     object_id = request.path_params.get(action.parameter, "") if action.parameter is not None else None
     about = "" if object_id is None else f"{action.kind}:{object_id}"
     attempt = request.scope[ATTEMPT] = attempt_by(request, principal, action.name, about)
     CURRENT.set(attempt)
-    return attempt
 
 
 def attempt_by(request: Request, principal: Principal, action: str, about: str) -> Attempt:

@@ -78,18 +78,14 @@ class Api(FastAPI):
         try:
             content = await pushes.accept(request, self.found)
         except Exception as error:
-            attempt: Attempt | None = scope.get(ATTEMPT)
-            if attempt is not None:
-                attempt.is_open = False
             response, expected = await problems.answer(request, error)
-            if ATTEMPT in scope:
-                self._refused(scope[ATTEMPT], response.status_code)
+            self._refused(scope.get(ATTEMPT), response.status_code)
             await response(scope, receive, send)
             if not expected:
                 raise  # the server logs the traceback
             return
         finally:
-            if ATTEMPT in scope:  # of somebody at the console: a key's push has none
+            if ATTEMPT in scope:  # of somebody at the console, or a schedule: a key's push has none
                 scope[ATTEMPT].is_open = False
         if WHOLE_ANSWER in scope.get("extensions", ()):
             await send({"type": WHOLE_ANSWER, "status": 202, "media_type": b"application/json", "content": content})

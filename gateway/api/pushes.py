@@ -198,14 +198,8 @@ async def accept(  # Hot path.
             if store is not None:
                 raise problem("invalid_request", "wait, forecast: what is sent later takes neither: leave it out")
             fields = ScheduleFields.model_construct(name=None, missed="catch_up", push=push)
-            attempt = begin_attempt(request, principal, SCHEDULES_PATH)
-            try:
-                return to_json(
-                    await found.schedules.create(app, fields, key, None if key is None else schedule_hash(body))
-                )
-            finally:
-                if attempt is not None:
-                    attempt.is_open = False
+            begin_attempt(request, principal, SCHEDULES_PATH)
+            return to_json(await found.schedules.create(app, fields, key, None if key is None else schedule_hash(body)))
         pending = acceptance.pending(app, Submission(push, key, digest))
     assert pending is not None, "it is plain or not"
     pending.idempotency_key, pending.body_hash, pending.key_id = key, digest, principal.key_id
