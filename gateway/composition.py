@@ -315,14 +315,16 @@ class Components:
 
     def services(self, ending: Callable[[], bool]) -> Services:
         """Collect the components that the API needs. `ending` says whether the server is on its way out."""
+        device_deliveries = DeviceDeliveries(self._database, self.delivery.ledger)
+        device_timeline = DeviceTimeline(self._database)
         return Services(
             database=self._database,
             audit=self.audit,
             evidence=EvidenceExports(
                 database=self._database,
                 audit=self.audit,
-                deliveries=DeviceDeliveries(self._database, self.delivery.ledger),
-                timeline=DeviceTimeline(self._database),
+                deliveries=device_deliveries,
+                timeline=device_timeline,
                 clock_ms=self._clock_ms,
             ),
             admission=self._admission,
@@ -364,8 +366,8 @@ class Components:
             schedules=self.plans.schedules,
             ledger=self.delivery.ledger,
             reports=self.delivery.reports,
-            device_deliveries=DeviceDeliveries(self._database, self.delivery.ledger),
-            device_timeline=DeviceTimeline(self._database),
+            device_deliveries=device_deliveries,
+            device_timeline=device_timeline,
             connection_report=ConnectionReport(self.delivery.connections, self.connection_events.recent),
             analytics=self.delivery.analytics,
             fatigue=self.delivery.fatigue,
