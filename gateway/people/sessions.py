@@ -24,7 +24,7 @@ import secrets
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from gateway.auth import TOKEN_BYTES, Principal, secret_hash
@@ -129,14 +129,7 @@ class ConsoleSessions:
         self._count_sign_in(principal.key_id)
         token = f"ses_{secrets.token_urlsafe(TOKEN_BYTES)}"
         now_ms = self._clock_ms()
-        of_session = Principal(
-            principal.app_no,
-            principal.app_id,
-            principal.key_id,
-            principal.scopes,
-            name=principal.name,
-            session_id=f"s_{secrets.token_hex(6)}",
-        )
+        of_session = replace(principal, session_id=f"s_{secrets.token_hex(6)}")
         session = ConsoleSession(of_session, secret_hash(token), now_ms, now_ms, now_ms + self._lifetime_ms)
         about("session", session.id)
         previous = self._by_hash.get(secret_hash(before)) if before is not None else None
