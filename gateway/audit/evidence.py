@@ -109,17 +109,16 @@ class EvidenceExports:
             digest.add(first)
             yield first
             complete = True
-            pages: tuple[tuple[str, str, Callable[[str | None], Awaitable[HistoryPage]]], ...] = (
-                ("delivery", "sent_at", lambda at: self._deliveries.page(app.no, device_no, PAGE_ITEMS, at)),
-                ("event", "timestamp", partial(self._events, app.no, device_no)),
+            pages: tuple[tuple[str, Callable[[str | None], Awaitable[HistoryPage]]], ...] = (
+                ("delivery", lambda at: self._deliveries.page(app.no, device_no, PAGE_ITEMS, at)),
+                ("event", partial(self._events, app.no, device_no)),
             )
-            for kind, time, read in pages:
+            for kind, read in pages:
                 count, cursor = 0, None
                 while True:
                     page = await read(cursor)
-                    items, is_over = _within(page.items, time, period)
-                    if kind == "delivery":
-                        items = await self._with_senders(app.no, items)
+                    select = partial(_selected, kind=kind, items=page.items, period=period)
+                    items, is_over = await self._database.read(select, app.no)
                     for item in items:
                         line = line_around(kind, kind, item)
                         digest.add(line)
@@ -142,23 +141,6 @@ class EvidenceExports:
     async def _events(self, app_no: int, device_no: int, cursor: str | None) -> HistoryPage:
         return await self._timeline.page(app_no, device_no, PAGE_ITEMS, cursor, lambda event: True)
 
-    async def _with_senders(self, app_no: int, items: Sequence[bytes]) -> list[bytes]:
-        """Add to deliveries who sent their push."""
-        if not items:
-            return []
-
-        def read(connection: sqlite3.Connection) -> list[bytes]:
-            documents = [json.loads(item) for item in items]
-            senders = dict(
-                connection.execute(
-                    "SELECT id, key_id FROM push WHERE id IN (SELECT value FROM json_each(?))",
-                    (json.dumps([document["push_id"] for document in documents]),),
-                ).fetchall()
-            )
-            return [to_json({**document, "sent_by": senders.get(document["push_id"])}) for document in documents]
-
-        return await self._database.read(read, app_no)
-
     async def _proof(self, app_no: int, device_id: str, head: Head) -> AsyncIterator[bytes]:
         chain = await self._database.read(lambda connection: stored_chain(connection, app_no), app_no)
         at = chain.base
@@ -172,6 +154,26 @@ class EvidenceExports:
             for line in lines:
                 yield line
         yield line_of("head", seq=head.seq, hash=head.hash.hex())
+
+
+def _selected(
+    connection: sqlite3.Connection, kind: str, items: Sequence[bytes], period: EvidencePeriod
+) -> tuple[list[bytes], bool]:
+    """Select the items of a page that are of the period, deliveries with who sent their push; and say whether all
+    further ones are older. Reader thread: a page is a mebibyte of JSON."""
+    found, is_over = _within(items, "sent_at" if kind == "delivery" else "timestamp", period)
+    return _with_senders(connection, found) if kind == "delivery" else found, is_over
+
+
+def _with_senders(connection: sqlite3.Connection, items: Sequence[bytes]) -> list[bytes]:
+    documents = [json.loads(item) for item in items]
+    senders = dict(
+        connection.execute(
+            "SELECT id, key_id FROM push WHERE id IN (SELECT value FROM json_each(?))",
+            (json.dumps([document["push_id"] for document in documents]),),
+        ).fetchall()
+    )
+    return [to_json({**document, "sent_by": senders.get(document["push_id"])}) for document in documents]
 
 
 def _within(items: Sequence[bytes], time: str, period: EvidencePeriod) -> tuple[list[bytes], bool]:
