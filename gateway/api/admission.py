@@ -18,7 +18,7 @@ from fastapi import Request
 
 from gateway.api.audited_actions import action_of
 from gateway.api.request_headers import header_of
-from gateway.api.session_cookies import SAFE_METHODS, require_same_origin, session_token
+from gateway.api.session_cookies import SAFE_METHODS, require_same_origin, session_token, shown_session
 from gateway.audit.audit_log import AuditLog
 from gateway.auth import KeyCache, Principal, basic_credential, token_of
 from gateway.errors import BasicUnauthorized, Problem, RateLimited, problem
@@ -92,7 +92,7 @@ class Admission:
         """Whether the key of a request that goes on and on has not been revoked meanwhile, nor the session ended."""
         header = header_of(request, b"authorization")
         if _may_be_session(header):
-            token = session_token(request.scope["headers"], request.scope["scheme"])
+            token = shown_session(request)
             return token is not None and self._sessions.known(token) is not None
         try:
             await self._keys.authenticate(header)
@@ -145,7 +145,7 @@ class Admission:
     def _holder_of_session(self, request: Request) -> Principal | None:
         """Return the holder of the session whose cookie a request has; None if it has none. Raises Problem 401, 403
         not_same_origin."""
-        token = session_token(request.scope["headers"], request.scope["scheme"])
+        token = shown_session(request)
         if token is None:
             return None
         require_same_origin(request)

@@ -19,7 +19,7 @@ from fastapi import APIRouter, Query, Request, Response
 from gateway.api.admission import actor_of, address_of
 from gateway.api.console import HEADERS
 from gateway.api.services import services
-from gateway.api.session_cookies import cookie_value, give_cookie, name_over, own_origin, session_token
+from gateway.api.session_cookies import cookie_value, give_cookie, name_over, own_origin, shown_session
 from gateway.errors import Problem, RateLimited, problem
 from gateway.people.browser_sign_in import SIGN_IN_SECONDS, FinishedSignIn, SignInFailed, return_path
 from gateway.people.components import PeopleComponents
@@ -50,7 +50,7 @@ async def begin(
     page = return_path(to)
     if page is None:
         raise problem("invalid_request", "to: a page of the console, as /console/fleet")
-    before = session_token(request.scope["headers"], request.scope["scheme"])
+    before = shown_session(request)
     try:
         begun = await oidc.begin(own_origin(request, people.public_url) + PATH + CALLBACK, page, app, before)
     except SignInFailed as failed:

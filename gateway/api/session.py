@@ -16,7 +16,7 @@ from gateway.api.admission import address_of, begin_attempt
 from gateway.api.bodies import UNCOUNTED_BYTES, json_response, read_model
 from gateway.api.openapi import request_body
 from gateway.api.services import services
-from gateway.api.session_cookies import give_cookie, own_origin, remove_cookie, require_same_origin, session_token
+from gateway.api.session_cookies import give_cookie, own_origin, remove_cookie, require_same_origin, shown_session
 from gateway.described_model import DescribedModel
 from gateway.errors import Problem, problem
 from gateway.people.sessions import ConsoleSession
@@ -55,7 +55,7 @@ async def sign_in(request: Request) -> Response:
             found.audit.refuse(Attempt(None, "", "session.begin", "", host), refusal.code)
         raise
     begin_attempt(request, principal)
-    token, session = await found.people.sessions.begin(principal, _shown_token(request))
+    token, session = await found.people.sessions.begin(principal, shown_session(request))
     response = json_response(_document(request, session), 201)
     give_cookie(response, request, token)
     return response
@@ -98,14 +98,10 @@ async def show_options(request: Request) -> Response:
     return json_response({"oidc": None if oidc is None else {"name": oidc.name}})
 
 
-def _shown_token(request: Request) -> str | None:
-    return session_token(request.scope["headers"], request.scope["scheme"])
-
-
 def _session(request: Request) -> ConsoleSession:
     """Return the session of the request's cookie. Raises Problem 401, 403 not_same_origin."""
     require_same_origin(request)
-    token = _shown_token(request)
+    token = shown_session(request)
     session = services(request).people.sessions.find(token) if token is not None else None
     if session is None:
         raise problem("unauthorized", "nobody is signed in here, or the session has ended: sign in with a key")

@@ -33,6 +33,11 @@ def session_token(headers: Sequence[tuple[bytes, bytes]], scheme: str) -> str | 
     return cookie_value(headers, name_over(scheme))
 
 
+def shown_session(request: Request) -> str | None:
+    """Return the value of the session's cookie that a request has, as `session_token`."""
+    return session_token(request.scope["headers"], request.scope["scheme"])
+
+
 def cookie_value(headers: Sequence[tuple[bytes, bytes]], wanted: str) -> str | None:
     """Return the value of a cookie, if there is one and not two."""
     found: list[str] = []
