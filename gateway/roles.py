@@ -15,7 +15,8 @@ from gateway.device_topics import DEFAULT_APP
 Role = Literal["viewer", "sender", "operator", "admin"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 """From the least to the most: each role may do what those before it may."""
-SCOPES: Final = ("send", "read", "devices", "admin")
+Scope = Literal["send", "read", "devices", "admin"]
+SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 """What a key may do; `admin` includes the others."""
 SCOPES_OF_ROLE: Final[dict[Role, tuple[str, ...]]] = {
     "viewer": ("read",),

@@ -6,7 +6,7 @@ the first key of a new one.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import ConfigDict, Field, StringConstraints
@@ -19,6 +19,7 @@ from gateway.api.services import Administrator, Cursor, KeyId, Limit, services
 from gateway.described_model import DescribedModel
 from gateway.device_topics import DEFAULT_APP
 from gateway.errors import problem
+from gateway.roles import Scope
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"])
 
@@ -30,7 +31,7 @@ class KeyRequest(DescribedModel):
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=128)]
     """What the key is for, 1 to 128 characters."""
-    scopes: Annotated[list[Literal["send", "read", "devices", "admin"]], Field(min_length=1)]
+    scopes: Annotated[list[Scope], Field(min_length=1)]
     """What the key may do, at least one: `send` (pushes, calls, uploads), `read` (everything but keys and apps),
     `devices` (enrol, change and remove devices), `admin` (all of that, and apps, keys, channels, policy, webhooks)."""
     app: AppId | None = None
