@@ -92,8 +92,10 @@ class ChainVerifier:
             self.older.append(self._noted.pop(seq))
         self._compare_with_noted()
 
-    def follow(self, entry: Mapping[str, Any]) -> None:
+    def follow(self, entry: object) -> None:
         """Go on to an entry, which has its own `hash` in hexadecimal."""
+        if not isinstance(entry, Mapping):
+            raise ChainBroken(f"what stands where entry {self.at.seq + 1} is to be is none")
         seq = entry.get("seq")
         if seq != self.at.seq + 1:
             raise ChainBroken(f"entry {seq} stands where entry {self.at.seq + 1} is to be")

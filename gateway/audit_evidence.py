@@ -89,7 +89,7 @@ def verify_log_file(lines: Iterable[bytes], noted: Iterable[Head] = ()) -> Chain
     first = reader.expect("log")
     verifier = ChainVerifier(str(first.get("app")), _place(reader.expect("base")), noted)
     while (line := reader.next())["type"] == "entry":
-        verifier.follow(line.get("entry") or {})
+        verifier.follow(line.get("entry"))
     if line["type"] != "head":
         raise EvidenceBroken(f"a line of the type {line['type']!r} stands among the entries")
     verifier.end(_place(line))
@@ -124,8 +124,6 @@ def verify_evidence(lines: Iterable[bytes], noted: Iterable[Head] = ()) -> Verif
             last = None
         else:
             last = line.get("entry")
-            if not isinstance(last, dict):
-                raise EvidenceBroken("an entry of the audit log is none")
             verifier.follow(last)
             entries += 1
     if line["type"] != "head":
@@ -135,10 +133,11 @@ def verify_evidence(lines: Iterable[bytes], noted: Iterable[Head] = ()) -> Verif
         raise EvidenceBroken("there is something behind its end")
     if last is None or (last["action"], last["object"], last["result"]) != (ACTION, about, "done"):
         raise EvidenceBroken("the last entry of the chain is not the one that this export has written")
-    if last["details"].get("sha256") != stated[1]:
+    details = last["details"]
+    if not isinstance(details, dict) or details.get("sha256") != stated[1]:
         raise EvidenceBroken("the chain is of another export: it holds another SHA-256 of deliveries and events")
     return VerifiedEvidence(
-        app_id, str(first.get("device_id")), str(first.get("made_at")), bool(last["details"].get("complete")),
+        app_id, str(first.get("device_id")), str(first.get("made_at")), bool(details.get("complete")),
         counts["delivery"], counts["event"], entries, verifier.at, verifier.older,
     )  # fmt: skip
 
@@ -159,7 +158,7 @@ class _Reader:
         self._digest.add(line)
         try:
             found = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise EvidenceBroken(f"line {self._digest.lines} is no JSON: {error}") from None
         if not isinstance(found, dict) or not isinstance(found.get("type"), str):
             raise EvidenceBroken(f"line {self._digest.lines} is none of evidence")

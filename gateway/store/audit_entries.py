@@ -171,7 +171,7 @@ def verify(connection: sqlite3.Connection, app_no: int, noted: Iterable[Head] = 
     for row in _rows(connection, app_no):
         try:
             verifier.follow(described(row))
-        except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ChainBroken(f"entry {row[0]} is none that the server has written: {error}") from None
         if row[7] != canonical(json.loads(row[7])).decode():
             raise ChainBroken(f"entry {row[0]} has been changed: its details are written in another way")

@@ -10,8 +10,16 @@ from typing import Any
 import pytest
 
 from gateway.audit.evidence import EvidencePeriod
-from gateway.audit_chain import ChainBroken, Head
-from gateway.audit_evidence import ACTION, EvidenceBroken, verify_evidence, verify_log_file
+from gateway.audit_chain import FIELDS, ChainBroken, Head, digest_of
+from gateway.audit_evidence import (
+    ACTION,
+    FORMAT_VERSION,
+    EvidenceBroken,
+    SliceDigest,
+    line_of,
+    verify_evidence,
+    verify_log_file,
+)
 from gateway.cli.audit import log_lines
 from gateway.cli.server_client import ServerClient
 from gateway.delivery.submission import AppRef
@@ -83,6 +91,38 @@ async def test_whatever_is_done_to_a_file_is_found(file: list[bytes]) -> None:
         with pytest.raises((EvidenceBroken, ChainBroken)):
             verify_evidence(changed.splitlines(keepends=True))
     assert len(changes) > 500
+
+
+@pytest.mark.parametrize("entry", ["x", [1], None, 7, True])
+def test_what_is_no_entry_is_no_fault_of_the_verifier(entry: Any) -> None:
+    place = {"seq": 0, "hash": Head.genesis("default").hash.hex()}
+    lines = [line_of("log", app="default"), line_of("base", **place), line_of("entry", entry=entry)]
+    with pytest.raises(ChainBroken, match="where entry 1 is to be"):
+        verify_log_file([*lines, line_of("head", **place)])
+
+
+@pytest.mark.parametrize("details", ["x", [], None, {}])
+def test_a_chain_of_an_export_without_its_sum_is_found(details: Any) -> None:
+    """Whoever makes a file by hand can make its chain as well."""
+    genesis, digest = Head.genesis("default"), SliceDigest()
+    first = line_of("evidence", version=FORMAT_VERSION, app="default", device_id="kiosk-1")
+    digest.add(first)
+    entry = dict.fromkeys(FIELDS, "") | {"seq": 1, "action": ACTION, "object": "device:kiosk-1", "result": "done"}
+    entry["details"] = details
+    head = genesis.follow(digest_of(entry))
+    proof = [
+        line_of("slice", lines=1, sha256=digest.hex()),
+        line_of("base", seq=0, hash=genesis.hash.hex()),
+        line_of("entry", entry={**entry, "hash": head.hash.hex()}),
+        line_of("head", seq=1, hash=head.hash.hex()),
+    ]
+    with pytest.raises(EvidenceBroken, match="another export"):
+        verify_evidence([first, *proof])
+
+
+def test_what_is_nested_without_end_is_no_line() -> None:
+    with pytest.raises(EvidenceBroken, match="line 1 is no JSON"):
+        verify_evidence([b"[" * 100_000 + b"]" * 100_000 + b"\n"])
 
 
 async def test_a_slice_of_another_export_does_not_fit(gateway: InProcessGateway, file: list[bytes]) -> None:

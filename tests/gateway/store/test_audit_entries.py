@@ -122,6 +122,12 @@ def test_every_removal_addition_and_exchange_is_found(ledger: sqlite3.Connection
     assert is_found(ledger, lambda: (ledger.execute("DELETE FROM audit_entry WHERE app_no = 1"), ledger.execute(swap)))
 
 
+def test_details_that_are_nested_without_end_are_found(ledger: sqlite3.Connection) -> None:
+    nested = "[" * 100_000 + "]" * 100_000
+    change = "UPDATE audit_entry SET details = ? WHERE app_no = 1 AND seq = 1"
+    assert is_found(ledger, lambda: ledger.execute(change, (nested,)))
+
+
 def test_what_is_left_after_the_oldest_have_gone_is_still_verified(ledger: sqlite3.Connection) -> None:
     rows = ledger.execute("SELECT seq, hash FROM audit_entry WHERE app_no = 1 ORDER BY seq")
     places = [Head.genesis("default"), *(Head(*row) for row in rows)]
