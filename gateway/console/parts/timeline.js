@@ -10,6 +10,7 @@ import { path } from "../api.js";
 import { html } from "../html.js";
 import { badge } from "./badge.js";
 import { explainDelivery, explanation } from "./explanation.js";
+import { facts } from "./facts.js";
 import { duration, time } from "./time.js";
 
 const PAGE = 30;
@@ -162,18 +163,19 @@ function pushRow(view, { key, at, delivery }, { zone, online, subscribed }) {
 /** Why it is so, what to do, and when what happened. */
 export function deliveryFacts({ t }, delivery, { zone, online, subscribed }) {
   const times = RECEIPTS.filter((name) => delivery[`${name}_at`]);
+  const exact = (at) => time(at, { zone, exact: true });
   return html`
     ${explanation(delivery, online, subscribed)}
-    <dl>
-      ${delivery.sent_at && html`<div class="pair"><dt>${t("device.sent")}</dt><dd>${time(delivery.sent_at, { zone, exact: true })}</dd></div>`}
-      ${delivery.reason && html`<div class="pair"><dt>${t("device.reason")}</dt><dd><code>${delivery.reason}</code></dd></div>`}
-      ${times.map((name) => html`<div class="pair"><dt>${t(`device.at_${name}`)}</dt><dd>${time(delivery[`${name}_at`], { zone, exact: true })}</dd></div>`)}
-      ${delivery.expires_at && html`<div class="pair"><dt>${t("device.expires")}</dt><dd>${time(delivery.expires_at, { zone, exact: true })}</dd></div>`}
-      ${delivery.qos !== null && html`<div class="pair"><dt>QoS</dt><dd>${delivery.qos}</dd></div>`}
-      ${delivery.attempts > 0 && html`<div class="pair"><dt>${t("device.attempts")}</dt><dd>${delivery.attempts}</dd></div>`}
-      ${delivery.action && html`<div class="pair"><dt>${t("device.action")}</dt><dd><code>${delivery.action}</code></dd></div>`}
-      ${delivery.result !== null && html`<div class="pair"><dt>${t("device.answer")}</dt><dd><pre class="answer">${shown(delivery.result)}</pre></dd></div>`}
-    </dl>`;
+    <dl>${facts([
+      delivery.sent_at && [t("device.sent"), exact(delivery.sent_at)],
+      delivery.reason && [t("device.reason"), html`<code>${delivery.reason}</code>`],
+      ...times.map((name) => [t(`device.at_${name}`), exact(delivery[`${name}_at`])]),
+      delivery.expires_at && [t("device.expires"), exact(delivery.expires_at)],
+      ["QoS", delivery.qos],
+      delivery.attempts > 0 && [t("device.attempts"), delivery.attempts],
+      delivery.action && [t("device.action"), html`<code>${delivery.action}</code>`],
+      delivery.result !== null && [t("device.answer"), html`<pre class="answer">${shown(delivery.result)}</pre>`],
+    ])}</dl>`;
 }
 
 function eventRow({ t }, { key, at, kind, event }) {

@@ -9,6 +9,7 @@ import { path } from "../api.js";
 import { html, update } from "../html.js";
 import { badge, word } from "../parts/badge.js";
 import { confirm } from "../parts/dialog.js";
+import { factsCard } from "../parts/facts.js";
 import { checkbox, input } from "../parts/field.js";
 import { explain } from "../parts/problem.js";
 import { table } from "../parts/table.js";
@@ -99,11 +100,7 @@ class Campaign {
       ["paused", found.paused_at && time(found.paused_at, { exact: true })],
       ["ended", found.ended_at && time(found.ended_at, { exact: true })],
     ];
-    return html`
-      <section class="card">
-        <h2>${t("campaigns.facts")}</h2>
-        <dl>${rows.filter(([, value]) => value !== null).map(([name, value]) => html`<dt>${t(`campaigns.${name}`)}</dt><dd>${value}</dd>`)}</dl>
-      </section>`;
+    return factsCard(t("campaigns.facts"), rows.map(([name, value]) => [t(`campaigns.${name}`), value]));
   }
 
   #counts() {

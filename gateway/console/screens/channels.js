@@ -8,6 +8,7 @@
 import { path } from "../api.js";
 import { html, update } from "../html.js";
 import { confirm } from "../parts/dialog.js";
+import { factsCard } from "../parts/facts.js";
 import { checkbox, input, select, textarea } from "../parts/field.js";
 import { explain } from "../parts/problem.js";
 import { capsFields, capsText, hoursFields, hoursText } from "../parts/rules.js";
@@ -83,11 +84,7 @@ class Channels {
       ["hours", hoursText(channel.quiet_hours, t("channels.hours_of_policy"))],
       ["made", time(channel.created_at, { exact: true })],
     ];
-    return html`
-      <section class="card">
-        <h2>${channel.name}</h2>
-        <dl>${rows.map(([name, value]) => html`<dt>${t(`channels.${name}`)}</dt><dd>${value}</dd>`)}</dl>
-      </section>`;
+    return factsCard(channel.name, rows.map(([name, value]) => [t(`channels.${name}`), value]));
   }
 
   /** `channel`: the one to be changed; null: one is made. */

@@ -8,6 +8,7 @@ import { path } from "../api.js";
 import { html, update } from "../html.js";
 import { badge, word } from "../parts/badge.js";
 import { callCommand, cancelWaiting, edit, emptyMailbox, revoke, rotate, testPush } from "../parts/device-actions.js";
+import { factsCard } from "../parts/facts.js";
 import { explain } from "../parts/problem.js";
 import { duration, time } from "../parts/time.js";
 import { KINDS, MOST_ITEMS, SEEN, Timeline, deliveryFacts, row, shown } from "../parts/timeline.js";
@@ -187,7 +188,7 @@ class DeviceScreen {
     const { t } = this.#view;
     const device = this.#device;
     const link = this.#link;
-    return card(t("device.connection"), [
+    return factsCard(t("device.connection"), [
       [t("device.presence"), word(device.online ? "online" : "offline")],
       [t("device.connected_at"), time(device.connected_at, { zone, exact: true })],
       [t("device.last_seen"), device.online ? t("device.now") : time(device.last_seen, { zone, exact: true })],
@@ -207,7 +208,7 @@ class DeviceScreen {
     const { t } = this.#view;
     const device = this.#device;
     const attributes = Object.entries(device.attributes);
-    return card(t("device.facts"), [
+    return factsCard(t("device.facts"), [
       [t("device.tags"), device.tags.length === 0 ? "–" : html`<span class="tags">${device.tags.map((tag) => html`<span class="tag">${tag}</span>`)}</span>`],
       device.topics.length > 0 && [t("device.topics"), html`<span class="tags">${device.topics.map((topic) => html`<span class="tag">${topic}</span>`)}</span>`],
       [t("device.locale"), device.locale ?? "–"],
@@ -221,7 +222,7 @@ class DeviceScreen {
     const { t } = this.#view;
     const { consent, channels, quiet_hours: quiet } = this.#preferences;
     const muted = channels.filter((channel) => channel.muted).map((channel) => channel.name ?? channel.id);
-    return card(t("device.choices"), [
+    return factsCard(t("device.choices"), [
       [t("device.consent"), t(`device.consent_${consent}`)],
       [t("device.muted"), muted.length === 0 ? t("device.none_muted") : muted.join(", ")],
       [t("device.quiet_hours"), quiet ? `${quiet.start} – ${quiet.end}` : "–"],
@@ -295,13 +296,4 @@ function nothingThere(error) {
 
 function endOf(t, reason) {
   return t.has(`device.end_${reason}`) ? t(`device.end_${reason}`) : reason;
-}
-
-/** Names and values, those that are false left out. */
-function card(title, pairs) {
-  return html`
-    <section class="card">
-      <h2>${title}</h2>
-      <dl>${pairs.filter(Boolean).map(([name, value]) => html`<div class="pair"><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
-    </section>`;
 }

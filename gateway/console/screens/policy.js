@@ -6,6 +6,7 @@
  */
 
 import { html, update } from "../html.js";
+import { facts } from "../parts/facts.js";
 import { input, select, textarea } from "../parts/field.js";
 import { explain } from "../parts/problem.js";
 import { capsFields, capsText, hoursFields, hoursText } from "../parts/rules.js";
@@ -64,7 +65,7 @@ function details({ t }, policy) {
     ["topics", policy.joinable_topics.join(", ") || "–"],
     ["approve_above", policy.approve_above === null ? t("policy.no_approval") : policy.approve_above.toLocaleString(t.language)],
   ];
-  return html`<section class="card"><dl>${rows.map(([name, value]) => html`<dt>${t(`policy.${name}`)}</dt><dd>${value}</dd>`)}</dl></section>`;
+  return html`<section class="card"><dl>${facts(rows.map(([name, value]) => [t(`policy.${name}`), value]))}</dl></section>`;
 }
 
 function form({ t, api, go }, policy, tag) {

@@ -11,6 +11,7 @@ import { unhurried } from "../live.js";
 import { badge } from "../parts/badge.js";
 import { confirm } from "../parts/dialog.js";
 import { explainDelivery } from "../parts/explanation.js";
+import { facts } from "../parts/facts.js";
 import { ENDS, OPEN_STATES, formatted, funnel, notReached, share, underWay } from "../parts/funnel.js";
 import { drawNotification } from "../parts/notification.js";
 import { problem } from "../parts/problem.js";
@@ -77,7 +78,7 @@ export async function open(view) {
     update(places.acts, acts(view, push, () => void look().catch(() => {})));
     update(places.funnel, funnel(push), forecastWords(view, push));
     update(places.groups, groupsOf(view, shown, choose));
-    update(places.facts, facts(view, push));
+    update(places.facts, facts(rowsOf(view, push)));
   }
 
   await view.every(LOOK_SECONDS, unhurried(look));
@@ -98,14 +99,14 @@ function frame(view) {
       </div>
       <div>
         <section class="card" aria-labelledby="content-title"><h2 id="content-title">${t("push.content")}</h2><div class="content" data-keep></div></section>
-        <section class="card" aria-labelledby="facts-title"><h2 id="facts-title">${t("push.facts")}</h2><dl class="push-facts"></dl></section>
+        <section class="card" aria-labelledby="facts-title"><h2 id="facts-title">${t("push.facts")}</h2><dl></dl></section>
       </div>
     </div>
   `);
   const find = (selector) => view.root.querySelector(selector);
   return {
     title: find("h1"), acts: find(".acts"), funnel: find(".funnel-place"), groups: find(".groups"), content: find(".content"),
-    facts: find(".push-facts"),
+    facts: find("dl"),
   };
 }
 
@@ -232,10 +233,11 @@ function forecastWords(view, { forecast, targeted }) {
   return html`<p class="quiet">${expected}</p>`;
 }
 
-function facts(view, push) {
+/** What is known of it, see parts/facts.js. */
+function rowsOf(view, push) {
   const { t } = view;
   const lifetime = push.ttl === 0 ? t("push.now_or_never") : duration(push.ttl);
-  const rows = [
+  return [
     [t("push.target"), targetLink(push.target, view.href)],
     [t("push.kind"), t(`targets.kind_${push.kind}`)],
     [t("push.sent_at"), time(push.sent_at, { exact: true })],
@@ -250,7 +252,6 @@ function facts(view, push) {
     push.escalation_of && [t("push.escalation_of"), html`<a href=${view.href(`pushes/${push.escalation_of}`)}>${push.escalation_of}</a>`],
     [t("push.id"), html`<code>${push.push_id}</code>`],
   ];
-  return rows.filter(Boolean).map(([name, value]) => html`<div data-key=${name}><dt>${name}</dt><dd>${value}</dd></div>`);
 }
 
 /** What its devices were told: one text for all, or some of those that differ. A promise of a push with the first one. */

@@ -4,6 +4,7 @@ import { path } from "../api.js";
 import { html, update } from "../html.js";
 import { badge, word } from "../parts/badge.js";
 import { confirm } from "../parts/dialog.js";
+import { factsCard } from "../parts/facts.js";
 import { checkbox } from "../parts/field.js";
 import { nameOf, timingText } from "../parts/plan.js";
 import { explain } from "../parts/problem.js";
@@ -79,11 +80,7 @@ class Schedule {
       ["changed", time(updated_at, { exact: true })],
       ["ended", ended_at && time(ended_at, { exact: true })],
     ];
-    return html`
-      <section class="card">
-        <h2>${t("schedules.facts")}</h2>
-        <dl>${rows.filter(([, value]) => value !== null).map(([name, value]) => html`<dt>${t(`schedules.${name}`)}</dt><dd>${value}</dd>`)}</dl>
-      </section>`;
+    return factsCard(t("schedules.facts"), rows.map(([name, value]) => [t(`schedules.${name}`), value]));
   }
 
   #next() {

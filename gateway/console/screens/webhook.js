@@ -7,6 +7,7 @@ import { path } from "../api.js";
 import { html, update } from "../html.js";
 import { badge } from "../parts/badge.js";
 import { confirm } from "../parts/dialog.js";
+import { factsCard } from "../parts/facts.js";
 import { explain } from "../parts/problem.js";
 import { showOnce } from "../parts/secret.js";
 import { pages, table } from "../parts/table.js";
@@ -97,7 +98,7 @@ class Webhook {
       ["made", time(found.created_at, { exact: true })],
       ["changed", time(found.updated_at, { exact: true })],
     ];
-    return html`<section class="card"><h2>${t("webhooks.facts")}</h2><dl>${rows.map(([name, value]) => html`<dt>${t(`webhooks.${name}`)}</dt><dd>${value}</dd>`)}</dl></section>`;
+    return factsCard(t("webhooks.facts"), rows.map(([name, value]) => [t(`webhooks.${name}`), value]));
   }
 
   #tested() {
