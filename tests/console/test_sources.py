@@ -60,6 +60,25 @@ def test_the_styles_ask_nobody_either() -> None:
         assert not re.search(r"@import|url\(", style.read_text()), style
 
 
+def rules_of(style: Path) -> dict[tuple[str, str], str]:
+    """What a style says on every screen: selector and property -> value."""
+    text = re.sub(r"/\*.*?\*/|@[^{]*\{(?:[^{}]*\{[^{}]*\})*\s*\}", "", style.read_text(), flags=re.DOTALL)
+    return {
+        (selector.strip(), name.strip()): value.strip()
+        for selectors, body in re.findall(r"([^{}]+)\{([^{}]*)\}", text)
+        for selector in re.split(r",(?![^(]*\))", selectors)
+        for name, _, value in (line.partition(":") for line in body.split(";") if ":" in line)
+    }
+
+
+def test_styles_of_two_screens_do_not_contradict_each_other() -> None:
+    """They stay loaded: what a screen looks like must not depend on those that were visited before."""
+    said: dict[tuple[str, str], str] = {}
+    for style in sorted((CONSOLE / "css").glob("*.css")):
+        for rule, value in rules_of(style).items():
+            assert said.setdefault(rule, value) == value, f"{style.name}: {rule}"
+
+
 def texts_of(file: Path) -> dict[str, list[str]]:
     """Names of texts with their places for values, of a module that exports them."""
     program = (
