@@ -3,6 +3,7 @@
 import { html } from "./html.js";
 import { explain } from "./parts/problem.js";
 import { input } from "./parts/field.js";
+import { submission } from "./parts/form.js";
 import { options, signIn } from "./session.js";
 import { t } from "./texts.js";
 
@@ -11,24 +12,20 @@ const PROVIDER = "/v1/session/oidc";
 
 /** The form. `done()` when there is a session; `to`: where the provider shall come back to. */
 export function signInForm(done, to) {
-  const submit = async (event) => {
-    event.preventDefault();
-    const field = form.elements.key;
-    refusal.textContent = "";
-    button.disabled = true;
-    try {
-      await signIn(field.value.trim());
-      field.value = "";
+  const { button, refusal, submit } = submission({
+    verb: t("signin.sign_in"),
+    act: async ({ key }) => {
+      try {
+        await signIn(key.value.trim());
+      } catch (error) {
+        key.select();
+        throw error;
+      }
+      key.value = "";
       done();
-    } catch (error) {
-      refusal.textContent = error.status === 401 ? t("signin.refused") : explain(error);
-      field.select();
-    } finally {
-      button.disabled = false;
-    }
-  };
-  const refusal = html`<p class="error" role="alert"></p>`;
-  const button = html`<button type="submit" class="primary">${t("signin.sign_in")}</button>`;
+    },
+    refused: (error) => (error.status === 401 ? t("signin.refused") : explain(error)),
+  });
   const form = html`
     <form class="sign-in" autocomplete="off" onsubmit=${submit}>
       ${input({

@@ -4,7 +4,7 @@ import { path } from "../api.js";
 import { html, update } from "../html.js";
 import { confirm, dialog } from "./dialog.js";
 import { input, select, setError, textarea } from "./field.js";
-import { explain } from "./problem.js";
+import { submission } from "./form.js";
 import { explainDelivery } from "./explanation.js";
 import { shown } from "./timeline.js";
 import { toast } from "./toast.js";
@@ -12,31 +12,23 @@ import { toast } from "./toast.js";
 const TEST_TTL = 600;
 const CALL_WAITS = ["5", "10", "20"];
 
-/** A form in a dialog: `fields` are its nodes; `act(elements)` gives what the dialog answers, and what it throws is said. */
+/** A form in a dialog: `fields` are its nodes; `act(elements)` gives what the dialog answers, undefined to stay open. */
 function formDialog(view, title, verb, fields, act) {
   const { t, signal } = view;
   return dialog(title, (close) => {
-    const refusal = html`<p class="error" role="alert"></p>`;
-    const button = html`<button type="submit" class="primary">${verb}</button>`;
-    const submit = async (event) => {
-      event.preventDefault();
-      button.disabled = true;
-      refusal.textContent = "";
-      try {
-        const answer = await act(form.elements, close);
+    const { button, refusal, submit } = submission({
+      verb,
+      act: async (elements) => {
+        const answer = await act(elements);
         if (answer !== undefined) close(answer);
-      } catch (error) {
-        if (error.name !== "AbortError") refusal.textContent = explain(error);
-      }
-      button.disabled = false;
-    };
-    const form = html`
+      },
+    });
+    return html`
       <form onsubmit=${submit}>
         ${fields}
         ${refusal}
         <div class="buttons"><button type="button" onclick=${() => close()}>${t("common.cancel")}</button>${button}</div>
       </form>`;
-    return form;
   }, signal);
 }
 

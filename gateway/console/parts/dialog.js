@@ -2,7 +2,7 @@
 
 import { html } from "../html.js";
 import { t } from "../texts.js";
-import { explain } from "./problem.js";
+import { submission } from "./form.js";
 
 /** Names that a question lists before "and n more". */
 const LISTED_NAMES = 5;
@@ -46,23 +46,15 @@ export function dialog(title, content, signal = null) {
  */
 export function confirm({ title, sentence, names = [], count = names.length, verb, act, typed = null, danger = true, fields = null, signal }) {
   const content = (close) => {
-    const submit = async (event) => {
-      event.preventDefault();
-      if (typed !== null && form.elements.typed.value.trim() !== typed) {
-        refusal.textContent = t("common.type_to_confirm", { word: typed });
-        return;
-      }
-      button.disabled = true;
-      try {
+    const { button, refusal, submit } = submission({
+      verb,
+      look: danger ? "danger" : "primary",
+      act: async (elements) => {
+        if (typed !== null && elements.typed.value.trim() !== typed) throw new Error(t("common.type_to_confirm", { word: typed }));
         close((await act()) ?? true);
-      } catch (error) {
-        if (error.name !== "AbortError") refusal.textContent = explain(error);
-        button.disabled = false;
-      }
-    };
-    const refusal = html`<p class="error" role="alert"></p>`;
-    const button = html`<button type="submit" class=${danger ? "danger" : "primary"}>${verb}</button>`;
-    const form = html`
+      },
+    });
+    return html`
       <form onsubmit=${submit}>
         <p>${sentence}</p>
         ${names.length > 0 && html`<ul class="names">${names.slice(0, LISTED_NAMES).map((name) => html`<li>${name}</li>`)}</ul>`}
@@ -76,7 +68,6 @@ export function confirm({ title, sentence, names = [], count = names.length, ver
         </div>
       </form>
     `;
-    return form;
   };
   return dialog(title, content, signal);
 }

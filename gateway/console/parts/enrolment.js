@@ -8,6 +8,7 @@ import { html, update } from "../html.js";
 import { every } from "../live.js";
 import { dialog } from "./dialog.js";
 import { input, select } from "./field.js";
+import { submission } from "./form.js";
 import { explain } from "./problem.js";
 import { time } from "./time.js";
 
@@ -21,13 +22,9 @@ export async function enrol(view) {
   signal.addEventListener("abort", () => ended.abort());
   await dialog(t("enrolment.title"), (close) => {
     const place = html`<div class="enrolment"></div>`;
-    const refusal = html`<p class="error" role="alert"></p>`;
-    const submit = async (event) => {
-      event.preventDefault();
-      const { device_id, name, tags, expires } = form.elements;
-      button.disabled = true;
-      refusal.textContent = "";
-      try {
+    const { button, refusal, submit } = submission({
+      verb: t("enrolment.make"),
+      act: async ({ device_id, name, tags, expires }) => {
         const { invitations } = await api.post("/v1/invitations", {
           ...(device_id.value.trim() && { device_id: device_id.value.trim() }),
           ...(name.value.trim() && { name: name.value.trim() }),
@@ -36,13 +33,9 @@ export async function enrol(view) {
           qr: true,
         });
         update(place, code(view, invitations[0], close, ended.signal));
-      } catch (error) {
-        if (error.name !== "AbortError") refusal.textContent = explain(error);
-        button.disabled = false;
-      }
-    };
-    const button = html`<button type="submit" class="primary">${t("enrolment.make")}</button>`;
-    const form = html`
+      },
+    });
+    place.append(html`
       <form onsubmit=${submit}>
         <p>${t("enrolment.sentence")}</p>
         ${input({ label: t("enrolment.device_id"), name: "device_id", hint: t("enrolment.device_id_hint"), pattern: "[A-Za-z0-9_\\-]{1,64}", autocomplete: "off", autocapitalize: "none", autofocus: true })}
@@ -53,8 +46,7 @@ export async function enrol(view) {
         ] })}
         ${refusal}
         <div class="buttons"><button type="button" onclick=${() => close()}>${t("common.cancel")}</button>${button}</div>
-      </form>`;
-    place.append(form);
+      </form>`);
     return place;
   }, signal);
   ended.abort();

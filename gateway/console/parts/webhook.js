@@ -2,7 +2,7 @@
 
 import { html } from "../html.js";
 import { input, textarea } from "./field.js";
-import { explain } from "./problem.js";
+import { submission } from "./form.js";
 
 /** `disabled`, `failing` (its last attempt failed), or `enabled`. */
 export function webhookState({ enabled, failed_at, succeeded_at }) {
@@ -12,25 +12,16 @@ export function webhookState({ enabled, failed_at, succeeded_at }) {
 
 /** `webhook`: the one to be changed, null for a new one; `save(fields)`: a promise; `back`: where cancelling leads. */
 export function webhookForm({ t, webhook, save, back }) {
-  const refusal = html`<p class="error" role="alert"></p>`;
-  const button = html`<button type="submit" class="primary">${t(webhook === null ? "webhooks.make_verb" : "webhooks.save")}</button>`;
-  const submit = async (event) => {
-    event.preventDefault();
-    button.disabled = true;
-    refusal.textContent = "";
-    const { url, types, description } = form.elements;
-    try {
-      await save({
+  const { button, refusal, submit } = submission({
+    verb: t(webhook === null ? "webhooks.make_verb" : "webhooks.save"),
+    act: ({ url, types, description }) =>
+      save({
         url: url.value.trim(),
         types: types.value.split(/[\s,]+/).filter((type) => type !== ""),
         description: description.value.trim() || null,
-      });
-    } catch (error) {
-      if (error.name !== "AbortError") refusal.textContent = explain(error);
-      button.disabled = false;
-    }
-  };
-  const form = html`
+      }),
+  });
+  return html`
     <form class="card" onsubmit=${submit} data-key="form" data-keep>
       <h2>${t(webhook === null ? "webhooks.make" : "webhooks.change")}</h2>
       ${input({ label: t("webhooks.url"), name: "url", type: "url", required: true, maxlength: 2048, value: webhook?.url ?? "", hint: t("webhooks.url_hint"), autocomplete: "off" })}
@@ -39,5 +30,4 @@ export function webhookForm({ t, webhook, save, back }) {
       ${refusal}
       <div class="buttons">${button}<a class="button" href=${back}>${t("common.cancel")}</a></div>
     </form>`;
-  return form;
 }

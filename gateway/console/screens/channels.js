@@ -10,6 +10,7 @@ import { html, update } from "../html.js";
 import { confirm } from "../parts/dialog.js";
 import { factsCard } from "../parts/facts.js";
 import { checkbox, input, select, textarea } from "../parts/field.js";
+import { submission } from "../parts/form.js";
 import { explain } from "../parts/problem.js";
 import { capsFields, capsText, hoursFields, hoursText } from "../parts/rules.js";
 import { PAGE_ROWS, pages, table } from "../parts/table.js";
@@ -92,28 +93,21 @@ class Channels {
     const { t, api, href } = this.#view;
     const caps = capsFields(channel?.caps ?? null, t("channels.caps"), { adapts: true });
     const hours = hoursFields(channel?.quiet_hours ?? null, t("channels.hours"));
-    const refusal = html`<p class="error" role="alert"></p>`;
-    const button = html`<button type="submit" class="primary">${t(channel === null ? "channels.make_verb" : "channels.save")}</button>`;
     const text = (name) => form.elements[name].value.trim() || null;
     const read = () => ({
       name: text("name"), description: text("description"), importance: form.elements.importance.value, sound: text("sound"),
       may_mute: form.elements.may_mute.checked, caps: caps.read(), quiet_hours: hours.read(),
     });
-    const submit = async (event) => {
-      event.preventDefault();
-      button.disabled = true;
-      refusal.textContent = "";
-      try {
+    const { button, refusal, submit } = submission({
+      verb: t(channel === null ? "channels.make_verb" : "channels.save"),
+      act: async () => {
         const now = read();
         if (channel === null) await api.post("/v1/channels", { id: text("id"), ...now });
         else await api.patch(path`/v1/channels/${channel.id}`, changed(first, now));
         toast(t("channels.saved", { name: now.name }));
         this.#view.go("channels");
-      } catch (error) {
-        if (error.name !== "AbortError") refusal.textContent = explain(error);
-        button.disabled = false;
-      }
-    };
+      },
+    });
     const form = html`
       <form class="card" onsubmit=${submit} data-keep>
         <h2>${channel === null ? t("channels.make") : channel.name}</h2>

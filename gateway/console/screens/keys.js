@@ -8,7 +8,7 @@ import { html, update } from "../html.js";
 import { badge } from "../parts/badge.js";
 import { confirm } from "../parts/dialog.js";
 import { checkbox, input } from "../parts/field.js";
-import { explain } from "../parts/problem.js";
+import { submission } from "../parts/form.js";
 import { showOnce } from "../parts/secret.js";
 import { PAGE_ROWS, pages, table } from "../parts/table.js";
 import { time } from "../parts/time.js";
@@ -106,7 +106,7 @@ class Keys {
           <legend>${t("keys.scopes")}</legend>
           ${SCOPES.map((scope) => checkbox({ label: t(`keys.scope_${scope}`), name: `scope-${scope}`, checked: scope === "read" }))}
         </fieldset>
-      </div>`, async ({ elements }) => {
+      </div>`, async (elements) => {
       const scopes = SCOPES.filter((scope) => elements[`scope-${scope}`].checked);
       if (scopes.length === 0) throw new Error(t("keys.no_scope"));
       const made = await api.post("/v1/keys", { name: elements.name.value.trim(), scopes, app });
@@ -117,37 +117,29 @@ class Keys {
   #appForm(back) {
     const { t, api } = this.#view;
     return this.#form(t("keys.make_app"), t("keys.make_app_verb"), back, html`
-      <div>${input({ label: t("keys.app"), name: "id", required: true, maxlength: 32, pattern: "[a-z0-9\\-]+", hint: t("keys.app_hint"), autocapitalize: "none", autocomplete: "off" })}</div>`, async ({ elements }) => {
+      <div>${input({ label: t("keys.app"), name: "id", required: true, maxlength: 32, pattern: "[a-z0-9\\-]+", hint: t("keys.app_hint"), autocapitalize: "none", autocomplete: "off" })}</div>`, async (elements) => {
       const made = await api.post("/v1/apps", { id: elements.id.value.trim() });
       toast(t("keys.app_made", { app: made.id }));
     });
   }
 
-  /** `save(form)`: does it; then the list is shown again, at `back`. */
+  /** `save(elements)`: does it; then the list is shown again, at `back`. */
   #form(title, verb, back, fields, save) {
     const { t, query, go } = this.#view;
-    const refusal = html`<p class="error" role="alert"></p>`;
-    const button = html`<button type="submit" class="primary">${verb}</button>`;
-    const submit = async (event) => {
-      event.preventDefault();
-      button.disabled = true;
-      refusal.textContent = "";
-      try {
-        await save(form);
+    const { button, refusal, submit } = submission({
+      verb,
+      act: async (elements) => {
+        await save(elements);
         go("keys", { tab: query.get("tab"), app: query.get("app") });
-      } catch (error) {
-        if (error.name !== "AbortError") refusal.textContent = explain(error);
-        button.disabled = false;
-      }
-    };
-    const form = html`
+      },
+    });
+    return html`
       <form class="card" onsubmit=${submit} data-keep>
         <h2>${title}</h2>
         ${fields}
         ${refusal}
         <div class="buttons">${button}<a class="button" href=${back}>${t("common.cancel")}</a></div>
       </form>`;
-    return form;
   }
 
   async #revoke(key) {

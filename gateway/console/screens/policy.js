@@ -8,6 +8,7 @@
 import { html, update } from "../html.js";
 import { facts } from "../parts/facts.js";
 import { input, select, textarea } from "../parts/field.js";
+import { submission } from "../parts/form.js";
 import { explain } from "../parts/problem.js";
 import { capsFields, capsText, hoursFields, hoursText } from "../parts/rules.js";
 import { pages, table } from "../parts/table.js";
@@ -71,14 +72,12 @@ function details({ t }, policy) {
 function form({ t, api, go }, policy, tag) {
   const caps = capsFields(policy.caps, t("policy.caps"));
   const hours = hoursFields(policy.quiet_hours, t("policy.hours"));
-  const refusal = html`<p class="error" role="alert"></p>`;
-  const button = html`<button type="submit" class="primary">${t("policy.save")}</button>`;
   const verdict = (name, value) =>
     select({ label: t(`policy.${name}`), name, value, options: VERDICTS.map((each) => [each, t(`policy.${each}`)]) });
-  const read = () => {
-    const { unknown, timezone, critical, topics, approve_above } = fields.elements;
+  const read = (elements) => {
+    const { unknown, timezone, critical, topics, approve_above } = elements;
     return {
-      consent: { unknown: unknown.value, denied: Object.fromEntries(KINDS.map((kind) => [kind, fields.elements[`denied_${kind}`].value])) },
+      consent: { unknown: unknown.value, denied: Object.fromEntries(KINDS.map((kind) => [kind, elements[`denied_${kind}`].value])) },
       caps: caps.read(),
       quiet_hours: hours.read(),
       timezone: timezone.value.trim(),
@@ -87,21 +86,17 @@ function form({ t, api, go }, policy, tag) {
       approve_above: approve_above.value === "" ? null : Number(approve_above.value),
     };
   };
-  const submit = async (event) => {
-    event.preventDefault();
-    button.disabled = true;
-    refusal.textContent = "";
-    try {
-      await api.put("/v1/policy", read(), { headers: { "If-Match": tag } });
+  const conflict = () => html`${t("policy.conflict")} <button type="button" onclick=${() => go("policy")}>${t("policy.reload")}</button>`;
+  const { button, refusal, submit } = submission({
+    verb: t("policy.save"),
+    act: async (elements) => {
+      await api.put("/v1/policy", read(elements), { headers: { "If-Match": tag } });
       toast(t("policy.saved"));
       go("policy");
-    } catch (error) {
-      button.disabled = false;
-      if (error.name !== "AbortError") refusal.textContent = error.status === PRECONDITION_FAILED ? t("policy.conflict") : explain(error);
-      if (error.status === PRECONDITION_FAILED) refusal.append(html` <button type="button" onclick=${() => go("policy")}>${t("policy.reload")}</button>`);
-    }
-  };
-  const fields = html`
+    },
+    refused: (error) => (error.status === PRECONDITION_FAILED ? conflict() : explain(error)),
+  });
+  return html`
     <form class="card" onsubmit=${submit} data-keep>
       <fieldset>
         <legend>${t("policy.consent")}</legend>
@@ -118,5 +113,4 @@ function form({ t, api, go }, policy, tag) {
       <p class="hint">${t("policy.also_waiting")}</p>
       <div class="buttons">${button}</div>
     </form>`;
-  return fields;
 }
