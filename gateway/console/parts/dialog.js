@@ -40,9 +40,9 @@ export function dialog(title, content, signal = null) {
 
 /**
  * Ask before something that cannot be taken back, and do it. `sentence` says the number; `names` are those it happens to,
- * of `count` altogether; `verb` is on the button; `act()` does it, and what it throws is said in the dialog, which stays.
- * A promise of what `act` gave, null when the person did not want to. `typed`: a word to type first, for what is large.
- * `fields`: nodes below the names, for what else has to be said; `act` reads them.
+ * of `count` altogether; `verb` is on the button; `act(elements)` does it, and what it throws is said in the dialog, which
+ * stays. A promise of what `act` gave, null when the person did not want to. `typed`: a word to type first, for what is
+ * large. `fields`: nodes below the names, for what else has to be said; they are among the `elements`.
  */
 export function confirm({ title, sentence, names = [], count = names.length, verb, act, typed = null, danger = true, fields = null, signal }) {
   const content = (close) => {
@@ -51,7 +51,7 @@ export function confirm({ title, sentence, names = [], count = names.length, ver
       look: danger ? "danger" : "primary",
       act: async (elements) => {
         if (typed !== null && elements.typed.value.trim() !== typed) throw new Error(t("common.type_to_confirm", { word: typed }));
-        close((await act()) ?? true);
+        close((await act(elements)) ?? true);
       },
     });
     return html`

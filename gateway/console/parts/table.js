@@ -51,14 +51,14 @@ function choice(row, key, { chosen, label, change }) {
  * Links to the first and the next page of a list, for the address of the screen (`view`), which has the cursor in its
  * query. Back is the browser's. `next`: the answer's `next_cursor`.
  */
-export function pages(view, next, to = view.place) {
+export function pages(view, next) {
   const first = view.query.get("cursor") !== null;
   if (!first && !next) return null;
   const address = (cursor) => {
     const query = new URLSearchParams(view.query);
     query.delete("cursor");
     if (cursor) query.set("cursor", cursor);
-    return view.href(to, query);
+    return view.href(view.place, query);
   };
   return html`
     <nav class="pages" aria-label=${t("common.pages")}>

@@ -211,17 +211,16 @@ class Campaign {
     }
     const found = this.#found;
     const left = found.group_results.length === 0 ? found.targeted : this.#unsent();
-    const fields = this.#fields(act);
     const done = await confirm({
       title: t(`campaigns.${act}_title`),
       sentence: this.#sentence(act, left),
       names: [found.name],
-      fields,
+      fields: this.#fields(act),
       verb: t(`campaigns.${act}_verb`, { n: act === "approve" ? found.targeted : left }),
       danger: act === "abort",
       typed: act === "abort" && found.targeted > 1 ? String(found.targeted) : null,
       signal,
-      act: () => this.#do(act, fields),
+      act: (elements) => this.#do(act, elements),
     });
     if (done !== null) toast(t(`campaigns.${act}_done`, { name: found.name }));
   }
@@ -241,17 +240,16 @@ class Campaign {
   #fields(act) {
     const { t } = this.#view;
     if (act === "pause" || act === "abort") {
-      return html`<div>${input({ label: t("campaigns.reason"), name: "reason", maxlength: REASON_CHARACTERS, autocomplete: "off" })}</div>`;
+      return input({ label: t("campaigns.reason"), name: "reason", maxlength: REASON_CHARACTERS, autocomplete: "off" });
     }
     if (act !== "resume" || (this.#found.group ?? 0) >= (this.#found.groups ?? 0)) return null;
-    return html`<div>${checkbox({ label: t("campaigns.next_group"), name: "next_group", hint: t("campaigns.next_group_hint") })}</div>`;
+    return checkbox({ label: t("campaigns.next_group"), name: "next_group", hint: t("campaigns.next_group_hint") });
   }
 
-  async #do(act, fields) {
+  async #do(act, elements) {
     const { api, path: { id } } = this.#view;
-    const reason = fields?.querySelector("[name=reason]")?.value.trim();
-    const next_group = fields?.querySelector("[name=next_group]")?.checked;
-    const body = act === "approve" ? undefined : act === "resume" ? { next_group: next_group ?? false } : reason ? { reason } : {};
+    const reason = elements.reason?.value.trim();
+    const body = act === "approve" ? undefined : act === "resume" ? { next_group: elements.next_group?.checked ?? false } : reason ? { reason } : {};
     try {
       this.#found = await api.post(`${path`/v1/campaigns/${id}`}/${act}`, body);
       this.#draw();

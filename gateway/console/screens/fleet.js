@@ -14,14 +14,13 @@ import { enrol } from "../parts/enrolment.js";
 import { expressionField } from "../parts/expression.js";
 import { input, select } from "../parts/field.js";
 import { explain, problem } from "../parts/problem.js";
-import { pages, table } from "../parts/table.js";
+import { PAGE_ROWS, pages, table } from "../parts/table.js";
 import { time } from "../parts/time.js";
 import { toast } from "../parts/toast.js";
 
 export const texts = ["fleet", "expression", "enrolment"];
 export const styles = ["fleet", "expression"];
 
-const ROWS = 50;
 const POLL_SECONDS = 5;
 /** Every so many polls the whole selection is counted. */
 const COUNT_EVERY = 6;
@@ -47,6 +46,7 @@ class Fleet {
   #all = false;
   #timer = null;
   #where = null;
+  #results = html`<div class="results" data-keep></div>`;
   #asked = 0;
 
   constructor(view) {
@@ -58,7 +58,6 @@ class Fleet {
     this.#where = expressionField({
       api, label: t("fleet.where"), hint: t("fleet.where_hint"), value: query.get("where") ?? "", checks: false,
     });
-    this.results = html`<div class="results" data-keep></div>`;
     update(
       root,
       html`
@@ -69,7 +68,7 @@ class Fleet {
         </header>
         ${this.#form()}
       `,
-      this.results,
+      this.#results,
     );
     await this.#view.every(POLL_SECONDS, () => this.#load());
   }
@@ -116,7 +115,7 @@ class Fleet {
     this.#all = false;
     this.#polls = 0;
     void this.#load().catch((error) => {
-      if (error.name !== "AbortError") update(this.results, problem(error, () => this.#search()));
+      if (error.name !== "AbortError") update(this.#results, problem(error, () => this.#search()));
     });
   }
 
@@ -141,7 +140,7 @@ class Fleet {
     let page;
     try {
       page = await api.get("/v1/devices", {
-        ...this.#filter(), cursor: query.get("cursor"), limit: ROWS, with_waiting: true, with_count: counted ? true : null,
+        ...this.#filter(), cursor: query.get("cursor"), limit: PAGE_ROWS, with_waiting: true, with_count: counted ? true : null,
       });
     } catch (error) {
       if (mine !== this.#asked) return;
@@ -150,7 +149,7 @@ class Fleet {
       this.#count = null;
       this.#page = { items: [], next_cursor: null };
       this.#drawCount();
-      update(this.results, html`<p class="empty">${this.#view.t("fleet.mistake")}</p>`);
+      update(this.#results, html`<p class="empty">${this.#view.t("fleet.mistake")}</p>`);
       return;
     }
     if (mine !== this.#asked) return;
@@ -166,7 +165,7 @@ class Fleet {
     this.#drawCount();
     const filtered = FILTERS.some((name) => query.get(name));
     update(
-      this.results,
+      this.#results,
       may && this.#page.items.length > 0 && this.#bar(),
       table({
         columns: this.#columns(),
@@ -182,7 +181,7 @@ class Fleet {
             }
           : null,
       }),
-      pages(this.#view, this.#page.next_cursor, "fleet"),
+      pages(this.#view, this.#page.next_cursor),
     );
   }
 
@@ -285,7 +284,7 @@ class Fleet {
       let body = { ...change, filter: this.#filter(), expected: count };
       for (;;) {
         const answer = await api.post(path, body).catch((error) => {
-          throw Object.assign(error, { changed: results.length });
+          throw error.code === "selection_changed" ? new Error(this.#changedSince(results.length)) : error;
         });
         told(answer);
         if (answer.next_cursor === null) break;
@@ -301,7 +300,13 @@ class Fleet {
     return { done: results.length - failed.length, failed };
   }
 
-  async #asked_for(open) {
+  /** Why nothing more is changed; `n` are through. */
+  #changedSince(n) {
+    const { t } = this.#view;
+    return n > 0 ? t("fleet.selection_changed_since", { n }) : t("fleet.selection_changed");
+  }
+
+  async #withSelection(open) {
     try {
       await open(await this.#selection());
     } catch (error) {
@@ -310,46 +315,35 @@ class Fleet {
   }
 
   #tag() {
-    return this.#asked_for(async (selection) => {
+    return this.#withSelection(async (selection) => {
       const { count, names } = selection;
       const { t, signal } = this.#view;
-      const outcome = await dialog(t("fleet.tag_title"), (close) => {
-        const progress = html`<p class="progress" role="status"></p>`;
-        const refusal = html`<p class="error" role="alert"></p>`;
-        const button = html`<button type="submit" class="primary">${t("fleet.tag_verb", { n: count })}</button>`;
-        const submit = async (event) => {
-          event.preventDefault();
-          const [add, remove] = ["add", "remove"].map((name) => tagsIn(form.elements[name].value));
-          if (add.length + remove.length === 0) {
-            refusal.textContent = t("fleet.no_tags");
-            return;
-          }
-          button.disabled = true;
-          refusal.textContent = "";
-          try {
-            close(await this.#change("/v1/devices/tags", { add, remove }, selection, (n) => (progress.textContent = t("fleet.progress", { n, count }))));
-          } catch (error) {
-            if (error.name !== "AbortError") refusal.textContent = refused(t, error);
-            button.disabled = false;
-          }
-        };
-        const form = html`
-          <form onsubmit=${submit}>
-            <p>${t("fleet.tag_sentence", { n: count })}</p>
-            ${this.#named(names, count)}
-            ${input({ label: t("fleet.tags_add"), name: "add", hint: t("fleet.tags_hint"), autocomplete: "off", autocapitalize: "none" })}
-            ${input({ label: t("fleet.tags_remove"), name: "remove", autocomplete: "off", autocapitalize: "none" })}
-            ${progress}${refusal}
-            <div class="buttons"><button type="button" onclick=${() => close()}>${t("common.cancel")}</button>${button}</div>
-          </form>`;
-        return form;
-      }, signal);
+      const progress = html`<p class="progress" role="status"></p>`;
+      const outcome = await confirm({
+        title: t("fleet.tag_title"),
+        sentence: t("fleet.tag_sentence", { n: count }),
+        names,
+        count,
+        fields: [
+          input({ label: t("fleet.tags_add"), name: "add", hint: t("fleet.tags_hint"), autocomplete: "off", autocapitalize: "none", autofocus: true }),
+          input({ label: t("fleet.tags_remove"), name: "remove", autocomplete: "off", autocapitalize: "none" }),
+          progress,
+        ],
+        verb: t("fleet.tag_verb", { n: count }),
+        danger: false,
+        signal,
+        act: (elements) => {
+          const [add, remove] = ["add", "remove"].map((name) => tagsIn(elements[name].value));
+          if (add.length + remove.length === 0) throw new Error(t("fleet.no_tags"));
+          return this.#change("/v1/devices/tags", { add, remove }, selection, (n) => (progress.textContent = t("fleet.progress", { n, count })));
+        },
+      });
       await this.#finished(outcome, "fleet.tagged");
     });
   }
 
   #revoke() {
-    return this.#asked_for(async (selection) => {
+    return this.#withSelection(async (selection) => {
       const { count, names } = selection;
       const { t, signal } = this.#view;
       const outcome = await confirm({
@@ -360,20 +354,10 @@ class Fleet {
         verb: t("fleet.revoke_verb", { n: count }),
         typed: count > 1 ? String(count) : null,
         signal,
-        act: () =>
-          this.#change("/v1/devices/removal", {}, selection, () => {}).catch((error) => {
-            throw error.code === "selection_changed" ? new Error(refused(t, error)) : error;
-          }),
+        act: () => this.#change("/v1/devices/removal", {}, selection, () => {}),
       });
       await this.#finished(outcome, "fleet.revoked");
     });
-  }
-
-  #named(names, count) {
-    const { t } = this.#view;
-    return html`
-      <ul class="names">${names.slice(0, 5).map((name) => html`<li>${name}</li>`)}</ul>
-      ${count > 5 && html`<p>${t("common.and_more", { n: count - Math.min(5, names.length) })}</p>`}`;
   }
 
   /** Say what was done, and list what was not. */
@@ -392,17 +376,12 @@ class Fleet {
   }
 }
 
-function refused(t, error) {
-  if (error.code !== "selection_changed") return explain(error);
-  return error.changed > 0 ? t("fleet.selection_changed_since", { n: error.changed }) : t("fleet.selection_changed");
-}
-
 function tagsIn(text) {
   return [...new Set(text.split(/[\s,]+/).filter((tag) => tag !== ""))];
 }
 
 /** The version that a device reports of itself, if it does. */
-export function versionOf({ attributes }) {
+function versionOf({ attributes }) {
   const { version } = attributes;
   return version === undefined || version === null || typeof version === "object" ? null : String(version);
 }

@@ -143,7 +143,7 @@ class Schedule {
     }
     const open = this.#runs.items.reduce((sum, { counts }) => sum + (counts === null ? 0 : counts.waiting + counts.sent), 0);
     const n = act === "run" ? targeted : this.#found.next.length;
-    const fields = act !== "cancel" || open === 0 ? null : html`<div>${checkbox({ label: t("schedules.recall", { n: open }), name: "recall", hint: t("schedules.recall_hint") })}</div>`;
+    const fields = act !== "cancel" || open === 0 ? null : checkbox({ label: t("schedules.recall", { n: open }), name: "recall", hint: t("schedules.recall_hint") });
     const done = await confirm({
       title: t(`schedules.${act}_title`),
       sentence: t(`schedules.${act}_sentence`, { n }),
@@ -153,7 +153,7 @@ class Schedule {
       typed: act === "run" && targeted > 1 ? String(targeted) : null,
       fields,
       signal,
-      act: () => this.#do(act, fields?.querySelector("[name=recall]")?.checked ?? false),
+      act: (elements) => this.#do(act, elements.recall?.checked ?? false),
     });
     if (done !== null) toast(t(`schedules.${act}_done`, { name: nameOf(this.#found) }));
   }
