@@ -6,8 +6,8 @@ import { onSessionEnd } from "./api.js";
 import { html, isSafeAddress, update } from "./html.js";
 import { connection } from "./live.js";
 import { dialog } from "./parts/dialog.js";
-import { explain, problem } from "./parts/problem.js";
-import { toast } from "./parts/toast.js";
+import { problem } from "./parts/problem.js";
+import { toastError } from "./parts/toast.js";
 import { Router, SCREENS, href } from "./router.js";
 import { current, onOtherTab, signOut } from "./session.js";
 import { signInAddress, signInForm, signInPage } from "./sign-in.js";
@@ -114,7 +114,7 @@ async function leave() {
   try {
     provider = await signOut();
   } catch (error) {
-    toast(explain(error), { failed: true });
+    toastError(error);
     return;
   }
   $("main").replaceChildren(); // nor does the browser's Back show it

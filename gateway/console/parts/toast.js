@@ -2,6 +2,7 @@
 
 import { html } from "../html.js";
 import { t } from "../texts.js";
+import { explain } from "./problem.js";
 
 const SHOWN_MS = 8_000;
 const AT_A_TIME = 3;
@@ -19,4 +20,9 @@ export function toast(sentence, { failed = false } = {}) {
   while (place.children.length >= AT_A_TIME) place.firstChild.remove();
   place.append(box);
   if (!failed) setTimeout(close, SHOWN_MS);
+}
+
+/** Say why it did not work; nothing of a question that went with its screen. */
+export function toastError(error) {
+  if (error.name !== "AbortError") toast(explain(error), { failed: true });
 }

@@ -11,10 +11,9 @@ import { badge, word } from "../parts/badge.js";
 import { confirm } from "../parts/dialog.js";
 import { factsCard } from "../parts/facts.js";
 import { checkbox, input } from "../parts/field.js";
-import { explain } from "../parts/problem.js";
 import { table } from "../parts/table.js";
 import { time } from "../parts/time.js";
-import { toast } from "../parts/toast.js";
+import { toast, toastError } from "../parts/toast.js";
 
 export const texts = ["campaigns"];
 export const styles = ["fleet", "lists"];
@@ -202,7 +201,7 @@ class Campaign {
     try {
       await this.#load();
     } catch (error) {
-      if (error.name !== "AbortError") toast(explain(error), { failed: true });
+      toastError(error);
       return;
     }
     if (!this.#mayNow(act)) {

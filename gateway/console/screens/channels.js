@@ -11,11 +11,10 @@ import { confirm } from "../parts/dialog.js";
 import { factsCard } from "../parts/facts.js";
 import { checkbox, input, select, textarea } from "../parts/field.js";
 import { submission } from "../parts/form.js";
-import { explain } from "../parts/problem.js";
 import { capsFields, capsText, hoursFields, hoursText } from "../parts/rules.js";
 import { PAGE_ROWS, pages, table } from "../parts/table.js";
 import { time } from "../parts/time.js";
-import { toast } from "../parts/toast.js";
+import { toast, toastError } from "../parts/toast.js";
 
 export const texts = ["channels", "rules"];
 export const styles = ["fleet", "lists"];
@@ -139,7 +138,7 @@ class Channels {
     try {
       muted = (await api.post("/v1/segments/preview", { expression: `muted('${channel.id}')` })).devices;
     } catch (error) {
-      if (error.name !== "AbortError") toast(explain(error), { failed: true });
+      toastError(error);
       return;
     }
     const done = await confirm({

@@ -16,12 +16,12 @@ import { confirm } from "../parts/dialog.js";
 import { setError } from "../parts/field.js";
 import { forgetsToRender, messageForm } from "../parts/message_form.js";
 import { drawNotification } from "../parts/notification.js";
-import { explain, problem } from "../parts/problem.js";
+import { problem } from "../parts/problem.js";
 import { offeredInput, targetForm } from "../parts/target_form.js";
 import { targetWords } from "../parts/target.js";
 import { duration, here } from "../parts/time.js";
 import { lifetimeForm, scheduleForm } from "../parts/timing_form.js";
-import { toast } from "../parts/toast.js";
+import { toast, toastError } from "../parts/toast.js";
 import { FieldError, emptyFields, fieldsOfPush, hasContent, isComposed, lifetimeOf, pushOf, shows, targetOf, timesOf } from "../push_request.js";
 
 export const texts = ["compose", "expression", "targets", "notification"];
@@ -465,7 +465,7 @@ class Composer {
       if (what === "test") this.tested(answer, body);
       else this.sent(what, answer);
     } catch (error) {
-      if (view.signal.aborted) return toast(explain(error), { failed: true });
+      if (view.signal.aborted) return toastError(error);
       this.lock(false);
       update(places.progress);
       this.refused(error);

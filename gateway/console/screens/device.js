@@ -9,10 +9,9 @@ import { html, update } from "../html.js";
 import { badge, word } from "../parts/badge.js";
 import { callCommand, cancelWaiting, edit, emptyMailbox, revoke, rotate, testPush } from "../parts/device-actions.js";
 import { factsCard } from "../parts/facts.js";
-import { explain } from "../parts/problem.js";
 import { duration, time } from "../parts/time.js";
 import { KINDS, MOST_ITEMS, SEEN, Timeline, deliveryFacts, row, shown } from "../parts/timeline.js";
-import { toast } from "../parts/toast.js";
+import { toastError } from "../parts/toast.js";
 
 export const texts = ["device", "explanations"];
 export const styles = ["fleet"];
@@ -155,7 +154,7 @@ class DeviceScreen {
     try {
       if (await act()) await this.#load({ all: true });
     } catch (error) {
-      if (error.name !== "AbortError") toast(explain(error), { failed: true });
+      toastError(error);
     }
   }
 

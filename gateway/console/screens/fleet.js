@@ -13,10 +13,10 @@ import { confirm, dialog } from "../parts/dialog.js";
 import { enrol } from "../parts/enrolment.js";
 import { expressionField } from "../parts/expression.js";
 import { input, select } from "../parts/field.js";
-import { explain, problem } from "../parts/problem.js";
+import { problem } from "../parts/problem.js";
 import { PAGE_ROWS, pages, table } from "../parts/table.js";
 import { time } from "../parts/time.js";
-import { toast } from "../parts/toast.js";
+import { toast, toastError } from "../parts/toast.js";
 
 export const texts = ["fleet", "expression", "enrolment"];
 export const styles = ["fleet", "expression"];
@@ -310,7 +310,7 @@ class Fleet {
     try {
       await open(await this.#selection());
     } catch (error) {
-      if (error.name !== "AbortError") toast(explain(error), { failed: true });
+      toastError(error);
     }
   }
 

@@ -18,7 +18,7 @@ import { problem } from "../parts/problem.js";
 import { table } from "../parts/table.js";
 import { pushTitle, targetLink } from "../parts/target.js";
 import { duration, time } from "../parts/time.js";
-import { toast } from "../parts/toast.js";
+import { toast, toastError } from "../parts/toast.js";
 
 export const texts = ["push", "pushes", "targets", "notification", "explanations"];
 export const styles = ["pushes"];
@@ -68,7 +68,7 @@ export async function open(view) {
       shown.devices = await devicesOf(view, id);
       draw();
     } catch (error) {
-      if (error.name !== "AbortError") toast(error.message, { failed: true });
+      toastError(error);
     }
   }
 
@@ -221,7 +221,7 @@ async function recall(view, { push_id: id }, changed) {
     toast(t("push.recalled", { n: answer.cancelled, in_flight: answer.in_flight, too_late: answer.too_late }));
     changed();
   } catch (error) {
-    if (error.name !== "AbortError") toast(error.message, { failed: true });
+    toastError(error);
   }
 }
 

@@ -7,11 +7,10 @@ import { confirm } from "../parts/dialog.js";
 import { factsCard } from "../parts/facts.js";
 import { checkbox } from "../parts/field.js";
 import { nameOf, timingText } from "../parts/plan.js";
-import { explain } from "../parts/problem.js";
 import { pages, table } from "../parts/table.js";
 import { targetLink } from "../parts/target.js";
 import { time } from "../parts/time.js";
-import { toast } from "../parts/toast.js";
+import { toast, toastError } from "../parts/toast.js";
 
 export const texts = ["schedules", "plan", "targets"];
 export const styles = ["fleet", "lists"];
@@ -138,7 +137,7 @@ class Schedule {
       }
       if (act === "run") targeted = (await api.post("/v1/pushes/forecast", withoutDates(this.#found.push))).targeted;
     } catch (error) {
-      if (error.name !== "AbortError") toast(explain(error), { failed: true });
+      toastError(error);
       return;
     }
     const open = this.#runs.items.reduce((sum, { counts }) => sum + (counts === null ? 0 : counts.waiting + counts.sent), 0);

@@ -8,11 +8,10 @@ import { html, update } from "../html.js";
 import { badge } from "../parts/badge.js";
 import { confirm } from "../parts/dialog.js";
 import { factsCard } from "../parts/facts.js";
-import { explain } from "../parts/problem.js";
 import { showOnce } from "../parts/secret.js";
 import { pages, table } from "../parts/table.js";
 import { dateTime, time } from "../parts/time.js";
-import { toast } from "../parts/toast.js";
+import { toast, toastError } from "../parts/toast.js";
 import { webhookForm, webhookState } from "../parts/webhook.js";
 
 export const texts = ["webhooks"];
@@ -175,7 +174,7 @@ class Webhook {
       this.#test = await api.post(`${this.#address}/test`);
       await this.#load();
     } catch (error) {
-      if (error.name !== "AbortError") toast(explain(error), { failed: true });
+      toastError(error);
     }
     button.disabled = false;
   }
@@ -196,7 +195,7 @@ class Webhook {
         await this.#load();
         toast(t("webhooks.enabled"));
       } catch (error) {
-        if (error.name !== "AbortError") toast(explain(error), { failed: true });
+        toastError(error);
       }
       return;
     }
