@@ -56,7 +56,7 @@ export function signInPage(root) {
   root.replaceChildren(html`
     <div class="screen narrow" data-screen="sign-in">
       <h1>${t("signin.title")}</h1>
-      ${failed && html`<p class="problem" role="alert">${t.has(`signin.error_${failed}`) ? t(`signin.error_${failed}`) : t("signin.error_other")}</p>`}
+      ${failed && html`<p class="problem" role="alert">${t.or(`signin.error_${failed}`, t("signin.error_other"))}</p>`}
       ${signInForm(() => location.replace(to), to)}
     </div>
   `);

@@ -6,6 +6,8 @@
  * t("fleet.count", { n: 3 })               {n} in its place; numbers as the language writes them. A text that is an object
  *                                          has one form for each plural category of `n` (Intl.PluralRules)
  * t.parts("push.by", { who: html`..` })    an array of texts and nodes, where a value is a node
+ * t.or(`reasons.${word}`, word)            the text, or what stands for it where there is none
+ * t.number(1200)                           a number as the language writes it
  */
 
 export const LANGUAGES = { en: "English", de: "Deutsch" };
@@ -39,10 +41,6 @@ export async function load(...names) {
   missing.forEach((name, at) => texts.set(name, loaded[at].default));
 }
 
-export function has(key) {
-  return find(key) !== undefined;
-}
-
 export function t(key, values = {}) {
   return t.parts(key, values).join("");
 }
@@ -57,11 +55,13 @@ t.parts = (key, values = {}) => {
   return form.split(/\{(\w+)\}/).map((piece, at) => (at % 2 === 0 ? piece : written(values[piece])));
 };
 
-t.has = has;
+t.has = (key) => find(key) !== undefined;
+t.or = (key, otherwise) => (t.has(key) ? t(key) : otherwise);
+t.number = (n) => number.format(n);
 t.language = language;
 
 function written(value) {
-  if (typeof value === "number") return number.format(value);
+  if (typeof value === "number") return t.number(value);
   return value ?? "";
 }
 

@@ -23,5 +23,5 @@ export function badge(state, reason = null) {
 
 /** The word for a state or a reason: the API's own where there is none. */
 export function word(name, of = "states") {
-  return t.has(`${of}.${name}`) ? t(`${of}.${name}`) : name;
+  return t.or(`${of}.${name}`, name);
 }

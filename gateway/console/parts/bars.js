@@ -30,7 +30,7 @@ export function bars({ label, values, from, step, length = values.length }) {
         const x = (unknown + number) * 4;
         return html`
           <g>
-            <title>${`${at(number)}: ${value.toLocaleString(language)}`}</title>
+            <title>${`${at(number)}: ${t.number(value)}`}</title>
             <rect class="hit" x=${x} width="4" height=${HEIGHT} />
             <rect class=${value === 0 ? "bar none" : "bar"} x=${x + 0.4} y=${HEIGHT - height} width="3.2" height=${height} />
           </g>`;

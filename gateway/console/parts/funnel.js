@@ -28,7 +28,7 @@ export function funnel(push) {
     <li data-key=${step} data-step=${step}>
       <span class="funnel-name">${step === "targeted" ? t("pushes.targeted") : word(step)}</span>
       <meter class="funnel-bar" min="0" max=${Math.max(push.targeted, 1)} value=${count} aria-hidden="true"></meter>
-      <span class="funnel-count">${formatted(count)}</span>
+      <span class="funnel-count">${t.number(count)}</span>
       <span class="funnel-share quiet">${step === "targeted" ? "" : share(count, push.targeted)}</span>
     </li>`)}</ol>`;
 }
@@ -53,8 +53,4 @@ export function share(count, of) {
   const exact = count / of;
   const rounded = count === 0 || count === of ? exact : Math.min(0.999, Math.max(0.001, exact));
   return new Intl.NumberFormat(t.language, { style: "percent", maximumFractionDigits: 1 }).format(rounded);
-}
-
-export function formatted(count) {
-  return new Intl.NumberFormat(t.language).format(count);
 }

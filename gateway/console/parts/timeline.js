@@ -183,7 +183,7 @@ function eventRow({ t }, { key, at, kind, event }) {
   const bad = type === "device.disconnected" && BAD_ENDS.has(data.reason);
   return html`
     <li data-key=${key} data-kind=${kind} data-type=${type} data-look=${bad ? "bad" : null}>
-      <p class="line"><b>${t.has(`device.event_${type.replace(".", "_")}`) ? t(`device.event_${type.replace(".", "_")}`) : type}</b> ${said(t, type, data)} ${time(at)}</p>
+      <p class="line"><b>${t.or(`device.event_${type.replace(".", "_")}`, type)}</b> ${said(t, type, data)} ${time(at)}</p>
       ${body(t, type, data)}
     </li>`;
 }
@@ -193,11 +193,9 @@ function said(t, type, data) {
   switch (type) {
     case "device.connected":
       return html`<span>${t("device.from", { address: data.address ?? "–" })}</span>`;
-    case "device.disconnected": {
-      const why = t.has(`device.end_${data.reason}`) ? t(`device.end_${data.reason}`) : data.reason;
-      return html`<span>${why}</span> <span class="quiet">${t("device.lasted", { time: duration(data.duration ?? 0) })}${data.detail ? ` (${data.detail})` : ""}${
+    case "device.disconnected":
+      return html`<span>${t.or(`device.end_${data.reason}`, data.reason)}</span> <span class="quiet">${t("device.lasted", { time: duration(data.duration ?? 0) })}${data.detail ? ` (${data.detail})` : ""}${
         data.flaps ? ` ${t("device.flaps", { n: data.flaps })}` : ""}</span>`;
-    }
     case "device.uplink":
       return html`<code>${data.topic}</code>`;
     default:
@@ -217,11 +215,11 @@ function body(t, type, data) {
 /** What a person has chosen, in words; all else as it came. */
 function choices(t, { consent, channels, quiet_hours: quiet, source, ...rest }) {
   const said = [];
-  if (typeof consent === "string") said.push(`${t("device.consent")}: ${t.has(`device.consent_${consent}`) ? t(`device.consent_${consent}`) : consent}`);
+  if (typeof consent === "string") said.push(`${t("device.consent")}: ${t.or(`device.consent_${consent}`, consent)}`);
   for (const [channel, isOn] of Object.entries(channels ?? {})) said.push(t(isOn ? "device.unmuted_channel" : "device.muted_channel", { channel }));
   if (quiet) said.push(`${t("device.quiet_hours")}: ${quiet.start} – ${quiet.end}`);
   if (Object.keys(rest).length > 0) said.push(shown(rest));
-  if (source !== undefined) said.push(t.has(`device.source_${source}`) ? t(`device.source_${source}`) : source);
+  if (source !== undefined) said.push(t.or(`device.source_${source}`, source));
   return said.join(" · ");
 }
 

@@ -88,10 +88,10 @@ class Campaign {
     const { t } = this.#view;
     const found = this.#found;
     const rows = [
-      ["targeted", found.targeted.toLocaleString(t.language)],
-      ["blast_radius", found.blast_radius.toLocaleString(t.language)],
-      ["holdout", !found.holdout ? null : found.holdout.toLocaleString(t.language)],
-      ["not_planned", found.not_planned ? found.not_planned.toLocaleString(t.language) : null],
+      ["targeted", t.number(found.targeted)],
+      ["blast_radius", t.number(found.blast_radius)],
+      ["holdout", !found.holdout ? null : t.number(found.holdout)],
+      ["not_planned", found.not_planned ? t.number(found.not_planned) : null],
       ["made", html`${time(found.created_at, { exact: true })} ${t("campaigns.by_key")} <span class="code">${found.created_by}</span>`],
       ["approved_by", found.approved_by && html`<span class="code">${found.approved_by}</span>`],
       ["starts", time(found.start_at, { exact: true })],
@@ -111,7 +111,7 @@ class Campaign {
         <h2>${t("campaigns.counts")}</h2>
         ${some.length === 0
           ? html`<p class="quiet">${t("campaigns.nothing_sent")}</p>`
-          : html`<dl class="counts">${some.map((state) => html`<dt>${badge(state)}</dt><dd class="number">${counts[state].toLocaleString(t.language)}</dd>`)}</dl>`}
+          : html`<dl class="counts">${some.map((state) => html`<dt>${badge(state)}</dt><dd class="number">${t.number(counts[state])}</dd>`)}</dl>`}
         ${failed > 0 && html`<p class="error">${t("campaigns.failed", { n: failed })}</p>`}
       </section>`;
   }
@@ -120,7 +120,6 @@ class Campaign {
     const { t } = this.#view;
     const { group_results: groups } = this.#found;
     if (groups.length === 0) return html`<p class="empty">${t("campaigns.not_started")}</p>`;
-    const number = (n) => n.toLocaleString(t.language);
     return html`
       <section>
         <h2>${t("campaigns.groups")}</h2>
@@ -129,11 +128,11 @@ class Campaign {
           columns: [
             { label: t("campaigns.group"), cell: ({ group, name }) => html`<b>${group}</b> ${name}` },
             { label: t("campaigns.state"), cell: ({ state }) => badge(state) },
-            { label: t("campaigns.size"), numeric: true, cell: ({ size }) => number(size) },
-            { label: t("states.delivered"), numeric: true, cell: ({ reached }) => number(reached.delivered) },
-            { label: t("states.opened"), numeric: true, cell: ({ reached }) => number(reached.opened) },
-            { label: t("states.acted"), numeric: true, cell: ({ reached }) => number(reached.acted) },
-            { label: t("campaigns.missed"), numeric: true, cell: ({ counts }) => number(counts.refused + counts.expired + counts.overflowed) },
+            { label: t("campaigns.size"), numeric: true, cell: ({ size }) => t.number(size) },
+            { label: t("states.delivered"), numeric: true, cell: ({ reached }) => t.number(reached.delivered) },
+            { label: t("states.opened"), numeric: true, cell: ({ reached }) => t.number(reached.opened) },
+            { label: t("states.acted"), numeric: true, cell: ({ reached }) => t.number(reached.acted) },
+            { label: t("campaigns.missed"), numeric: true, cell: ({ counts }) => t.number(counts.refused + counts.expired + counts.overflowed) },
             { label: t("campaigns.conditions"), cell: ({ conditions }) => this.#conditions(conditions) },
             { label: t("campaigns.parts"), cell: ({ parts }) => this.#parts(parts) },
           ],

@@ -48,7 +48,7 @@ function columns({ t, href }) {
     { label: t("campaigns.campaign"), cell: ({ campaign_id, name }) => html`<a class="device" href=${href(`campaigns/${campaign_id}`)}>${name}</a>` },
     { label: t("campaigns.state"), cell: ({ state, phase }) => html`${badge(state)}${phase && html` <span class="quiet">${word(phase)}</span>`}` },
     { label: t("campaigns.groups"), cell: ({ group, groups }) => (groups === null ? "–" : t("campaigns.group_of", { group: group ?? 0, groups })) },
-    { label: t("campaigns.targeted"), numeric: true, cell: ({ targeted }) => targeted.toLocaleString(t.language) },
+    { label: t("campaigns.targeted"), numeric: true, cell: ({ targeted }) => t.number(targeted) },
     { label: t("campaigns.why"), cell: ({ reason }) => reason ?? "–" },
     { label: t("campaigns.made"), cell: ({ created_at }) => time(created_at) },
   ];

@@ -197,7 +197,7 @@ class DeviceScreen {
       link !== null && device.online && [t("device.subscribed"), link.subscribed_qos !== null ? t("device.is_subscribed") : t("device.not_subscribed")],
       link !== null && link.in_flight > 0 && [t("device.in_flight"), link.in_flight],
       link !== null && link.disconnects.length > 0 && [t("device.ended"), html`<ul class="answers">${link.disconnects.slice(0, SHOWN_ENDS).map((end) => html`
-        <li>${endOf(t, end.reason)} ${time(end.at, { zone })}${end.detail && html` <span class="quiet">${end.detail}</span>`}</li>`)}</ul>`],
+        <li>${t.or(`device.end_${end.reason}`, end.reason)} ${time(end.at, { zone })}${end.detail && html` <span class="quiet">${end.detail}</span>`}</li>`)}</ul>`],
       [t("device.last_error"), device.last_error === null ? "–" : html`<span class="last-error">${device.last_error}</span> · ${time(device.last_error_at, { zone })}`],
       [t("device.token_ends"), device.token_expires_at === null ? t("device.never_ends") : time(device.token_expires_at, { zone, exact: true })],
     ]);
@@ -291,8 +291,4 @@ class DeviceScreen {
 function nothingThere(error) {
   if (error.code === "not_found") return null;
   throw error;
-}
-
-function endOf(t, reason) {
-  return t.has(`device.end_${reason}`) ? t(`device.end_${reason}`) : reason;
 }

@@ -107,10 +107,10 @@ function figures({ t }, { curves, online, devices, waiting, waiting_counted_at: 
   const held = Math.min(length, Math.max(1, Math.ceil((Date.parse(from) + length * step * 1000 - Date.parse(since)) / 60_000)));
   return html`
     <div class="cards">
-      ${figure("online", html`<span>${online.toLocaleString(language)}</span> <small>${t("overview.of_devices", { n: devices })}</small>`, curves.online, t("overview.connects", { n: sum(curves.connects), minutes: held }))}
+      ${figure("online", html`<span>${t.number(online)}</span> <small>${t("overview.of_devices", { n: devices })}</small>`, curves.online, t("overview.connects", { n: sum(curves.connects), minutes: held }))}
       ${figure("pushes", minute(curves.pushes), curves.pushes, t("overview.sum_pushes", { n: sum(curves.pushes), minutes: held }))}
       ${figure("deliveries", minute(arrived), arrived, t("overview.sum_deliveries", { n: sum(arrived), minutes: held }))}
-      ${figure("waiting", waiting.toLocaleString(language), curves.waiting, counted ? t("overview.counted", { ago: ago(counted) }) : t("overview.not_counted"))}
+      ${figure("waiting", t.number(waiting), curves.waiting, counted ? t("overview.counted", { ago: ago(counted) }) : t("overview.not_counted"))}
     </div>
   `;
 }
@@ -118,7 +118,7 @@ function figures({ t }, { curves, online, devices, waiting, waiting_counted_at: 
 /** What somebody should do something about; the server's own first. */
 function alerts({ t, href }, { server, webhooks, heartbeats_silent: silent, senders_silent: senders }) {
   const rows = (server?.alerts ?? []).map(({ name, severity, summary }) => html`
-    <li data-alert=${name}>${badge(severity)} <span>${t.has(`overview.alert_${name}`) ? t(`overview.alert_${name}`) : summary}</span></li>`);
+    <li data-alert=${name}>${badge(severity)} <span>${summary}</span></li>`);
   for (const { id, url, since, last_error: error } of webhooks.failing) {
     rows.push(html`
       <li data-alert="webhook">${badge("failing")}

@@ -62,9 +62,9 @@ function details({ t }, policy) {
     ["caps", capsText(policy.caps)],
     ["hours", hoursText(policy.quiet_hours)],
     ["timezone", policy.timezone],
-    ["critical", policy.critical.per_day.toLocaleString(t.language)],
+    ["critical", t.number(policy.critical.per_day)],
     ["topics", policy.joinable_topics.join(", ") || "–"],
-    ["approve_above", policy.approve_above === null ? t("policy.no_approval") : policy.approve_above.toLocaleString(t.language)],
+    ["approve_above", policy.approve_above === null ? t("policy.no_approval") : t.number(policy.approve_above)],
   ];
   return html`<section class="card"><dl>${facts(rows.map(([name, value]) => [t(`policy.${name}`), value]))}</dl></section>`;
 }

@@ -12,7 +12,7 @@ import { badge } from "../parts/badge.js";
 import { confirm } from "../parts/dialog.js";
 import { explainDelivery } from "../parts/explanation.js";
 import { facts } from "../parts/facts.js";
-import { ENDS, OPEN_STATES, formatted, funnel, notReached, share, underWay } from "../parts/funnel.js";
+import { ENDS, OPEN_STATES, funnel, notReached, share, underWay } from "../parts/funnel.js";
 import { drawNotification } from "../parts/notification.js";
 import { problem } from "../parts/problem.js";
 import { table } from "../parts/table.js";
@@ -167,7 +167,7 @@ function deviceTable(view, group, { items, next_cursor: next }, choose) {
     { label: t("push.device"), cell: (row) => row.device_id === null ? t("push.removed_device") : html`<a href=${view.href(`devices/${row.device_id}`, { push: view.path.id })}>${row.device_id}</a>` },
     { label: t("push.when"), cell: (row) => time(latest(row)) },
   ];
-  if (items.some((row) => row.attempts > 0)) columns.push({ label: t("push.attempts"), numeric: true, cell: (row) => formatted(row.attempts) });
+  if (items.some((row) => row.attempts > 0)) columns.push({ label: t("push.attempts"), numeric: true, cell: (row) => t.number(row.attempts) });
   if (items.some((row) => row.not_before)) columns.push({ label: t("push.not_before"), cell: (row) => time(row.not_before) });
   if (items.some((row) => row.action)) columns.push({ label: t("push.action"), cell: (row) => html`<span dir="auto">${row.action}</span>` });
   if (items.some((row) => row.result !== null)) columns.push({ label: t("push.result"), cell: (row) => html`<code>${row.result === null ? "" : JSON.stringify(row.result)}</code>` });

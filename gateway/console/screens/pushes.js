@@ -33,7 +33,7 @@ export async function open(view) {
         { label: t("pushes.push"), cell: (push) => html`<a href=${view.href(`pushes/${push.push_id}`)} dir="auto">${pushTitle(push)}</a>` },
         { label: t("pushes.target"), cell: (push) => targetWords(push.target) },
         { label: t("pushes.sent_at"), cell: (push) => time(push.sent_at) },
-        { label: t("pushes.targeted"), numeric: true, cell: (push) => push.targeted.toLocaleString(t.language) },
+        { label: t("pushes.targeted"), numeric: true, cell: (push) => t.number(push.targeted) },
         { label: t("pushes.reached"), cell: reachBar },
       ],
     }), pages(view, page.next_cursor));

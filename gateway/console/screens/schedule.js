@@ -97,16 +97,15 @@ class Schedule {
 
   #table() {
     const { t, href } = this.#view;
-    const number = (n) => n.toLocaleString(t.language);
     return table({
       caption: t("schedules.runs"), rows: this.#runs.items, key: ({ run }) => String(run), empty: t("schedules.no_runs"),
       columns: [
         { label: t("schedules.due"), cell: ({ due, asked }) => html`${time(due, { exact: true })}${asked && html` <span class="quiet">${t("schedules.asked")}</span>`}` },
         { label: t("schedules.state"), cell: ({ state, reason }) => badge(state, reason) },
-        { label: t("schedules.devices"), numeric: true, cell: ({ targeted }) => number(targeted) },
-        { label: t("schedules.left_out"), numeric: true, cell: ({ left_out }) => number(left_out) },
-        { label: t("states.waiting"), numeric: true, cell: ({ counts }) => (counts === null ? "–" : number(counts.waiting + counts.sent)) },
-        { label: t("schedules.arrived"), numeric: true, cell: ({ counts }) => (counts === null ? "–" : number(arrived(counts))) },
+        { label: t("schedules.devices"), numeric: true, cell: ({ targeted }) => t.number(targeted) },
+        { label: t("schedules.left_out"), numeric: true, cell: ({ left_out }) => t.number(left_out) },
+        { label: t("states.waiting"), numeric: true, cell: ({ counts }) => (counts === null ? "–" : t.number(counts.waiting + counts.sent)) },
+        { label: t("schedules.arrived"), numeric: true, cell: ({ counts }) => (counts === null ? "–" : t.number(arrived(counts))) },
         { label: t("schedules.problem"), cell: ({ problem }) => problem ?? "–" },
         { label: t("schedules.pushes"), cell: ({ push_ids }) => (push_ids.length === 0 ? "–" : html`
             <ul class="plain-list">${push_ids.slice(0, LISTED_PUSHES).map((id, at) => html`<li><a href=${href(`pushes/${id}`)}>${t("schedules.part", { n: at + 1 })}</a></li>`)}${
