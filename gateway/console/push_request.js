@@ -5,6 +5,8 @@
  * empty is left out of the request.
  */
 
+import { wordsIn } from "./parts/field.js";
+
 const SECONDS = { minute: 60, hour: 3600, day: 86_400 };
 const OF_THIS_SERVER = /\/v1\/attachments\/([0-9a-f]{64})$/;
 const SIMPLE_TARGETS = ["device", "tag", "topic", "segment", "where"];
@@ -36,7 +38,7 @@ export function targetOf(fields) {
   const { by } = fields;
   if (by === "all") return { all: true };
   if (by === "devices") {
-    const devices = fields.devices.split(/[\s,]+/).filter((id) => id !== "");
+    const devices = wordsIn(fields.devices);
     return devices.length > 0 ? { devices } : null;
   }
   const value = fields[by].trim();

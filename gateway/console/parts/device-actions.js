@@ -3,7 +3,7 @@
 import { path } from "../api.js";
 import { html, update } from "../html.js";
 import { confirm, dialog } from "./dialog.js";
-import { input, select, setError, textarea } from "./field.js";
+import { input, select, setError, textarea, wordsIn } from "./field.js";
 import { submission } from "./form.js";
 import { explainDelivery } from "./explanation.js";
 import { shown } from "./timeline.js";
@@ -101,7 +101,7 @@ export function edit(view, device) {
   ], async ({ name, tags, timezone, locale }) => {
     await api.patch(path`/v1/devices/${device.device_id}`, {
       name: name.value.trim() || null,
-      tags: tags.value.split(/[\s,]+/).filter(Boolean),
+      tags: wordsIn(tags.value),
       timezone: timezone.value.trim() || null,
       locale: locale.value.trim() || null,
     });

@@ -7,7 +7,7 @@
 import { html, update } from "../html.js";
 import { every } from "../live.js";
 import { dialog } from "./dialog.js";
-import { input, select } from "./field.js";
+import { input, select, wordsIn } from "./field.js";
 import { submission } from "./form.js";
 import { explain } from "./problem.js";
 import { time } from "./time.js";
@@ -28,7 +28,7 @@ export async function enrol(view) {
         const { invitations } = await api.post("/v1/invitations", {
           ...(device_id.value.trim() && { device_id: device_id.value.trim() }),
           ...(name.value.trim() && { name: name.value.trim() }),
-          tags: tags.value.split(/[\s,]+/).filter(Boolean),
+          tags: wordsIn(tags.value),
           expires_in: Number(expires.value),
           qr: true,
         });

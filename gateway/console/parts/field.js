@@ -62,6 +62,11 @@ export function setError(control, sentence) {
   else control.removeAttribute("aria-invalid");
 }
 
+/** The words of a field that takes several, with blanks, commas or line breaks between them. */
+export function wordsIn(text) {
+  return text.split(/[\s,]+/).filter((word) => word !== "");
+}
+
 function filled(element, attributes) {
   for (const [name, value] of Object.entries(attributes)) {
     if (typeof value === "function") listen(element, name.slice(2), value);

@@ -1,7 +1,7 @@
 /** A webhook's form, and the word for how it is. */
 
 import { html } from "../html.js";
-import { input, textarea } from "./field.js";
+import { input, textarea, wordsIn } from "./field.js";
 import { submission } from "./form.js";
 
 /** `disabled`, `failing` (its last attempt failed), or `enabled`. */
@@ -17,7 +17,7 @@ export function webhookForm({ t, webhook, save, back }) {
     act: ({ url, types, description }) =>
       save({
         url: url.value.trim(),
-        types: types.value.split(/[\s,]+/).filter((type) => type !== ""),
+        types: wordsIn(types.value),
         description: description.value.trim() || null,
       }),
   });

@@ -12,7 +12,7 @@ import { badge } from "../parts/badge.js";
 import { confirm, dialog } from "../parts/dialog.js";
 import { enrol } from "../parts/enrolment.js";
 import { expressionField } from "../parts/expression.js";
-import { input, select } from "../parts/field.js";
+import { input, select, wordsIn } from "../parts/field.js";
 import { problem } from "../parts/problem.js";
 import { PAGE_ROWS, pages, table } from "../parts/table.js";
 import { time } from "../parts/time.js";
@@ -333,7 +333,7 @@ class Fleet {
         danger: false,
         signal,
         act: (elements) => {
-          const [add, remove] = ["add", "remove"].map((name) => tagsIn(elements[name].value));
+          const [add, remove] = ["add", "remove"].map((name) => [...new Set(wordsIn(elements[name].value))]);
           if (add.length + remove.length === 0) throw new Error(t("fleet.no_tags"));
           return this.#change("/v1/devices/tags", { add, remove }, selection, (n) => (progress.textContent = t("fleet.progress", { n, count })));
         },
@@ -374,10 +374,6 @@ class Fleet {
       ${outcome.failed.length > LISTED_FAILURES && html`<p>${t("common.and_more", { n: outcome.failed.length - LISTED_FAILURES })}</p>`}
       <div class="buttons"><button type="button" class="primary" onclick=${() => close()}>${t("common.close")}</button></div>`, signal);
   }
-}
-
-function tagsIn(text) {
-  return [...new Set(text.split(/[\s,]+/).filter((tag) => tag !== ""))];
 }
 
 /** The version that a device reports of itself, if it does. */

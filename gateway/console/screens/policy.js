@@ -7,7 +7,7 @@
 
 import { html, update } from "../html.js";
 import { facts } from "../parts/facts.js";
-import { input, select, textarea } from "../parts/field.js";
+import { input, select, textarea, wordsIn } from "../parts/field.js";
 import { submission } from "../parts/form.js";
 import { explain } from "../parts/problem.js";
 import { capsFields, capsText, hoursFields, hoursText } from "../parts/rules.js";
@@ -82,7 +82,7 @@ function form({ t, api, go }, policy, tag) {
       quiet_hours: hours.read(),
       timezone: timezone.value.trim(),
       critical: { per_day: Number(critical.value) },
-      joinable_topics: topics.value.split(/[\s,]+/).filter((topic) => topic !== ""),
+      joinable_topics: wordsIn(topics.value),
       approve_above: approve_above.value === "" ? null : Number(approve_above.value),
     };
   };
