@@ -51,18 +51,19 @@ class Connection extends EventTarget {
 export const connection = new Connection();
 
 /**
- * Call `fn` now, and `seconds` after each end of it while somebody sees the page, until `signal` is aborted. What it
- * throws the first time goes to the caller; later on `failed(error)` is told, and the next call may succeed.
+ * Call `fn` now, and `seconds` after each end of it while somebody sees the page, until `signal` is aborted or `fn` gives
+ * true: what it looks for has come. What it throws the first time goes to the caller; later on `failed(error)` is told,
+ * and the next call may succeed.
  */
 export async function every(seconds, fn, signal, failed = () => {}) {
-  await fn();
+  if ((await fn()) === true) return;
   let pause = seconds;
   const again = async () => {
     for (;;) {
       await nextTurn(pause * (1 + SPREAD * (Math.random() - 0.5)), signal);
       if (signal.aborted) return;
       try {
-        await fn();
+        if ((await fn()) === true) return;
         pause = seconds;
       } catch (error) {
         if (signal.aborted) return;

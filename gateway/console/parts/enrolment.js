@@ -18,8 +18,7 @@ const HOUR = 3600;
 /** Ask what the device shall be, and show its code. */
 export async function enrol(view) {
   const { t, api, signal } = view;
-  const ended = new AbortController();
-  signal.addEventListener("abort", () => ended.abort());
+  const closed = new AbortController();
   await dialog(t("enrolment.title"), (close) => {
     const place = html`<div class="enrolment"></div>`;
     const { button, refusal, submit } = submission({
@@ -32,7 +31,7 @@ export async function enrol(view) {
           expires_in: Number(expires.value),
           qr: true,
         });
-        update(place, code(view, invitations[0], close, ended.signal));
+        update(place, code(view, invitations[0], close, AbortSignal.any([signal, closed.signal])));
       },
     });
     place.append(html`
@@ -49,7 +48,7 @@ export async function enrol(view) {
       </form>`);
     return place;
   }, signal);
-  ended.abort();
+  closed.abort();
 }
 
 function code(view, made, close, signal) {
@@ -58,14 +57,12 @@ function code(view, made, close, signal) {
   const look = async () => {
     const { items } = await api.get("/v1/invitations", { batch: made.batch, limit: 1 });
     const found = items[0];
-    if (found?.state !== "used") return;
+    if (found?.state !== "used") return false;
     update(state, t.parts("enrolment.used", { device: html`<a href=${href(`devices/${found.device_id}`)} onclick=${() => close()}>${found.device_id}</a>` }));
     state.dataset.state = "used";
-    stop.abort();
+    return true;
   };
-  const stop = new AbortController();
-  signal.addEventListener("abort", () => stop.abort());
-  every(LOOK_SECONDS, look, stop.signal).catch((error) => {
+  every(LOOK_SECONDS, look, signal).catch((error) => {
     if (error.name !== "AbortError") state.textContent = explain(error);
   });
   return html`

@@ -14,6 +14,7 @@ import { connection, unhurried } from "../live.js";
 import { badge } from "../parts/badge.js";
 import { confirm } from "../parts/dialog.js";
 import { setError } from "../parts/field.js";
+import { ENDS } from "../parts/funnel.js";
 import { forgetsToRender, messageForm } from "../parts/message_form.js";
 import { drawNotification } from "../parts/notification.js";
 import { problem } from "../parts/problem.js";
@@ -29,14 +30,14 @@ export const styles = ["pushes", "compose", "expression"];
 
 const PAUSE_MS = 400;
 const REFRESH_SECONDS = 20;
-const TEST_LOOK_MS = 1_000;
+const TEST_LOOK_SECONDS = 1;
 /** Looks at a test before its person has to ask again: two minutes. */
 const TEST_LOOKS = 120;
 /** From so many devices on the number is typed before it is sent. */
 const MANY_DEVICES = 1_000;
 const NAMED_DEVICES = 5;
 const TEST_DEVICE = "fleetpush.console.test_device";
-const LAST_STATES = ["expired", "superseded", "cancelled", "suppressed", "overflowed", "refused", "revoked", "acted", "dismissed"];
+const LAST_STATES = [...ENDS, "acted", "dismissed"];
 /** Start of a problem's place -> the field it is shown at. */
 const FIELD_OF = [
   [/^target/, "target"], [/^notification\.title/, "title"], [/^notification\.body/, "body"], [/^notification\.image/, "image"],
@@ -353,14 +354,17 @@ class Composer {
 
   async followTest(pushId) {
     const { view, t, places } = this;
-    for (let looks = 0; looks < TEST_LOOKS && !view.signal.aborted; looks++) {
+    const failed = (error) => update(places["test-result"], problem(error));
+    let looks = 0;
+    const look = async () => {
+      looks += 1;
       const { items } = await view.api.get(path`/v1/pushes/${pushId}/deliveries`);
       const [delivery] = items;
       update(places["test-result"], html`
         <p>${delivery === undefined ? null : badge(delivery.state, delivery.reason)} <a href=${view.href(`pushes/${pushId}`)}>${t("compose.test_push")}</a></p>`);
-      if (delivery === undefined || LAST_STATES.includes(delivery.state)) return;
-      await new Promise((resolve) => setTimeout(resolve, TEST_LOOK_MS));
-    }
+      return delivery === undefined || LAST_STATES.includes(delivery.state) || looks >= TEST_LOOKS;
+    };
+    await view.every(TEST_LOOK_SECONDS, look, failed).catch((error) => error.name === "AbortError" || failed(error));
   }
 
   // Send it
@@ -479,9 +483,7 @@ class Composer {
     this.lock(false);
     update(this.places.progress);
     this.drawSummary();
-    this.followTest(answer.push_id).catch((error) => {
-      if (error.name !== "AbortError") update(this.places["test-result"], problem(error));
-    });
+    void this.followTest(answer.push_id);
   }
 
   sent(what, answer) {
