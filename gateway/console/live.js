@@ -77,17 +77,21 @@ export async function every(seconds, fn, signal, failed = () => {}) {
 
 /**
  * `fn`, but it rests REST_FACTOR times as long as it took: what is dear to the server is asked for less often, so that
- * many consoles together take a share of it that does not grow with what they look at.
+ * many consoles together take a share of it that does not grow with what they look at. `least`, `longest`: bounds of the
+ * rest, in seconds. Called with `{ now: true }` it does not rest: something is known to be new.
  */
-export function unhurried(fn) {
+export function unhurried(fn, { least = 0, longest = Number.POSITIVE_INFINITY } = {}) {
   let restsUntil = 0;
-  return async () => {
+  return async ({ now = false } = {}) => {
     const begun = performance.now();
-    if (begun < restsUntil) return;
+    if (begun < restsUntil && !now) return;
+    let rest = 0;
     try {
       await fn();
+      rest = least * 1000; // what has failed may be asked again sooner
     } finally {
-      restsUntil = performance.now() + REST_FACTOR * (performance.now() - begun);
+      const ended = performance.now();
+      restsUntil = ended + Math.min(Math.max(rest, REST_FACTOR * (ended - begun)), longest * 1000);
     }
   };
 }

@@ -8,6 +8,7 @@
 
 import { path } from "../api.js";
 import { html } from "../html.js";
+import { unhurried } from "../live.js";
 import { badge } from "./badge.js";
 import { explainDelivery, explanation } from "./explanation.js";
 import { facts } from "./facts.js";
@@ -18,10 +19,8 @@ const PAGE = 30;
 export const MOST_ITEMS = 600;
 /** Characters of what a device said that are shown. */
 const SHOWN_CHARACTERS = 2000;
-/** The pause after an answer is so many times what it took: 20 consoles together may not have more than one reader. */
-const PAUSE_FACTOR = 20;
-const LEAST_PAUSE_MS = 8000;
-const LONGEST_PAUSE_MS = 15_000;
+/** From one look for what is new to the next, in seconds. */
+const REST = { least: 8, longest: 15 };
 const BAD_ENDS = new Set(["keep_alive", "not_acknowledged", "protocol_error", "limit_exceeded", "slow_consumer", "server_busy", "internal_error"]);
 /** States in which it was seen: nobody asks why not. */
 export const SEEN = new Set(["displayed", "dismissed", "opened", "acted"]);
@@ -83,7 +82,6 @@ class Source {
 
 export class Timeline {
   #sources;
-  #due = 0;
 
   /** `kind`: a key of KINDS, or null for all; `state`: of deliveries alone. */
   constructor({ api, deviceId, kind = null, state = null }) {
@@ -102,14 +100,8 @@ export class Timeline {
     ];
   }
 
-  /** Ask for what is new; not more often than the server's answers are quick, unless something is known to be (`now`). */
-  async refresh({ now = false } = {}) {
-    const began = performance.now();
-    if (began < this.#due && !now) return;
-    await Promise.all(this.#sources.map((source) => source.refresh()));
-    const ended = performance.now();
-    this.#due = ended + Math.min(Math.max(LEAST_PAUSE_MS, (ended - began) * PAUSE_FACTOR), LONGEST_PAUSE_MS);
-  }
+  /** Ask for what is new, unhurried; `{ now: true }`: something is known to be. */
+  refresh = unhurried(() => Promise.all(this.#sources.map((source) => source.refresh())), REST);
 
   /** Load the next page of whatever list ends first. */
   async older() {
