@@ -69,6 +69,7 @@ export function expressionField({ api, label, hint = null, name = "where", value
   let chosen = -1;
   let timer = null;
   let asked = 0;
+  let offered = 0;
 
   const input = html`
     <textarea rows="1" spellcheck="false" autocapitalize="none" autocomplete="off" name=${name} role="combobox"
@@ -138,9 +139,9 @@ export function expressionField({ api, label, hint = null, name = "where", value
   async function offer() {
     const before = input.value.slice(0, input.selectionStart);
     const open = OPEN_TEXT.exec(before);
-    const mine = (offers.asked = (offers.asked ?? 0) + 1);
+    const mine = ++offered;
     const found = open ? await named(open[1], open[2], before) : words(before);
-    if (mine !== offers.asked || document.activeElement !== input) return;
+    if (mine !== offered || document.activeElement !== input) return;
     draw(found);
   }
 
@@ -171,9 +172,7 @@ export function expressionField({ api, label, hint = null, name = "where", value
   }
 
   function draw(found) {
-    const { asked: count } = offers;
     offers = found;
-    offers.asked = count;
     chosen = -1;
     list.hidden = offers.length === 0;
     input.setAttribute("aria-expanded", String(offers.length > 0));
