@@ -6,9 +6,9 @@
  */
 
 import { wordsIn } from "./parts/field.js";
+import { attachmentOf } from "./parts/notification.js";
 
 const SECONDS = { minute: 60, hour: 3600, day: 86_400 };
-const OF_THIS_SERVER = /\/v1\/attachments\/([0-9a-f]{64})$/;
 const SIMPLE_TARGETS = ["device", "tag", "topic", "segment", "where"];
 
 /** An empty draft. */
@@ -58,7 +58,7 @@ export function pushOf(fields, target = targetOf(fields)) {
   if (fields.priority !== "normal") push.priority = fields.priority;
   push.ttl = lifetimeOf(fields);
   if (fields.render) push.render = "liquid";
-  if ((fields.render || fields.template !== "") && fields.on_missing !== "refuse") push.on_missing = fields.on_missing;
+  if (isComposed(fields) && fields.on_missing !== "refuse") push.on_missing = fields.on_missing;
   return push;
 }
 
@@ -174,8 +174,8 @@ export function fieldsOfPush(push) {
     by: "where", where: `missed('${push.push_id}')`,
     kind: push.kind,
     title: notification.title ?? "", body: notification.body ?? "", url: notification.url ?? "",
-    image: attachmentOf(notification.image ?? ""),
-    attachment_url: attachmentOf(attachment.url ?? ""), attachment_name: attachment.name ?? "",
+    image: addressOf(notification.image ?? ""),
+    attachment_url: addressOf(attachment.url ?? ""), attachment_name: attachment.name ?? "",
     attachment_type: attachment.content_type ?? "", attachment_size: attachment.size ?? null,
     actions: (notification.actions ?? []).map(({ id, title, url = "", input = "" }) => ({ id, title, url, input })),
     // The texts of a push that was made with one are not kept: those of its template are.
@@ -187,8 +187,8 @@ export function fieldsOfPush(push) {
   };
 }
 
-function attachmentOf(address) {
-  const id = OF_THIS_SERVER.exec(address)?.[1];
+function addressOf(address) {
+  const id = attachmentOf(address);
   return id === undefined ? address : `attachment:${id}`;
 }
 

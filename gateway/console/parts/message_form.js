@@ -1,6 +1,7 @@
 /** What a push says: words, image, file, actions, and for programs data. */
 
 import { html } from "../html.js";
+import { isComposed, shows } from "../push_request.js";
 import { t } from "../texts.js";
 import { checkbox, input, select, setError, textarea } from "./field.js";
 import { explain } from "./problem.js";
@@ -20,7 +21,7 @@ export function messageForm(view, fields, changed) {
   const actions = html`<div data-keep></div>`;
 
   function drawWords() {
-    const isShown = fields.kind === "alert" || fields.kind === "in_app";
+    const isShown = shows(fields);
     words.replaceChildren(...(isShown ? shownWords() : [dataField()]));
     actions.hidden = !isShown;
   }
@@ -142,6 +143,6 @@ export function messageForm(view, fields, changed) {
 }
 
 /** Whether a text looks like a template that is not one yet. */
-export function forgetsToRender({ render, template, title, body }) {
-  return !render && template === "" && (TEMPLATE.test(title) || TEMPLATE.test(body));
+export function forgetsToRender(fields) {
+  return !isComposed(fields) && (TEMPLATE.test(fields.title) || TEMPLATE.test(fields.body));
 }

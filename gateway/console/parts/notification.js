@@ -33,6 +33,11 @@ export function drawNotification(push, api) {
   `;
 }
 
+/** The id of the attachment of this server that an address is of; undefined for others. */
+export function attachmentOf(address) {
+  return ATTACHMENT.exec(address)?.[1] ?? OF_THIS_SERVER.exec(address)?.[1];
+}
+
 function systemNotification({ title, body }) {
   return html`
     <p class="quiet">${t("notification.of_system")}</p>
@@ -79,7 +84,7 @@ function isWebAddress(text) {
 }
 
 function picture(image, api) {
-  const id = ATTACHMENT.exec(image)?.[1] ?? OF_THIS_SERVER.exec(image)?.[1];
+  const id = attachmentOf(image);
   if (id === undefined) {
     const from = isWebAddress(image) ? new URL(image).host : image;
     return html`<p class="banner-absent">${t("notification.image_elsewhere", { from })}</p>`;
