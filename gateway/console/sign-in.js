@@ -1,5 +1,6 @@
 /** Signing in: with a key that the page forgets at once, or where the server knows one, at an identity provider. */
 
+import { withQuery } from "./api.js";
 import { html } from "./html.js";
 import { explain } from "./parts/problem.js";
 import { input } from "./parts/field.js";
@@ -39,8 +40,7 @@ export function signInForm(done, to) {
   options().then(
     ({ oidc }) => {
       if (!oidc) return;
-      const address = `${PROVIDER}?${new URLSearchParams({ to })}`;
-      form.prepend(html`<p><a class="button primary" href=${address}>${t("signin.with", { name: oidc.name })}</a></p><p class="or">${t("signin.or")}</p>`);
+      form.prepend(html`<p><a class="button primary" href=${withQuery(PROVIDER, { to })}>${t("signin.with", { name: oidc.name })}</a></p><p class="or">${t("signin.or")}</p>`);
     },
     (error) => console.warn(error.message), // a key works without
   );
@@ -66,7 +66,7 @@ export function signInPage(root) {
 /** The address of the sign-in page that comes back to where we are. */
 export function signInAddress() {
   const here = location.pathname + location.search;
-  return here === "/console/" || here.startsWith(PAGE) ? PAGE : `${PAGE}?${new URLSearchParams({ to: here })}`;
+  return here === "/console/" || here.startsWith(PAGE) ? PAGE : withQuery(PAGE, { to: here });
 }
 
 /** A path of this console and nothing else: no other server, and not this page again. */
