@@ -8,17 +8,24 @@ import { word } from "./badge.js";
 const STEPS = ["delivered", "displayed", "opened", "acted"];
 /** States in which something may still happen. */
 export const OPEN_STATES = ["waiting", "sent"];
+/** States in which it has arrived. */
+export const ARRIVED = ["delivered", "displayed", "dismissed", "opened", "acted"];
 /** Ends without delivery, in the order of the API. */
 export const ENDS = ["expired", "superseded", "cancelled", "suppressed", "overflowed", "refused", "revoked"];
 
 /** Deliveries that are not over yet. */
 export function underWay({ counts }) {
-  return OPEN_STATES.reduce((sum, state) => sum + counts[state], 0);
+  return countIn(counts, OPEN_STATES);
 }
 
 /** Deliveries that ended without reaching their device. */
 export function notReached({ counts }) {
-  return ENDS.reduce((sum, state) => sum + counts[state], 0);
+  return countIn(counts, ENDS);
+}
+
+/** Deliveries in some states together. */
+export function countIn(counts, states) {
+  return states.reduce((sum, state) => sum + counts[state], 0);
 }
 
 /** The funnel: a bar for each step, with its number and its share of all devices. */

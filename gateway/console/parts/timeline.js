@@ -12,6 +12,7 @@ import { unhurried } from "../live.js";
 import { badge } from "./badge.js";
 import { explainDelivery, explanation } from "./explanation.js";
 import { facts } from "./facts.js";
+import { ARRIVED } from "./funnel.js";
 import { duration, time } from "./time.js";
 
 const PAGE = 30;
@@ -24,7 +25,7 @@ const REST = { least: 8, longest: 15 };
 const BAD_ENDS = new Set(["keep_alive", "not_acknowledged", "protocol_error", "limit_exceeded", "slow_consumer", "server_busy", "internal_error"]);
 /** States in which it was seen: nobody asks why not. */
 export const SEEN = new Set(["displayed", "dismissed", "opened", "acted"]);
-const RECEIPTS = ["delivered", "displayed", "dismissed", "opened", "acted", "ended"];
+const TIMES = [...ARRIVED, "ended"];
 
 /** Kinds of things -> the types of events that they are. Pushes come from the deliveries. */
 export const KINDS = {
@@ -154,7 +155,7 @@ function pushRow(view, { key, at, delivery }, { zone, online, subscribed }) {
 
 /** Why it is so, what to do, and when what happened. */
 export function deliveryFacts({ t }, delivery, { zone, online, subscribed }) {
-  const times = RECEIPTS.filter((name) => delivery[`${name}_at`]);
+  const times = TIMES.filter((name) => delivery[`${name}_at`]);
   const exact = (at) => time(at, { zone, exact: true });
   return html`
     ${explanation(delivery, online, subscribed)}

@@ -11,6 +11,7 @@ import { badge, word } from "../parts/badge.js";
 import { confirm } from "../parts/dialog.js";
 import { factsCard } from "../parts/facts.js";
 import { checkbox, input } from "../parts/field.js";
+import { underWay } from "../parts/funnel.js";
 import { table } from "../parts/table.js";
 import { time } from "../parts/time.js";
 import { toast, toastError } from "../parts/toast.js";
@@ -226,10 +227,10 @@ class Campaign {
   /** What an act does, with its numbers; `left`: devices that nothing was sent to. */
   #sentence(act, left) {
     const { t } = this.#view;
-    const { counts, targeted, blast_radius } = this.#found;
+    const { targeted, blast_radius } = this.#found;
     if (act !== "abort") return t(`campaigns.${act}_sentence`, { n: act === "approve" ? targeted : left });
     return [
-      t("campaigns.abort_sentence", { n: counts.waiting + counts.sent }),
+      t("campaigns.abort_sentence", { n: underWay(this.#found) }),
       t("campaigns.abort_rest", { n: left }),
       t("campaigns.abort_stay", { n: blast_radius }),
     ].join(" ");

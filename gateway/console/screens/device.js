@@ -9,6 +9,7 @@ import { html, update } from "../html.js";
 import { badge, word } from "../parts/badge.js";
 import { callCommand, cancelWaiting, edit, emptyMailbox, revoke, rotate, testPush } from "../parts/device-actions.js";
 import { factsCard } from "../parts/facts.js";
+import { ARRIVED, ENDS, OPEN_STATES } from "../parts/funnel.js";
 import { duration, time } from "../parts/time.js";
 import { KINDS, MOST_ITEMS, SEEN, Timeline, deliveryFacts, row, shown } from "../parts/timeline.js";
 import { toastError } from "../parts/toast.js";
@@ -25,7 +26,8 @@ const SELDOM = 12;
 const SHOWN_WAITING = 20;
 const SHOWN_ANSWERS = 5;
 const SHOWN_ENDS = 3;
-const STATES = ["waiting", "sent", "delivered", "displayed", "dismissed", "opened", "acted", "expired", "superseded", "cancelled", "suppressed", "overflowed", "refused"];
+/** Of what is listed here: a device that was removed has no page. */
+const STATES = [...OPEN_STATES, ...ARRIVED, ...ENDS.filter((state) => state !== "revoked")];
 
 export async function open(view) {
   await new DeviceScreen(view).open();

@@ -12,7 +12,7 @@ import { badge } from "../parts/badge.js";
 import { confirm } from "../parts/dialog.js";
 import { explainDelivery } from "../parts/explanation.js";
 import { facts } from "../parts/facts.js";
-import { ENDS, OPEN_STATES, funnel, notReached, share, underWay } from "../parts/funnel.js";
+import { ENDS, OPEN_STATES, countIn, funnel, notReached, share, underWay } from "../parts/funnel.js";
 import { drawNotification } from "../parts/notification.js";
 import { problem } from "../parts/problem.js";
 import { table } from "../parts/table.js";
@@ -189,7 +189,7 @@ function latest(row) {
 function acts(view, push, changed) {
   if (!view.session.may("send")) return null;
   const { t } = view;
-  const missed = MISSED.reduce((sum, state) => sum + push.counts[state], 0);
+  const missed = countIn(push.counts, MISSED);
   return [
     push.recalled_at === null && underWay(push) + push.reached.delivered > 0
       ? html`<button type="button" class="danger" data-key="recall" onclick=${() => void recall(view, push, changed)}>${t("push.recall")}</button>`

@@ -6,6 +6,7 @@ import { badge, word } from "../parts/badge.js";
 import { confirm } from "../parts/dialog.js";
 import { factsCard } from "../parts/facts.js";
 import { checkbox } from "../parts/field.js";
+import { ARRIVED, countIn, underWay } from "../parts/funnel.js";
 import { nameOf, timingText } from "../parts/plan.js";
 import { pages, table } from "../parts/table.js";
 import { targetLink } from "../parts/target.js";
@@ -104,8 +105,8 @@ class Schedule {
         { label: t("schedules.state"), cell: ({ state, reason }) => badge(state, reason) },
         { label: t("schedules.devices"), numeric: true, cell: ({ targeted }) => t.number(targeted) },
         { label: t("schedules.left_out"), numeric: true, cell: ({ left_out }) => t.number(left_out) },
-        { label: t("states.waiting"), numeric: true, cell: ({ counts }) => (counts === null ? "–" : t.number(counts.waiting + counts.sent)) },
-        { label: t("schedules.arrived"), numeric: true, cell: ({ counts }) => (counts === null ? "–" : t.number(arrived(counts))) },
+        { label: t("states.waiting"), numeric: true, cell: ({ counts }) => (counts === null ? "–" : t.number(underWay({ counts }))) },
+        { label: t("schedules.arrived"), numeric: true, cell: ({ counts }) => (counts === null ? "–" : t.number(countIn(counts, ARRIVED))) },
         { label: t("schedules.problem"), cell: ({ problem }) => problem ?? "–" },
         { label: t("schedules.pushes"), cell: ({ push_ids }) => (push_ids.length === 0 ? "–" : html`
             <ul class="plain-list">${push_ids.slice(0, LISTED_PUSHES).map((id, at) => html`<li><a href=${href(`pushes/${id}`)}>${t("schedules.part", { n: at + 1 })}</a></li>`)}${
@@ -139,7 +140,7 @@ class Schedule {
       toastError(error);
       return;
     }
-    const open = this.#runs.items.reduce((sum, { counts }) => sum + (counts === null ? 0 : counts.waiting + counts.sent), 0);
+    const open = this.#runs.items.reduce((sum, { counts }) => sum + (counts === null ? 0 : underWay({ counts })), 0);
     const n = act === "run" ? targeted : this.#found.next.length;
     const fields = act !== "cancel" || open === 0 ? null : checkbox({ label: t("schedules.recall", { n: open }), name: "recall", hint: t("schedules.recall_hint") });
     const done = await confirm({
@@ -177,9 +178,4 @@ class Schedule {
 
 function withoutDates(push) {
   return Object.fromEntries(Object.entries(push).filter(([name]) => !DATES.includes(name)));
-}
-
-/** Deliveries that have arrived, whatever was done then. */
-function arrived(counts) {
-  return ["delivered", "displayed", "dismissed", "opened", "acted"].reduce((sum, state) => sum + counts[state], 0);
 }
