@@ -77,7 +77,7 @@ class DeviceScreen {
     const push = query.get("push");
     const [found, link, mailbox, preferences, consents, asked] = await Promise.all([
       api.get(device),
-      api.get(`${device}/connection`).catch(nothingThere),
+      api.get(`${device}/connection`),
       withMailbox ? api.get(`${device}/mailbox`, { limit: SHOWN_WAITING }) : this.#mailbox,
       seldom ? api.get(`${device}/preferences`) : this.#preferences,
       seldom ? api.get(`${device}/consent`).then(({ items }) => items) : this.#consents,
@@ -115,7 +115,7 @@ class DeviceScreen {
   #draw() {
     const { root, t, query } = this.#view;
     const device = this.#device;
-    const zone = { zone: device.timezone, online: device.online, subscribed: this.#isSubscribed() };
+    const zone = { zone: device.timezone, online: device.online, subscribed: this.#link.subscribed_qos !== null };
     update(
       root,
       html`
@@ -128,11 +128,6 @@ class DeviceScreen {
       html`<div class="facts">${this.#connection(zone)}${this.#facts(zone)}${this.#choices(zone)}${this.#waiting(zone)}</div>`,
       this.#history(zone),
     );
-  }
-
-  /** Whether it is subscribed to its pushes; null while that is not known. */
-  #isSubscribed() {
-    return this.#link === null ? null : this.#link.subscribed_qos !== null;
   }
 
   // What can be done
@@ -194,11 +189,11 @@ class DeviceScreen {
       [t("device.connected_at"), time(device.connected_at, { zone, exact: true })],
       [t("device.last_seen"), device.online ? t("device.now") : time(device.last_seen, { zone, exact: true })],
       device.address !== null && [t("device.address"), html`<code>${device.address}</code>`],
-      link?.protocol && [t("device.protocol"), `MQTT ${link.protocol}${link.listener ? `, ${link.listener.toUpperCase()}` : ""}`],
-      link !== null && link.keep_alive !== null && [t("device.keep_alive"), link.keep_alive === 0 ? t("device.no_keep_alive") : duration(link.keep_alive)],
-      link !== null && device.online && [t("device.subscribed"), link.subscribed_qos !== null ? t("device.is_subscribed") : t("device.not_subscribed")],
-      link !== null && link.in_flight > 0 && [t("device.in_flight"), link.in_flight],
-      link !== null && link.disconnects.length > 0 && [t("device.ended"), html`<ul class="answers">${link.disconnects.slice(0, SHOWN_ENDS).map((end) => html`
+      link.protocol && [t("device.protocol"), `MQTT ${link.protocol}${link.listener ? `, ${link.listener.toUpperCase()}` : ""}`],
+      link.keep_alive !== null && [t("device.keep_alive"), link.keep_alive === 0 ? t("device.no_keep_alive") : duration(link.keep_alive)],
+      device.online && [t("device.subscribed"), link.subscribed_qos !== null ? t("device.is_subscribed") : t("device.not_subscribed")],
+      link.in_flight > 0 && [t("device.in_flight"), link.in_flight],
+      link.disconnects.length > 0 && [t("device.ended"), html`<ul class="answers">${link.disconnects.slice(0, SHOWN_ENDS).map((end) => html`
         <li>${t.or(`device.end_${end.reason}`, end.reason)} ${time(end.at, { zone })}${end.detail && html` <span class="quiet">${end.detail}</span>`}</li>`)}</ul>`],
       [t("device.last_error"), device.last_error === null ? "–" : html`<span class="last-error">${device.last_error}</span> · ${time(device.last_error_at, { zone })}`],
       [t("device.token_ends"), device.token_expires_at === null ? t("device.never_ends") : time(device.token_expires_at, { zone, exact: true })],
@@ -287,10 +282,4 @@ class DeviceScreen {
     await this.#timeline.older();
     this.#draw();
   }
-}
-
-/** A server that does not know this question yet. */
-function nothingThere(error) {
-  if (error.code === "not_found") return null;
-  throw error;
 }
