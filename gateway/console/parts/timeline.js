@@ -142,8 +142,8 @@ function pushRow(view, { key, at, delivery }, { zone, online, subscribed }) {
     <li data-key=${key} data-kind="push" data-state=${delivery.state}>
       <p class="line">
         ${badge(delivery.state)}
-        <a href=${href(`pushes/${delivery.push_id}`)}>${delivery.title ?? delivery.body ?? t(`device.kind_${delivery.kind}`)}</a>
-        <span class="quiet">${[delivery.title === null && !delivery.body ? null : t(`device.kind_${delivery.kind}`), delivery.channel].filter(Boolean).join(" · ")}</span>
+        <a href=${href(`pushes/${delivery.push_id}`)}>${delivery.title ?? delivery.body ?? t(`targets.kind_${delivery.kind}`)}</a>
+        <span class="quiet">${[delivery.title === null && !delivery.body ? null : t(`targets.kind_${delivery.kind}`), delivery.channel].filter(Boolean).join(" · ")}</span>
         ${time(at)}
       </p>
       <details>

@@ -10,11 +10,12 @@ import { badge, word } from "../parts/badge.js";
 import { callCommand, cancelWaiting, edit, emptyMailbox, revoke, rotate, testPush } from "../parts/device-actions.js";
 import { factsCard } from "../parts/facts.js";
 import { ARRIVED, ENDS, OPEN_STATES } from "../parts/funnel.js";
+import { pushTitle } from "../parts/target.js";
 import { duration, time } from "../parts/time.js";
 import { KINDS, MOST_ITEMS, SEEN, Timeline, deliveryFacts, row, shown } from "../parts/timeline.js";
 import { toastError } from "../parts/toast.js";
 
-export const texts = ["device", "explanations"];
+export const texts = ["device", "explanations", "targets"];
 export const styles = ["fleet"];
 
 const POLL_SECONDS = 5;
@@ -166,7 +167,7 @@ class DeviceScreen {
       const text = problem.status === 410 ? t("device.push_gone") : t("device.push_unknown");
       return html`<section class="card asked"><div class="row spread"><h2>${t("device.question", { title: pushId })}</h2>${away}</div><p>${text}</p></section>`;
     }
-    const title = push.notification?.title ?? push.notification?.body ?? t(`device.kind_${push.kind}`);
+    const title = pushTitle(push);
     const question = t(delivery !== null && SEEN.has(delivery.state) ? "device.became" : "device.question", { title });
     return html`
       <section class="card asked" aria-label=${question}>
@@ -241,7 +242,7 @@ class DeviceScreen {
         ${items.length === 0 ? html`<p class="quiet">${t("device.nothing_waits")}</p>` : html`
           <ol class="waiting">${items.map((entry) => html`
             <li data-key=${entry.push_id}>
-              ${badge(entry.state)} <a href=${href(`devices/${id}`, { push: entry.push_id })}>${titles.get(entry.push_id) ?? t(`device.kind_${entry.kind}`)}</a>
+              ${badge(entry.state)} <a href=${href(`devices/${id}`, { push: entry.push_id })}>${titles.get(entry.push_id) ?? t(`targets.kind_${entry.kind}`)}</a>
               <span class="quiet">${t(`device.priority_${entry.priority}`)}${entry.collapse_key && ` · ${t("device.collapse_key", { key: entry.collapse_key })}`} · ${t("device.until")} ${time(entry.expires_at, { zone })}</span>
               ${may && html`<button type="button" class="plain cancel" onclick=${() => this.#do(() => cancelWaiting(this.#view, this.#device, entry))}>${t("device.cancel")}<span class="unseen"> ${entry.push_id}</span></button>`}
             </li>`)}</ol>
