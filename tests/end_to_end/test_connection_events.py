@@ -18,12 +18,12 @@ def test_every_end_of_a_connection_is_told_with_its_reason(start_server: StartSe
     names = ("leaver", "loser", "silent", "deaf", "babbler", "rotated", "stayer")
     devices = {name: api.enrol(name) for name in names}
     with Stream(server, types="device.*") as stream:
+        began = time.monotonic()
         clients: dict[str, WireDevice] = {
             name: wire(server, devices[name], version=V5 if name == "babbler" else V4,
                        keep_alive=1 if name == "silent" else 0).start()
             for name in names
         }  # fmt: skip
-        began = time.monotonic()
         stream.wait(len(names))  # what happens within the same moment is told as one
         clients["leaver"].disconnect()
         wire(server, devices["loser"]).start()
