@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
+from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -312,9 +314,18 @@ async def test_a_session_reaches_its_own_app_only(gateway: InProcessGateway, bro
 async def test_wrong_keys_are_answered_late_and_too_many_not_at_all(
     gateway: InProcessGateway, browser: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.enrolment.guesses.FIRST_DELAY_SECONDS", 0.02)
+    is_time = asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        await is_time.wait()
+
+    monkeypatch.setattr("gateway.enrolment.guesses.asyncio", SimpleNamespace(sleep=sleep))
     wrong = {"json": {"key": "key_wrong"}, "headers": OURS}
-    answers = await asyncio.gather(*(browser.post("/v1/session", **wrong) for _ in range(8)))  # type: ignore[arg-type]
+    asking = [asyncio.ensure_future(browser.post("/v1/session", **wrong)) for _ in range(8)]  # type: ignore[arg-type]
+    for answered in islice(asyncio.as_completed(asking), 4):
+        assert (await answered).json()["code"] == "too_many_attempts"
+    is_time.set()
+    answers = await asyncio.gather(*asking)
     codes = [answer.json()["code"] for answer in answers]
     assert {code: codes.count(code) for code in codes} == {"unauthorized": 4, "too_many_attempts": 4}
     await sign_in(gateway, browser)
