@@ -64,6 +64,18 @@ function style(name) {
   return there;
 }
 
+/** Only these styles apply: how a screen looks does not depend on what was visited before. */
+function wear(names) {
+  for (const { id, sheet } of document.head.querySelectorAll("link[id^=css-]")) {
+    if (sheet !== null) sheet.disabled = !names.includes(id.slice("css-".length));
+  }
+}
+
+/** Names of the styles that a screen asks for. */
+function stylesOf(module) {
+  return [module.styles ?? []].flat();
+}
+
 export class Router {
   #root;
   #session;
@@ -106,6 +118,7 @@ export class Router {
       const module = await this.#module(name);
       if (signal.aborted) return;
       clearTimeout(patience);
+      wear(stylesOf(module));
       update(root);
       await module.open(this.#view(root, { place, id, query }, signal));
     } catch (error) {
@@ -128,7 +141,7 @@ export class Router {
 
   async #module(name) {
     const module = await import(`./screens/${name}.js`).catch((error) => this.#reloaded(error));
-    await Promise.all([load(...[module.texts ?? name].flat()), ...[module.styles ?? []].flat().map(style)]);
+    await Promise.all([load(...[module.texts ?? name].flat()), ...stylesOf(module).map(style)]);
     return module;
   }
 

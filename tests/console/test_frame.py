@@ -78,6 +78,18 @@ def test_colours_are_the_systems_or_as_chosen(console: Callable[..., Desk]) -> N
     assert page.evaluate(ground) == dark
 
 
+@pytest.mark.full_only
+def test_a_screen_looks_the_same_whatever_was_visited_before(console: Callable[..., Desk]) -> None:
+    desk = console("admin")
+    page = desk.open("compose")
+    styles = "[...document.styleSheets].filter((one) => !one.disabled).map((one) => one.href)"
+    first = page.evaluate(styles)
+    for place, name in (("fleet", "Fleet"), ("compose", "Compose")):
+        desk.click_text(name, "#nav")
+        page.wait_for(f"!!document.querySelector('[data-screen={place}]:not([aria-busy])')")
+        assert (page.evaluate(styles) == first) is (place == "compose"), place
+
+
 HASTE = """
 // Timers in a twentieth of their time; how many have run.
 globalThis.timers = 0;
