@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -79,33 +80,37 @@ def test_styles_of_two_screens_do_not_contradict_each_other() -> None:
             assert said.setdefault(rule, value) == value, f"{style.name}: {rule}"
 
 
-def texts_of(file: Path) -> dict[str, list[str]]:
-    """Names of texts with their places for values, of a module that exports them."""
+@cache
+def texts() -> dict[str, dict[str, dict[str, list[str]]]]:
+    """Language -> module -> names of the texts that it exports -> their places for values."""
+    files = {language: sorted((CONSOLE / "texts" / language).iterdir()) for language in LANGUAGES}
+    addresses = {language: {path.stem: path.as_uri() for path in paths} for language, paths in files.items()}
     program = (
-        f"import texts from {json.dumps(file.as_uri())};"
         "const places = (text) => [...new Set(Object.values(Object(typeof text === 'string' ? [text] : text))"
         ".join(' ').match(/\\{\\w+\\}/g) ?? [])].sort();"
-        "const named = Object.entries(texts).map(([name, text]) => [name, places(text)]);"
-        "console.log(JSON.stringify(Object.fromEntries(named)));"
+        f"const found = {json.dumps(addresses)};"
+        "for (const modules of Object.values(found)) for (const [module, address] of Object.entries(modules)) {"
+        "const named = Object.entries((await import(address)).default).map(([name, text]) => [name, places(text)]);"
+        "modules[module] = Object.fromEntries(named); }"
+        "console.log(JSON.stringify(found));"
     )
     done = subprocess.run(
         [require("node"), "--input-type=module", "--no-warnings", "--eval", program], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    read: dict[str, list[str]] = json.loads(done.stdout)
+    read: dict[str, dict[str, dict[str, list[str]]]] = json.loads(done.stdout)
     return read
 
 
 def test_every_language_has_every_text_with_its_places() -> None:
-    files = {language: {path.name for path in (CONSOLE / "texts" / language).iterdir()} for language in LANGUAGES}
-    assert files["de"] == files["en"]
-    for name in sorted(files["en"]):
-        english, german = (texts_of(CONSOLE / "texts" / language / name) for language in ("en", "de"))
-        assert german == english, name
+    english, german = texts()["en"], texts()["de"]
+    assert german.keys() == english.keys()
+    for name in english:
+        assert german[name] == english[name], name
 
 
 def test_every_text_that_a_script_names_is_there() -> None:
-    known = {f"{path.stem}.{name}" for path in (CONSOLE / "texts" / "en").iterdir() for name in texts_of(path)}
+    known = {f"{module}.{name}" for module, named in texts()["en"].items() for name in named}
     for script in SCRIPTS:
         named = set(re.findall(r"\bt(?:\.parts|\.has)?\(\s*\"([a-z_-]+\.[a-z_0-9]+)\"", code_of(script.read_text())))
         assert named <= known, script
