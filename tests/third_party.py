@@ -1,4 +1,5 @@
-"""Programs that are not ours and that tests drive: mosquitto and its clients, haproxy, openssl, strace, a C compiler.
+"""Programs that are not ours and that tests drive: mosquitto and its clients, haproxy, openssl, strace, a C compiler,
+and packages of npm.
 
 On a person's machine a missing one skips the test and says which package has it. In an automatic run (`CI=true`) it
 fails the test: a suite that skips what it exists for would stay green for ever.
@@ -6,12 +7,15 @@ fails the test: a suite that skips what it exists for would stay green for ever.
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import shutil
 import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Self
 
 import pytest
@@ -43,6 +47,7 @@ PACKAGES = {
 """The Debian package of each program."""
 SERVERS = "/usr/sbin"
 """Where Debian puts mosquitto and haproxy; not on every person's PATH."""
+FETCH_SECONDS = 120
 
 
 def require(binary: str) -> str:
@@ -54,6 +59,27 @@ def require(binary: str) -> str:
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def npm_package(folder: Path, name: str) -> Path:
+    """The folder of a package as `folder`/package.json pins it. It is not in the tree: the first test that wants it
+    has npm fetch it."""
+    pins = folder / "package.json"
+    wanted = json.loads(pins.read_text())["devDependencies"][name]
+    package = folder / "node_modules" / name
+
+    def is_there() -> bool:
+        found = package / "package.json"
+        return found.exists() and json.loads(found.read_text())["version"] == wanted
+
+    with pins.open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of test processes, one fetches
+        if not is_there():
+            command = [require("npm"), "install", "--no-package-lock", "--ignore-scripts", "--no-audit", "--no-fund"]
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=FETCH_SECONDS)
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert is_there(), "npm has fetched another version"
+    return package
 
 
 class Listener:

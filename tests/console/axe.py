@@ -6,38 +6,22 @@ roles. What it is sure of is a fault, whatever it thinks how bad that is.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import subprocess
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from tests.browser import Page
-from tests.third_party import require
+from tests.third_party import npm_package
 
 HERE = Path(__file__).resolve().parent
 TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
-FETCH_TIMEOUT = 120
 
 
 @cache
 def axe_source() -> str:
-    """The script; the first test that wants it has npm fetch it."""
-    script = HERE / "node_modules" / "axe-core" / "axe.min.js"
-    wanted = json.loads((HERE / "package.json").read_text())["devDependencies"]["axe-core"]
-    with (HERE / "package.json").open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # of test processes, one fetches
-        if not _is_there(script, wanted):
-            command = [require("npm"), "install", "--no-package-lock", "--ignore-scripts", "--no-audit", "--no-fund"]
-            done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=FETCH_TIMEOUT)
-            assert done.returncode == 0, done.stdout + done.stderr
-            assert _is_there(script, wanted), "npm has fetched another version"
-    return script.read_text()
-
-
-def _is_there(script: Path, version: str) -> bool:
-    return script.exists() and json.loads((script.parent / "package.json").read_text())["version"] == version
+    """The script."""
+    return (npm_package(HERE, "axe-core") / "axe.min.js").read_text()
 
 
 def violations(page: Page, within: str = "document") -> list[str]:

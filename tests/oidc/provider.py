@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
 import subprocess
 from pathlib import Path
 from typing import Self
 
-from tests.third_party import require
+from tests.third_party import npm_package, require
 
 HERE = Path(__file__).resolve().parent
-FETCH_SECONDS = 120
 SECRET = "a secret: %of& the+server"
 ROLES = ("push-admins=admin", "push-viewers=viewer", "hotel-operators=operator@hotel")
 """What the groups of its people may do."""
@@ -22,7 +19,7 @@ class OidcProvider:
 
     def __init__(self) -> None:
         node = require("node")
-        _fetch()
+        npm_package(HERE, "oidc-provider")
         self._process = subprocess.Popen(
             [node, "provider.mjs"], cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
@@ -42,14 +39,3 @@ class OidcProvider:
 
     def __exit__(self, *_: object) -> None:
         self.end()
-
-
-def _fetch() -> None:
-    wanted = json.loads((HERE / "package.json").read_text())["devDependencies"]["oidc-provider"]
-    found = HERE / "node_modules" / "oidc-provider" / "package.json"
-    with (HERE / "package.json").open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # of test processes, one fetches
-        if not found.exists() or json.loads(found.read_text())["version"] != wanted:
-            command = [require("npm"), "install", "--no-package-lock", "--ignore-scripts", "--no-audit", "--no-fund"]
-            done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=FETCH_SECONDS)
-            assert done.returncode == 0, done.stdout + done.stderr
