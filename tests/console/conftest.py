@@ -35,6 +35,19 @@ OUTAGE = re.compile(r"ERR_CONNECTION_|ERR_INTERNET_DISCONNECTED|ERR_EMPTY_RESPON
 """What the browser complains of when a test cuts the line."""
 REFUSAL = re.compile(r"responded with a status of (4\d\d|5\d\d)")
 """The browser logs each refusal of the API, which the page shows."""
+EVIL_IMAGE = "<img src=x onerror=\"document.title='owned'\">"
+EVIL_SCRIPT = "<script>document.title='owned'</script>"
+EVIL = EVIL_IMAGE + EVIL_SCRIPT
+"""What somebody says who wants to own the page."""
+WIDER = """
+(() => {
+  const width = document.documentElement.clientWidth;
+  if (document.documentElement.scrollWidth <= width) return [];
+  return [...document.querySelectorAll("body *")].filter((one) => one.getBoundingClientRect().right > width + 1)
+    .map((one) => `${one.tagName}.${one.className} ${Math.round(one.getBoundingClientRect().right)}`);
+})()
+"""
+"""What makes a page wider than the screen."""
 
 
 @pytest.fixture(scope="session")
@@ -52,11 +65,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def origin(server: Server) -> str:
-    return f"http://127.0.0.1:{server.http_port}"
-
-
-@pytest.fixture(scope="session")
 def api(server: Server) -> Api:
     """The API with the admin's key, for what a test prepares."""
     return server.api
@@ -65,10 +73,9 @@ def api(server: Server) -> Api:
 class Desk:
     """A person at the console: a page, and what one does there. `page` is the tab; more tabs by `open`."""
 
-    def __init__(self, context: Context, origin: str, script: str, role: Role | None, key: str) -> None:
+    def __init__(self, context: Context, origin: str, script: str, key: str) -> None:
         self.context = context
         self.origin = origin
-        self.role = role
         self.key = key
         self.tabs: list[Page] = []
         self.forgiven: list[str] = []
@@ -145,6 +152,11 @@ class Desk:
             assert found == [], f"{theme}: " + "\n".join(found)
         page.evaluate(f"document.documentElement.dataset.theme = {json.dumps(worn or 'auto')}")
 
+    def fits_a_phone(self) -> None:
+        """Nothing is beside the screen of a phone, which the first tab is shown on from now on."""
+        self.page.resize(360, 740)
+        assert self.page.evaluate(WIDER) == [], self.page.evaluate("location.pathname")
+
     def asks(self, method: str, path: str, body: object = None) -> int:
         """The status that the server answers its page with: what a role may not do has no button to press."""
         content = "undefined" if body is None else json.dumps(json.dumps(body))
@@ -186,26 +198,37 @@ def online(server: Server, api: Api) -> Iterator[Callable[..., Device]]:
 
 
 @pytest.fixture
-def console(browser: Browser, origin: str, api: Api) -> Iterator[Callable[..., Desk]]:
-    """`console(role)`: a browser that is signed in so; `console(None)`: one that is not. `app`: another app's.
-    `script` runs before the page's own."""
+def console(browser: Browser, server: Server) -> Iterator[Callable[..., Desk]]:
+    """`console(role)`: a browser that is signed in so; `console(None)`: one that is not. The rest is as in `seat`."""
     desks: list[Desk] = []
     with ExitStack() as opened:
 
-        def sit_down(
-            role: Role | None = "admin", *, app: str = "default", language: str = "en", script: str = ""
-        ) -> Desk:
+        def sit_down(role: Role | None = "admin", **options: Any) -> Desk:
             context = opened.enter_context(browser.context())
-            key = "" if role is None else make_key(api, role, app)
-            if role is not None:
-                sign_in(context, origin, key)
-            desk = Desk(context, origin, speak(language) + script, role, key)
+            desk = seat(context, server, role, **options)
             desks.append(desk)
             return desk
 
         yield sit_down
         complaints = [line for desk in desks for line in desk.complaints()]
         assert complaints == []
+
+
+def seat(
+    context: Context,
+    server: Server,
+    role: Role | None,
+    *,
+    app: str = "default",
+    language: str = "en",
+    script: str = "",
+) -> Desk:
+    """Somebody at a server's console: signed in with a role's key of an app, or with None not at all. `script` runs
+    before the page's own."""
+    key = "" if role is None else make_key(server.api, role, app)
+    if role is not None:
+        sign_in(context, server.url, key)
+    return Desk(context, server.url, speak(language) + script, key)
 
 
 @contextmanager
@@ -219,8 +242,8 @@ def connected(server: Server, enrolled: harness.Device) -> Iterator[WireDevice]:
         device.drop()
 
 
-def make_key(api: Api, role: Role, app: str = "default") -> str:
-    """A key with the scopes of a role."""
+def make_key(api: Api, role: Role, app: str | None = None) -> str:
+    """A key with the scopes of a role, for another app than that of `api` if one is named."""
     body: dict[str, Any] = {"name": f"the {role}", "scopes": SCOPES[role], "app": app}
     return str(api.call("POST", "/v1/keys", 201, json=body)["key"])
 
@@ -228,6 +251,11 @@ def make_key(api: Api, role: Role, app: str = "default") -> str:
 def speak(language: str) -> str:
     """A browser whose person has set one language, which makes texts the same on every machine."""
     return f"Object.defineProperty(navigator, 'languages', {{ get: () => [{json.dumps(language)}] }});\n"
+
+
+def imported(module: str) -> str:
+    """An expression of a page: the promise of a module of its own, `parts/plan.js`."""
+    return f"import(document.querySelector('script[type=module]').src.replace('main.js', {json.dumps(module)}))"
 
 
 def sign_in(context: Context, origin: str, key: str) -> None:

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.console.conftest import Desk
+from tests.console.conftest import EVIL_IMAGE, Desk, imported
 from tests.end_to_end.harness import Api
 
-EVIL = "<img src=x onerror=\"document.title='owned'\">"
 PATH = "location.pathname"
 
 
@@ -95,8 +94,7 @@ def test_a_viewer_follows_and_has_no_hand_on_it(console: Callable[..., Desk], ap
     for act in ("pause", "abort", "approve", "resume"):
         assert desk.asks("POST", f"/v1/campaigns/{campaign_id}/{act}", {}) == 403
     desk.accessible()
-    page.resize(360, 740)
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    desk.fits_a_phone()
 
 
 PLAIN_DATES = {
@@ -117,12 +115,10 @@ def test_plain_dates_are_said_in_words(console: Callable[..., Desk], language: s
     """Who plans a greeting for the morning need not read cron; what is not plain is shown as it is."""
     page = console("viewer", language=language).open("schedules")
     program = f"""
-        (async () => {{
-          const base = document.querySelector('script[type=module]').src.replace(/main\\.js.*/, '');
-          const {{ timingText }} = await import(base + 'parts/plan.js');
+        {imported("parts/plan.js")}.then(({{ timingText }}) => {{
           const inWords = (cron) => timingText({{ repeat: {{ cron, zone: 'UTC' }} }});
           return {json.dumps(list(PLAIN_DATES[language]))}.map(inWords);
-        }})()"""
+        }})"""
     assert page.evaluate(program) == list(PLAIN_DATES[language].values())
 
 
@@ -131,14 +127,14 @@ def test_a_schedule_is_run_paused_and_cancelled(console: Callable[..., Desk], ap
     api.enrol_many(["tea-1", "tea-2"], tags=["tea"])
     push = {
         "target": {"tag": "tea"},
-        "notification": {"title": EVIL},
+        "notification": {"title": EVIL_IMAGE},
         "repeat": {"cron": "0 16 * * *", "zone": "Europe/Vienna"},
     }
-    made = api.call("POST", "/v1/schedules", 202, json={"name": EVIL, "push": push})
+    made = api.call("POST", "/v1/schedules", 202, json={"name": EVIL_IMAGE, "push": push})
     desk = console("sender")
     page = desk.open("schedules?state=active")
     desk.shows("every day at 16:00 (Europe/Vienna)")
-    desk.click_text(EVIL, "tbody")
+    desk.click_text(EVIL_IMAGE, "tbody")
     page.wait_for(f"{PATH} === '/console/schedules/{made['schedule_id']}'")
     page.wait_for("document.querySelectorAll('.dates li').length === 5")
     page.click("#run")
@@ -155,9 +151,9 @@ def test_a_schedule_is_run_paused_and_cancelled(console: Callable[..., Desk], ap
     desk.shows("cancelled", ".head")
     assert api.mailbox("tea-1") == []
     assert page.evaluate("document.querySelector('.screen :is(img, script), .head button')") is None
-    assert page.evaluate("document.title") == f"{EVIL} \N{EN DASH} Fleetpush"
+    assert page.evaluate("document.title") == f"{EVIL_IMAGE} \N{EN DASH} Fleetpush"
     viewer = console("viewer")
     viewer.open("schedules")
-    viewer.shows(EVIL, "tbody")
+    viewer.shows(EVIL_IMAGE, "tbody")
     assert viewer.asks("POST", f"/v1/schedules/{made['schedule_id']}/run") == 403
     viewer.accessible()

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from tests.browser import Page
-from tests.console.conftest import Desk, connected, make_key
+from tests.console.conftest import EVIL, Desk, connected
 from tests.end_to_end.harness import Api, Server
 
-EVIL = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
 SEND = "button.send"
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
@@ -307,13 +306,13 @@ def upload(page: Page, number: int, file: Path) -> None:
     page.call("DOM.setFileInputFiles", nodeId=nodes[number], files=[str(file)])
 
 
-def test_a_viewer_has_no_way_to_send(console: Callable[..., Desk], api: Api, server: Server) -> None:
+def test_a_viewer_has_no_way_to_send(console: Callable[..., Desk], server: Server) -> None:
     desk = console("viewer")
     desk.open("compose?device=kiosk-1")
     desk.shows("Your role does not permit this")
     desk.go("pushes")
     assert desk.page.evaluate("[...document.querySelectorAll('a, button')].every((one) => !/compose/.test(one.href))")
-    viewer = Api(server.url, make_key(api, "viewer"))
+    viewer = Api(server.url, desk.key)
     push = {"target": {"all": True}, "data": 1}
     bodies = {
         "/v1/pushes": push,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser import Browser
-from tests.console.conftest import Desk, make_key, sign_in, speak
+from tests.console.conftest import Desk, seat
 from tests.end_to_end.harness import Server
 
 LOST = "document.querySelector('#connection').innerText"
@@ -24,10 +24,7 @@ def mortal(tmp_path: Path) -> Iterator[Server]:
 @pytest.fixture
 def desk(browser: Browser, mortal: Server) -> Iterator[Desk]:
     with browser.context() as context:
-        key = make_key(mortal.api, "admin")
-        origin = f"http://127.0.0.1:{mortal.http_port}"
-        sign_in(context, origin, key)
-        yield Desk(context, origin, speak("en"), "admin", key)
+        yield seat(context, mortal, "admin")
 
 
 def test_a_lost_server_is_said_and_what_is_there_goes_on_when_it_is_back(mortal: Server, desk: Desk) -> None:

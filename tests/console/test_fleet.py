@@ -12,11 +12,10 @@ import pytest
 
 from gateway.audience.segment_language import names
 from tests.browser import Page
-from tests.console.conftest import Desk
+from tests.console.conftest import EVIL, Desk
 from tests.end_to_end.harness import Api
 
 IDS = "[...document.querySelectorAll('tbody tr')].map((row) => row.dataset.key)"
-EVIL = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
 EXPRESSION = "textarea[name=where]"
 
 
@@ -24,12 +23,6 @@ def made(api: Api, prefix: str, count: int, **fields: Any) -> list[str]:
     ids = [f"{prefix}-{n:02}" for n in range(count)]
     api.enrol_many(ids, **fields)
     return ids
-
-
-def typed(desk: Desk, selector: str, text: str) -> None:
-    desk.page.wait_for("!!document.querySelector('dialog[open]')")
-    desk.page.click(selector)
-    desk.page.type(text)
 
 
 def rows(page: Page, ids: list[str]) -> None:
@@ -123,7 +116,7 @@ def test_tags_of_chosen_devices(console: Callable[..., Desk], api: Api) -> None:
     page.click("#bulk-tag")
     desk.shows("Of 2 devices:", "dialog")
     desk.shows(ids[1], "dialog")
-    typed(desk, "dialog input[name=add]", "new, other")
+    desk.fill("dialog input[name=add]", "new, other")
     page.click("dialog input[name=remove]")
     page.type("before")
     desk.click_text("Change 2 devices", "dialog")
@@ -151,7 +144,7 @@ def test_those_that_were_counted_are_removed_and_no_others(console: Callable[...
     page = desk.open("fleet?where=id.startsWith(%27swap-%27)")
     desk.click_text("Choose all 2")
     page.click("#bulk-revoke")
-    typed(desk, "dialog input[name=typed]", "2")
+    desk.fill("dialog input[name=typed]", "2")
     api.call("DELETE", f"/v1/devices/{ids[0]}", 204)
     api.enrol("swap-late")
     desk.click_text("Remove 2 devices", "dialog")
@@ -173,7 +166,7 @@ def test_everything_that_matches_is_removed_after_its_number_is_typed(console: C
     desk.shows("53 devices are removed", "dialog")
     desk.shows("many-04", "dialog")
     desk.shows("and 48 more", "dialog")
-    typed(desk, "dialog input[name=typed]", "52")
+    desk.fill("dialog input[name=typed]", "52")
     desk.click_text("Remove 53 devices", "dialog")
     desk.shows("Type 53", "dialog .error")
     desk.fill("dialog input[name=typed]", "53")
@@ -217,9 +210,7 @@ def test_a_viewer_can_change_nothing(console: Callable[..., Desk], api: Api) -> 
         ("/v1/devices/removal", {"devices": ids}),
         ("/v1/invitations", {}),
     ):
-        status = f"fetch('{path}', {{method: 'POST', body: {json.dumps(json.dumps(body))},"
-        status += " headers: {'Content-Type': 'application/json', 'Fleetpush-Console': '1'}}).then((a) => a.status)"
-        assert page.evaluate(status) == 403
+        assert desk.asks("POST", path, body) == 403
 
 
 @pytest.mark.full_only
@@ -227,7 +218,7 @@ def test_a_code_is_shown_and_seen_to_be_used(console: Callable[..., Desk], api: 
     desk = console("operator")
     page = desk.open("fleet")
     page.click("#enrol")
-    typed(desk, "dialog input[name=device_id]", "by-code")
+    desk.fill("dialog input[name=device_id]", "by-code")
     page.click("dialog input[name=tags]")
     page.type("hall, store-7")
     desk.click_text("Make a code", "dialog")
@@ -264,7 +255,7 @@ def test_the_list_stays_live(console: Callable[..., Desk], api: Api) -> None:
     page = desk.open("fleet?q=live-")
     rows(page, ids)
     api.push(ids[0], data=1)
-    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")  # seen again: it asks at once
+    desk.look_again()
     page.wait_for("document.querySelector('tbody td.number').textContent === '1'")
 
 
@@ -298,5 +289,4 @@ def test_everybody_can_use_it(console: Callable[..., Desk], api: Api) -> None:
     desk.click_text("Make a code", "dialog")
     page.wait_for("!!document.querySelector('dialog img.qr')")
     desk.accessible()
-    page.resize(360, 740)
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    desk.fits_a_phone()

@@ -127,9 +127,9 @@ def test_without_a_mouse(console: Callable[..., Desk]) -> None:
     page.wait_for("location.pathname === '/console/fleet' && document.activeElement.tagName === 'H1'")
 
 
-def test_no_other_page_shows_it_in_a_frame(console: Callable[..., Desk], origin: str) -> None:
+def test_no_other_page_shows_it_in_a_frame(console: Callable[..., Desk]) -> None:
     desk = console("admin")
-    page = desk.context.open(f"{origin}/healthz")
+    page = desk.context.open(f"{desk.origin}/healthz")
     page.wait_for("document.readyState === 'complete'")
 
     def is_shown(path: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.browser import Browser, Page
+from tests.console.conftest import imported
 from tests.end_to_end.harness import Server
 
 ATTACKS = [
@@ -27,12 +28,9 @@ ATTACKS = [
 def page(browser: Browser, server: Server) -> Iterator[Page]:
     """A tab with the module's names, of the page that asks for a key."""
     with browser.context() as context:
-        page = context.open(f"http://127.0.0.1:{server.http_port}/console/sign-in")
+        page = context.open(f"{server.url}/console/sign-in")
         page.wait_for("!!document.querySelector('h1')")
-        address = page.evaluate("document.querySelector('script[type=module]').src.replace('main.js', 'html.js')")
-        page.evaluate(
-            f"import({json.dumps(address)}).then((module) => Object.assign(globalThis, module)).then(() => 0)"
-        )
+        page.evaluate(f"{imported('html.js')}.then((module) => Object.assign(globalThis, module)).then(() => 0)")
         yield page
 
 
@@ -77,9 +75,8 @@ def test_other_links_are_kept_or_harmless(page: Page, address: str) -> None:
 def test_a_device_s_own_word_is_no_text_of_ours(page: Page, word: str) -> None:
     """A device gives the reason with which it dismisses: one that every object knows kept the push's page from being
     drawn."""
-    address = page.evaluate("document.querySelector('script[type=module]').src.replace('main.js', 'texts.js')")
     shown = page.evaluate(
-        f"import({json.dumps(address)}).then(async ({{ load, t }}) => {{ await load('reasons');"
+        f"{imported('texts.js')}.then(async ({{ load, t }}) => {{ await load('reasons');"
         f" const key = {json.dumps('reasons.' + word)}; return t.has(key) ? t(key) : key; }})"
     )
     assert shown == f"reasons.{word}"

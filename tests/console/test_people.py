@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.browser import Browser, Page
+from tests.console.conftest import seat
 from tests.end_to_end.harness import Server, StartFailed
 from tests.oidc.provider import ROLES, SECRET, OidcProvider
 
-ENGLISH = "Object.defineProperty(navigator, 'languages', { get: () => ['en'] });\n"
-HEADING = "!!document.querySelector('.screen:not([aria-busy]) h1')"
+PUSH = {"target": {"all": True}}
 
 
 @pytest.fixture(scope="module")
@@ -52,41 +51,34 @@ def sign_in(page: Page, name: str) -> None:
     page.click("button[type=submit]")
 
 
-def asked(page: Page, path: str, method: str = "GET", body: str = "null") -> int:
-    """The status of what the page asks its own server, as the console does."""
-    headers = json.dumps({"Fleetpush-Console": "1", "Content-Type": "application/json"})
-    options = f"{{method: '{method}', headers: {headers}, body: {body}}}"
-    status: int = page.evaluate(f"fetch('{path}', {options}).then((answer) => answer.status)")
-    return status
-
-
 @pytest.mark.full_only
 def test_a_viewer_comes_by_the_provider_to_the_page_that_was_wanted(browser: Browser, company: Server) -> None:
-    origin = f"http://127.0.0.1:{company.http_port}"
     with browser.context() as context:
-        page = context.open(f"{origin}/console/overview?x=1", ENGLISH)
+        desk = seat(context, company, None)
+        page = desk.open("overview?x=1", ready=False)
         sign_in(page, "vera")
-        page.wait_for(f"location.href === '{origin}/console/overview?x=1' && {HEADING}")
+        page.wait_for(f"location.href === '{desk.origin}/console/overview?x=1'")
+        desk.ready(page)
         session = page.evaluate("fetch('/v1/session').then((answer) => answer.json())")
         assert (session["name"], session["role"], session["sign_in"]) == ("Vera", "viewer", "oidc")
         assert page.evaluate("document.cookie") == ""
-        assert asked(page, "/v1/devices") == 200
-        push = "JSON.stringify({target: {all: true}})"
-        assert asked(page, "/v1/pushes", "POST", push) == 403
+        assert desk.asks("GET", "/v1/devices") == 200
+        assert desk.asks("POST", "/v1/pushes", PUSH) == 403
 
         page.click("#sign-out")
         page.wait_for("document.body?.innerText.includes('Do you want to sign-out')")
-        page.call("Page.navigate", url=f"{origin}/console/overview")
+        page.call("Page.navigate", url=f"{desk.origin}/console/overview")
         page.wait_for("!!document.querySelector('form.sign-in')")
 
 
 @pytest.mark.full_only
 def test_who_has_no_role_is_told_so(browser: Browser, company: Server) -> None:
     with browser.context() as context:
-        page = context.open(f"http://127.0.0.1:{company.http_port}/console/sign-in", ENGLISH)
+        desk = seat(context, company, None)
+        page = desk.open("sign-in", ready=False)
         sign_in(page, "nobody")
         page.wait_for("document.querySelector('[role=alert]')?.innerText.includes('a role here')")
-        assert asked(page, "/v1/session") == 401
+        assert desk.asks("GET", "/v1/session") == 401
 
 
 ATTACKS = """
@@ -135,19 +127,18 @@ def page_of_another_origin() -> Iterator[str]:
 def test_a_page_of_another_origin_can_do_nothing_with_the_session(
     browser: Browser, company: Server, provider: OidcProvider
 ) -> None:
-    origin = f"http://127.0.0.1:{company.http_port}"
     with browser.context() as context, page_of_another_origin() as evil:
-        ours = context.open(f"{origin}/console/overview", ENGLISH)
+        desk = seat(context, company, None)
+        ours = desk.open("overview", ready=False)
         sign_in(ours, "ada")
-        ours.wait_for(HEADING)
+        desk.ready(ours)
         theirs = context.open(evil)
-        outcomes = theirs.evaluate(ATTACKS % origin)
+        outcomes = theirs.evaluate(ATTACKS % desk.origin)
         # What cannot be read may have been sent all the same (`no-cors`, a form): it is refused by the server.
         assert [outcomes[number] for number in (0, 2, 3)] == ["refused"] * 3
         assert company.api.call("GET", "/v1/pushes", 200)["items"] == []
-        assert asked(ours, "/v1/session") == 200, "nor was the person signed out"
-        push = "JSON.stringify({target: {all: true}})"
-        assert asked(ours, "/v1/pushes", "POST", push) == 202, "the page of ours may"
+        assert desk.asks("GET", "/v1/session") == 200, "nor was the person signed out"
+        assert desk.asks("POST", "/v1/pushes", PUSH) == 202, "the page of ours may"
 
 
 @pytest.mark.full_only

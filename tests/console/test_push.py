@@ -7,10 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.browser import Page
-from tests.console.conftest import Desk, connected
+from tests.console.conftest import EVIL, Desk, connected
 from tests.end_to_end.harness import Api, Server
-
-EVIL = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
 
 
 def step(page: Page, name: str, count: int) -> None:
