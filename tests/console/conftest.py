@@ -2,10 +2,14 @@
 
 `console("viewer")` gives a `Desk`: a browser profile of its own whose page is signed in. What a test opens is closed at
 its end, and what the browser has complained of by then (an uncaught error, a violated policy) fails the test.
+
+Server and browser are a worker's, for all its tests. Each test has an app of its own there, with its own devices,
+channels, campaigns and keys: `api` prepares them in it, `console` signs in to it. So no two tests can want the same id.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -48,6 +52,7 @@ WIDER = """
 })()
 """
 """What makes a page wider than the screen."""
+_numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
@@ -58,16 +63,26 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One for all tests of a worker: each test enrols devices of its own."""
+    """One for all tests of a worker: each of them has an app of its own."""
     loopback = {"FLEETPUSH_WEBHOOK_NETWORKS": "127.0.0.0/8"}  # receivers of webhooks are there
     with Server(tmp_path_factory.mktemp("console") / "data", env=loopback) as server:
         yield server
 
 
-@pytest.fixture(scope="session")
-def api(server: Server) -> Api:
-    """The API with the admin's key, for what a test prepares."""
-    return server.api
+@pytest.fixture
+def app(server: Server) -> str:
+    """The test's own app. What is true of the app `default` alone, a test does with `server.api`."""
+    app = f"app-{next(_numbers)}"
+    server.api.call("POST", "/v1/apps", 201, json={"id": app})
+    return app
+
+
+@pytest.fixture
+def api(server: Server, app: str) -> Iterator[Api]:
+    """The API with an admin's key of the test's app, for what it prepares."""
+    api = Api(server.url, make_key(server.api, "admin", app))
+    yield api
+    api.close()
 
 
 class Desk:
@@ -182,13 +197,18 @@ class Desk:
 
 
 @pytest.fixture
-def online(server: Server, api: Api) -> Iterator[Callable[..., Device]]:
+def device_of(server: Server, app: str) -> Callable[..., Device]:
+    """`device_of(enrolled)`: the program of an enrolled device, which connects when it is started."""
+    return lambda enrolled, **options: Device(enrolled.id, enrolled.token, port=server.mqtt_port, app=app, **options)
+
+
+@pytest.fixture
+def online(api: Api, device_of: Callable[..., Device]) -> Iterator[Callable[..., Device]]:
     """`online("kiosk-1", tags=[..])`: enrols a device, and connects it until the test ends. It shows what it gets."""
     with ExitStack() as opened:
 
         def connect(device_id: str, **fields: Any) -> Device:
-            token = api.enrol(device_id, **fields).token
-            device = Device(device_id, token, port=server.mqtt_port, on_push=lambda push: device.displayed(push))
+            device: Device = device_of(api.enrol(device_id, **fields), on_push=lambda push: device.displayed(push))
             opened.callback(device.close)
             device.start()
             assert device.wait_connected(10), f"{device_id} is not connected"
@@ -198,14 +218,14 @@ def online(server: Server, api: Api) -> Iterator[Callable[..., Device]]:
 
 
 @pytest.fixture
-def console(browser: Browser, server: Server) -> Iterator[Callable[..., Desk]]:
+def console(browser: Browser, server: Server, app: str) -> Iterator[Callable[..., Desk]]:
     """`console(role)`: a browser that is signed in so; `console(None)`: one that is not. The rest is as in `seat`."""
     desks: list[Desk] = []
     with ExitStack() as opened:
 
         def sit_down(role: Role | None = "admin", **options: Any) -> Desk:
             context = opened.enter_context(browser.context())
-            desk = seat(context, server, role, **options)
+            desk = seat(context, server, role, **{"app": app, **options})
             desks.append(desk)
             return desk
 

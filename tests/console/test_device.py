@@ -14,12 +14,11 @@ from client_sim.device import Device
 from client_sim.push import Push
 from gateway.delivery_states import ENDS_A_RECEIPT_REVIVES, DeliveryState
 from gateway.measurements import KNOWN_ENDS
-from tests.console.conftest import Desk
+from tests.console.conftest import EVIL, Desk, imported
 from tests.end_to_end.harness import Api, Server
 from tests.end_to_end.wire_device import WireDevice
 
 ROOT = Path(__file__).resolve().parents[2]
-EVIL = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
 OF_DEVICES = ("ttl", "screen_full", "collapse_key")
 """Reasons for which the device clients put a push away (docs/device-contract.md)."""
 
@@ -58,10 +57,9 @@ def test_every_state_and_reason_has_words(console: Callable[..., Desk], language
     page = console("viewer", language=language).open("fleet")
     program = f"""
         (async () => {{
-          const base = document.querySelector('script[type=module]').src.replace(/main\\.js.*/, '');
-          const {{ load }} = await import(base + 'texts.js');
+          const {{ load }} = await {imported("texts.js")};
           await load('explanations');
-          const {{ explanationOf, explainDelivery }} = await import(base + 'parts/explanation.js');
+          const {{ explanationOf, explainDelivery }} = await {imported("parts/explanation.js")};
           return {json.dumps(deliveries())}.flatMap((one) => [true, false, null].map(
             (online) => [one, explanationOf(one, online).key, explainDelivery(one, online)])).concat([
               [{{ state: 'waiting' }}, explanationOf({{ state: 'waiting' }}, true, false).key,
@@ -80,10 +78,8 @@ def test_every_state_and_reason_has_words(console: Callable[..., Desk], language
             assert key != state or reason.startswith("after_"), delivery
     assert page.evaluate("document.documentElement.lang") == language
     short = {reason for _, reason in KNOWN_ENDS if reason != "reason_code"}
-    words = "(async () => { const { t } = await import("
-    words += "document.querySelector('script[type=module]').src.replace(/main\\.js.*/, '') + 'texts.js');"
-    words += f" return {json.dumps(sorted(short))}.filter((reason) => !t.has('reasons.' + reason)); }})()"
-    assert page.evaluate(words) == []
+    nameless = f"{json.dumps(sorted(short))}.filter((reason) => !t.has('reasons.' + reason))"
+    assert page.evaluate(f"{imported('texts.js')}.then(({{ t }}) => {nameless})") == []
 
 
 def test_the_question_is_answered_within_three_clicks(console: Callable[..., Desk], api: Api) -> None:
@@ -140,7 +136,7 @@ def test_the_address_asks_about_one_push(console: Callable[..., Desk], api: Api)
 
 @pytest.mark.full_only
 def test_it_is_said_whether_it_is_subscribed_and_why_at_a_glance(
-    console: Callable[..., Desk], api: Api, server: Server
+    console: Callable[..., Desk], api: Api, server: Server, device_of: Callable[..., Device]
 ) -> None:
     """As the server says it: a device that listens is not accused, one that does not is; neither needs a click."""
     deaf = api.enrol("deaf-1")
@@ -155,24 +151,25 @@ def test_it_is_said_whether_it_is_subscribed_and_why_at_a_glance(
     desk.shows("has not subscribed to its pushes", ".timeline summary")
     wire.drop()
     listening = api.enrol("listens-1")
-    with Device(listening.id, listening.token, port=server.mqtt_port) as device:
+    with device_of(listening) as device:
         assert device.wait_connected(10)
         desk.go("devices/listens-1")
         page.wait_for("document.querySelector('.facts').innerText.includes('to its pushes')")
 
 
 @pytest.mark.full_only
-def test_a_test_push_is_seen_on_its_way(console: Callable[..., Desk], api: Api, server: Server) -> None:
+def test_a_test_push_is_seen_on_its_way(
+    console: Callable[..., Desk], api: Api, device_of: Callable[..., Device]
+) -> None:
     enrolled = api.enrol("tested-1")
     desk = console("sender")
     page = desk.open("devices/tested-1")
     page.click("#test-push")
-    page.wait_for("!!document.querySelector('dialog[open]')")
     desk.fill("dialog input[name=title]", "Is anybody there?")
     desk.click_text("Send", "dialog")
     desk.shows("Why did it not show “Is anybody there?”?", ".asked")
     desk.shows("The device is not connected.", ".asked .why")
-    with Device(enrolled.id, enrolled.token, port=server.mqtt_port) as device:
+    with device_of(enrolled) as device:
         desk.shows("delivered", ".asked .badge")
         desk.shows("online", ".head")
         device.uplink("door", json.dumps({"said": EVIL}))
@@ -184,9 +181,11 @@ def test_a_test_push_is_seen_on_its_way(console: Callable[..., Desk], api: Api, 
 
 
 @pytest.mark.full_only
-def test_a_command_is_called_and_answered(console: Callable[..., Desk], api: Api, server: Server) -> None:
+def test_a_command_is_called_and_answered(
+    console: Callable[..., Desk], api: Api, device_of: Callable[..., Device]
+) -> None:
     enrolled = api.enrol("called-1")
-    device = Device(enrolled.id, enrolled.token, port=server.mqtt_port)
+    device = device_of(enrolled)
 
     @device.command("add")
     def add(push: Push) -> dict[str, Any]:
@@ -197,7 +196,6 @@ def test_a_command_is_called_and_answered(console: Callable[..., Desk], api: Api
         api.wait_online(enrolled.id)
         page = desk.open("devices/called-1")
         page.click("#call-command")
-        page.wait_for("!!document.querySelector('dialog[open]')")
         desk.fill("dialog input[name=command]", "add")
         desk.fill("dialog textarea[name=data]", "no json")
         desk.click_text("Call", "dialog")
@@ -236,7 +234,6 @@ def test_it_is_changed_given_a_new_token_and_removed(console: Callable[..., Desk
     desk = console("operator")
     page = desk.open("devices/owned-1")
     page.click("#edit-device")
-    page.wait_for("!!document.querySelector('dialog[open]')")
     desk.fill("dialog input[name=name]", "New name")
     desk.fill("dialog input[name=tags]", "hall, window")
     desk.fill("dialog input[name=timezone]", "Mars/Olympus")
@@ -280,21 +277,21 @@ def test_a_viewer_can_change_nothing(console: Callable[..., Desk], api: Api) -> 
         ("DELETE", f"/v1/devices/{device}/mailbox"),
         ("DELETE", f"/v1/devices/{device}/mailbox/{push_id}"),
     ):
-        options = {"method": method, "body": "{}", "headers": {"Content-Type": "application/json"}}
-        options["headers"]["Fleetpush-Console"] = "1"  # type: ignore[index]  # what the console itself says
-        assert page.evaluate(f"fetch({json.dumps(path)}, {json.dumps(options)}).then((a) => a.status)") == 403, path
+        assert desk.asks(method, path, {}) == 403, path
 
 
 @pytest.mark.full_only
-def test_what_a_device_and_senders_say_is_text(console: Callable[..., Desk], api: Api, server: Server) -> None:
+def test_what_a_device_and_senders_say_is_text(
+    console: Callable[..., Desk], api: Api, server: Server, app: str, device_of: Callable[..., Device]
+) -> None:
     enrolled = api.enrol("evil-9", name=EVIL, attributes={EVIL: EVIL, "nested": {"a": [EVIL]}})
     api.push(enrolled.id, notification={"title": EVIL}, collapse_key=EVIL[:60])
-    with Device(enrolled.id, enrolled.token, port=server.mqtt_port) as device:
+    with device_of(enrolled) as device:
         device.uplink("evil", EVIL)
         assert device.flush(10)
-    wire = WireDevice(server.mqtt_port, enrolled.id, enrolled.token)
+    wire = WireDevice(server.mqtt_port, enrolled.client_id, enrolled.token)
     wire.connect()
-    wire.publish(f"default/devices/{EVIL.replace('/', '')}", b"denied", qos=1)
+    wire.publish(f"{app}/devices/{EVIL.replace('/', '')}", b"denied", qos=1)
     wire.disconnect()
     assert "<img" in api.wait_last_error(enrolled.id)
     desk = console("operator")
@@ -311,11 +308,13 @@ def test_what_a_device_and_senders_say_is_text(console: Callable[..., Desk], api
 
 
 @pytest.mark.full_only
-def test_kinds_and_states_narrow_the_timeline(console: Callable[..., Desk], api: Api, server: Server) -> None:
+def test_kinds_and_states_narrow_the_timeline(
+    console: Callable[..., Desk], api: Api, device_of: Callable[..., Device]
+) -> None:
     enrolled = api.enrol("narrow-1")
     api.push(enrolled.id, notification={"title": "gone"}, ttl=0)
     api.push(enrolled.id, notification={"title": "waits"}, channel="offers")
-    with Device(enrolled.id, enrolled.token, port=server.mqtt_port):
+    with device_of(enrolled):
         api.wait_online(enrolled.id)
     desk = console("viewer")
     page = desk.open("devices/narrow-1")
@@ -350,15 +349,13 @@ def test_older_things_are_loaded_on_demand(console: Callable[..., Desk], api: Ap
 @pytest.mark.full_only
 def test_another_apps_device_is_not_there(console: Callable[..., Desk], api: Api) -> None:
     api.enrol("mine-1")
-    if api.request("POST", "/v1/apps", json={"id": "others"}).status_code not in (201, 409):
-        pytest.fail("no other app")
-    desk = console("operator", app="others")
+    desk = console("operator", app="default")
     desk.open("devices/mine-1", ready=False)
     desk.shows("no device 'mine-1'")
 
 
 @pytest.mark.full_only
-def test_everybody_can_use_it(console: Callable[..., Desk], api: Api, server: Server) -> None:
+def test_everybody_can_use_it(console: Callable[..., Desk], api: Api) -> None:
     enrolled = api.enrol("axe-device", name="A long name of a device", tags=["hall"], timezone="Asia/Tokyo")
     push_id = api.push(enrolled.id, notification={"title": "Soup"}, ttl=0)
     api.push(enrolled.id, data=1)
@@ -371,5 +368,4 @@ def test_everybody_can_use_it(console: Callable[..., Desk], api: Api, server: Se
     page.wait_for("!!document.querySelector('dialog[open]')")
     desk.accessible()
     page.press("Escape", 27)
-    page.resize(360, 740)
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    desk.fits_a_phone()

@@ -11,19 +11,10 @@ from typing import Any
 import pytest
 
 from tests.console.conftest import Desk
-from tests.end_to_end.harness import Api
+from tests.end_to_end.harness import Api, Server
 
 CONSOLE = Path(__file__).resolve().parents[2] / "gateway" / "console"
 EVIL = "<img src=x onerror=attacked=1>\"'><script>attacked=1</script>"
-WIDER = """
-(() => {
-  const width = document.documentElement.clientWidth;
-  if (document.documentElement.scrollWidth <= width) return [];
-  return [...document.querySelectorAll("body *")].filter((one) => one.getBoundingClientRect().right > width + 1)
-    .map((one) => `${one.tagName}.${one.className} ${Math.round(one.getBoundingClientRect().right)}`);
-})()
-"""
-"""What makes a page wider than the screen."""
 FOREIGN = "foreign"
 """Another app, with a thing of each kind."""
 
@@ -69,23 +60,24 @@ def make_things(api: Api, app: str = "default") -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def things(api: Api) -> dict[str, str]:
-    return make_things(api)
+def things(server: Server) -> dict[str, str]:
+    """In the app `default`, whose admin sees all that there is."""
+    return make_things(server.api)
 
 
 @pytest.fixture(scope="module")
-def foreign_things(api: Api) -> dict[str, str]:
-    api.call("POST", "/v1/apps", 201, json={"id": FOREIGN})
-    return make_things(api, FOREIGN)
+def foreign_things(server: Server) -> dict[str, str]:
+    server.api.call("POST", "/v1/apps", 201, json={"id": FOREIGN})
+    return make_things(server.api, FOREIGN)
 
 
 def test_what_others_have_said_stays_text_and_fits_a_phone(
     console: Callable[..., Desk], things: dict[str, str]
 ) -> None:
     """As the admin, who sees everything, with a policy that would refuse it: and nothing has to be refused."""
-    desk = console("admin")
+    desk = console("admin", app="default")
     desk.open()
-    desk.page.resize(360, 800)
+    desk.fits_a_phone()
     for name in sorted(screens()):
         page = desk.go(things.get(name, name))
         where = page.evaluate("document.querySelector('.screen').dataset.screen")
@@ -94,13 +86,13 @@ def test_what_others_have_said_stays_text_and_fits_a_phone(
         assert page.evaluate("'attacked' in globalThis") is False, name
         strangers = "document.querySelectorAll('main :is(img[src=x], script, iframe, [onerror])').length"
         assert page.evaluate(strangers) == 0, name
-        assert page.evaluate(WIDER) == [], name
+        desk.fits_a_phone()
         assert desk.complaints() == [], name
 
 
 @pytest.mark.full_only
 def test_things_of_another_app_are_not_there(console: Callable[..., Desk], foreign_things: dict[str, str]) -> None:
-    desk = console("admin")
+    desk = console("admin", app="default")
     desk.open()
     for name, place in ((name, foreign_things[name]) for name in sorted(screens() & set(foreign_things))):
         page = desk.go(place)
@@ -111,7 +103,7 @@ def test_things_of_another_app_are_not_there(console: Callable[..., Desk], forei
 @pytest.mark.full_only
 @pytest.mark.parametrize("language", ["en", "de"])
 def test_everybody_can_use_every_screen(console: Callable[..., Desk], things: dict[str, str], language: str) -> None:
-    desk = console("admin", language=language)
+    desk = console("admin", app="default", language=language)
     desk.open()
     for name in sorted(screens()):
         desk.go(things.get(name, name))
@@ -121,7 +113,7 @@ def test_everybody_can_use_every_screen(console: Callable[..., Desk], things: di
 @pytest.mark.full_only
 def test_a_viewer_finds_nothing_to_change(console: Callable[..., Desk], things: dict[str, str]) -> None:
     """What a role may not do has no control: a viewer's screens have forms to search with, and nothing else."""
-    desk = console("viewer")
+    desk = console("viewer", app="default")
     desk.open()
     asked = "performance.getEntriesByType('resource').map((entry) => entry.name)"
     for name in sorted(screens() - {"compose", "keys", "audit"}):

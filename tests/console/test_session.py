@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.browser import Page
-from tests.console.conftest import Desk, make_key
+from tests.console.conftest import Desk, imported, make_key
 from tests.end_to_end.harness import Api
 
 HERE = "location.pathname + location.search"
@@ -84,7 +84,8 @@ def test_a_session_of_somebody_else_begins_anew(console: Callable[..., Desk], ap
 def test_a_revoked_key_ends_what_its_person_sees(console: Callable[..., Desk], api: Api) -> None:
     desk = console("viewer")
     page = desk.open()
-    revoke_viewers(api)
+    (key,) = [key for key in api.items("/v1/keys") if key["name"] == "the viewer"]
+    api.call("DELETE", f"/v1/keys/{key['id']}", 204)
     desk.look_again()
     page.wait_for("!!document.querySelector('dialog .sign-in')")
     give_key(desk, desk.key, "dialog")
@@ -93,18 +94,9 @@ def test_a_revoked_key_ends_what_its_person_sees(console: Callable[..., Desk], a
     page.wait_for("location.pathname === '/console/sign-in'")
 
 
-def revoke_viewers(api: Api) -> None:
-    """The keys of all viewers, that of the session among them."""
-    answer = api.request("GET", "/v1/keys", params={"limit": 1000})
-    for item in answer.json()["items"]:
-        if item["name"] == "the viewer" and item["revoked_at"] is None:
-            api.call("DELETE", f"/v1/keys/{item['id']}", 204)
-
-
 @pytest.mark.full_only
 def test_signing_in_leads_to_the_console_and_nowhere_else(console: Callable[..., Desk]) -> None:
     page = console(None).open("sign-in")
-    module = "import(document.querySelector('script[type=module]').src.replace('main.js', 'sign-in.js'))"
     for to in (
         "https://elsewhere.example/console/",
         "//elsewhere.example/console/",
@@ -115,4 +107,5 @@ def test_signing_in_leads_to_the_console_and_nowhere_else(console: Callable[...,
         "/console/sign-in",
         "http://[",
     ):
-        assert page.evaluate(f"{module}.then(({{ safeTarget }}) => safeTarget({json.dumps(to)}))") == "/console/", to
+        target = f"{imported('sign-in.js')}.then(({{ safeTarget }}) => safeTarget({json.dumps(to)}))"
+        assert page.evaluate(target) == "/console/", to
