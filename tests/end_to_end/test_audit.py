@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import subprocess
-import sys
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -13,14 +12,14 @@ import httpx2
 import pytest
 
 from tests.end_to_end.conftest import StartServer
-from tests.end_to_end.harness import Server
+from tests.end_to_end.harness import Server, fleetpush
 
 CLIENTS = 4
 
 
-def fleetpush(server: Server, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "gateway", *arguments, "--data-dir", str(server.data_dir)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+def run(server: Server, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command in the server's folder."""
+    return fleetpush(*arguments, "--data-dir", str(server.data_dir))
 
 
 class Changes(threading.Thread):
@@ -75,7 +74,7 @@ def test_a_kill_between_leaves_no_change_without_its_entry(start_server: StartSe
         assert answered <= set(named), "what was answered has its entry"
         for name in made:
             server.api.call("DELETE", f"/v1/segments/{name}", 204)
-    verified = fleetpush(server, "audit", "verify", "--noted", noted)
+    verified = run(server, "audit", "verify", "--noted", noted)
     assert verified.returncode == 0, verified.stderr
 
 
@@ -89,22 +88,22 @@ def test_an_altered_file_is_found_by_every_command_and_a_truncated_one_by_a_note
         server.api.enrol(f"kiosk-{number}")
     server.api.call("DELETE", "/v1/devices/kiosk-4", 204)
     evidence = tmp_path / "evidence.ndjson"
-    exported = fleetpush(server, "audit", "export", str(evidence), "--device", "kiosk-4")
+    exported = run(server, "audit", "export", str(evidence), "--device", "kiosk-4")
     assert exported.returncode == 0, exported.stderr
     assert "evidence about kiosk-4 of the app default" in exported.stdout
-    noted = fleetpush(server, "audit", "head").stdout.strip()
-    listed = fleetpush(server, "audit", "list", "--object", "device:kiosk-4").stdout
+    noted = run(server, "audit", "head").stdout.strip()
+    listed = run(server, "audit", "list", "--object", "device:kiosk-4").stdout
     assert [line.split("\t")[4] for line in listed.splitlines()[1:]] == [
         "evidence.export", "device.remove", "device.enrol",
     ]  # fmt: skip
     server.stop()
-    assert fleetpush(server, "audit", "verify", "--file", str(evidence), "--noted", noted).returncode == 0
+    assert run(server, "audit", "verify", "--file", str(evidence), "--noted", noted).returncode == 0
     ledger = server.data_dir / "fleetpush.db"
     with closing(sqlite3.connect(ledger)) as connection:
         was = connection.execute("SELECT * FROM audit_entry ORDER BY seq").fetchall()
         connection.execute("UPDATE audit_entry SET actor = 'key:k_other' WHERE action = 'device.remove'")
         connection.commit()
-    doctor = fleetpush(server, "doctor")
+    doctor = run(server, "doctor")
     assert doctor.returncode == 1
     assert "fail  audit log: it was altered: app default: entry" in doctor.stdout
     with closing(sqlite3.connect(ledger)) as connection:
@@ -113,6 +112,6 @@ def test_an_altered_file_is_found_by_every_command_and_a_truncated_one_by_a_note
         connection.execute("UPDATE audit_chain SET seq = ?, hash = ?, size = 0", (place - 1, was[place - 2][-1]))
         connection.commit()
     server.start()
-    cut = fleetpush(server, "audit", "verify", "--noted", noted)
+    cut = run(server, "audit", "verify", "--noted", noted)
     assert cut.returncode == 1
     assert f"the log ends with entry {place - 1}" in cut.stderr
