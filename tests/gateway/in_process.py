@@ -31,6 +31,8 @@ from gateway.store.database import Database
 from tests.empty_ledger import empty_ledger
 
 START = 1_800_000_000_000
+OURS = {"Fleetpush-Console": "1", "Origin": "http://test"}
+"""What a browser says of a request of the console's own pages."""
 
 
 class Clock:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from gateway.api import examples
 from gateway.enrolment.addresses import FleetCa
-from tests.gateway.in_process import InProcessGateway, openapi_document
+from tests.gateway.in_process import OURS, InProcessGateway, openapi_document
 
 Document = dict[str, Any]
 
@@ -72,7 +72,7 @@ async def call_everything(gateway: InProcessGateway) -> AsyncIterator[ExampleCal
                 example = {**example, "code": invited["code"]}
             if path == "/v1/session" and method == "post":
                 example = {"key": gateway.key}
-            page = {"Fleetpush-Console": "1", "Origin": "http://test"} if path == "/v1/session" else {}
+            page = OURS if path == "/v1/session" else {}
             if "{campaign_id}" in path:
                 ids["campaign_id"] = await campaign_for(gateway, path)
             answer = await gateway.http.request(

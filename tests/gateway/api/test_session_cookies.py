@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from tests.gateway.in_process import InProcessGateway
+from tests.gateway.in_process import OURS, InProcessGateway
 
-OWN = {"Fleetpush-Console": "1", "Origin": "http://test"}
 PUSH = {"target": {"all": True}}
 
 
 async def cookie_of(gateway: InProcessGateway) -> dict[str, str]:
-    answer = await gateway.client(None).post("/v1/session", json={"key": gateway.key}, headers=OWN)
+    answer = await gateway.client(None).post("/v1/session", json={"key": gateway.key}, headers=OURS)
     assert answer.status_code == 201
     return {"Cookie": answer.headers["set-cookie"].partition(";")[0]}
 
@@ -23,15 +22,15 @@ async def cookie_of(gateway: InProcessGateway) -> dict[str, str]:
         pytest.param({"Origin": "http://test"}, id="without the header"),
         pytest.param({"Fleetpush-Console": "1"}, id="without an origin"),
         pytest.param({"Fleetpush-Console": "0", "Origin": "http://test"}, id="with another value"),
-        pytest.param(OWN | {"Origin": "http://evil.example"}, id="of another host"),
-        pytest.param(OWN | {"Origin": "http://test:81"}, id="of another port"),
-        pytest.param(OWN | {"Origin": "http://test.evil.example"}, id="of a host that begins alike"),
-        pytest.param(OWN | {"Origin": "null"}, id="of a sandboxed frame"),
-        pytest.param(OWN | {"Origin": "test"}, id="of no scheme"),
-        pytest.param(OWN | {"Origin": "http://"}, id="of no host"),
-        pytest.param(OWN | {"Sec-Fetch-Site": "cross-site"}, id="of another site"),
-        pytest.param(OWN | {"Sec-Fetch-Site": "same-site"}, id="of another port of the same host"),
-        pytest.param(OWN | {"Sec-Fetch-Site": "none"}, id="of no page"),
+        pytest.param(OURS | {"Origin": "http://evil.example"}, id="of another host"),
+        pytest.param(OURS | {"Origin": "http://test:81"}, id="of another port"),
+        pytest.param(OURS | {"Origin": "http://test.evil.example"}, id="of a host that begins alike"),
+        pytest.param(OURS | {"Origin": "null"}, id="of a sandboxed frame"),
+        pytest.param(OURS | {"Origin": "test"}, id="of no scheme"),
+        pytest.param(OURS | {"Origin": "http://"}, id="of no host"),
+        pytest.param(OURS | {"Sec-Fetch-Site": "cross-site"}, id="of another site"),
+        pytest.param(OURS | {"Sec-Fetch-Site": "same-site"}, id="of another port of the same host"),
+        pytest.param(OURS | {"Sec-Fetch-Site": "none"}, id="of no page"),
     ],
 )
 async def test_a_change_has_to_come_from_a_page_of_ours(gateway: InProcessGateway, headers: dict[str, str]) -> None:
@@ -71,7 +70,7 @@ async def test_a_page_without_tls_is_not_ours_over_tls(gateway: InProcessGateway
     browser = gateway.client(None)
     browser.base_url = browser.base_url.copy_with(scheme="https")
     body = {"key": gateway.key}
-    await gateway.refused("POST", "/v1/session", 403, "not_same_origin", browser, json=body, headers=OWN)
+    await gateway.refused("POST", "/v1/session", 403, "not_same_origin", browser, json=body, headers=OURS)
 
 
 async def test_no_page_of_another_origin_is_permitted_the_header(gateway: InProcessGateway) -> None:

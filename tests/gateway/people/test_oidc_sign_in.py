@@ -15,11 +15,10 @@ import httpx2
 import pytest
 
 from gateway.people.browser_sign_in import RETURN_CHARACTERS, START, return_path
-from tests.gateway.in_process import InProcessGateway
+from tests.gateway.in_process import OURS, InProcessGateway
 from tests.oidc.provider import ROLES, SECRET, OidcProvider
 
 BEGIN = "/v1/session/oidc"
-OURS = {"Fleetpush-Console": "1", "Origin": "http://test"}
 COOKIES = ("fleetpush_session", "fleetpush_sign_in")
 
 

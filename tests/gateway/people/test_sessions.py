@@ -16,9 +16,8 @@ import pytest
 from gateway.api import responses
 from gateway.auth import secret_hash
 from gateway.backup import make_startable
-from tests.gateway.in_process import InProcessGateway
+from tests.gateway.in_process import OURS, InProcessGateway
 
-OURS = {"Fleetpush-Console": "1", "Origin": "http://test"}
 COOKIE = "fleetpush_session"
 MINUTE_MS = 60_000
 
