@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+
+if TYPE_CHECKING:  # or whoever runs a single test would wait for the drivers of browsers
+    from tests.browser import Browser
+    from tests.oidc.provider import OidcProvider
 
 FULL_FACTOR = 10
 EXAMPLES = 50
@@ -57,6 +62,24 @@ def pytest_collection() -> Generator[None, object, object]:
 def full(request: pytest.FixtureRequest) -> int:
     """What a repeated test multiplies its counts with: 1, or 10 with `--full`."""
     return FULL_FACTOR if request.config.getoption("--full") else 1
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One Chromium for all tests of a worker. Each opens a profile of its own, with `context`."""
+    from tests.browser import Browser
+
+    with Browser(tmp_path_factory.mktemp("chromium")) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="session")
+def provider() -> Iterator[OidcProvider]:
+    """One identity provider for all tests of a worker."""
+    from tests.oidc.provider import OidcProvider
+
+    with OidcProvider() as provider:
+        yield provider
 
 
 @pytest.fixture

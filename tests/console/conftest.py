@@ -56,12 +56,6 @@ _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with Browser(tmp_path_factory.mktemp("chromium")) as browser:
-        yield browser
-
-
-@pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One for all tests of a worker: each of them has an app of its own."""
     loopback = {"FLEETPUSH_WEBHOOK_NETWORKS": "127.0.0.0/8"}  # receivers of webhooks are there

@@ -19,12 +19,6 @@ PUSH = {"target": {"all": True}}
 
 
 @pytest.fixture(scope="module")
-def provider() -> Iterator[OidcProvider]:
-    with OidcProvider() as provider:
-        yield provider
-
-
-@pytest.fixture(scope="module")
 def company(provider: OidcProvider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that people of a company sign in at."""
     folder = tmp_path_factory.mktemp("company")
@@ -124,9 +118,7 @@ def page_of_another_origin() -> Iterator[str]:
         server.shutdown()
 
 
-def test_a_page_of_another_origin_can_do_nothing_with_the_session(
-    browser: Browser, company: Server, provider: OidcProvider
-) -> None:
+def test_a_page_of_another_origin_can_do_nothing_with_the_session(browser: Browser, company: Server) -> None:
     with browser.context() as context, page_of_another_origin() as evil:
         desk = seat(context, company, None)
         ours = desk.open("overview", ready=False)

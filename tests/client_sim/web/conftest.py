@@ -49,12 +49,6 @@ OUTAGE = re.compile(r"WebSocket|ERR_CONNECTION_(REFUSED|RESET|CLOSED)")
 _numbers = itertools.count(1)
 
 
-@pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with Browser(tmp_path_factory.mktemp("chromium")) as browser:
-        yield browser
-
-
 @dataclass(frozen=True)
 class Served:
     """A server and a page for its devices."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,6 @@ from tests.oidc.provider import ROLES, SECRET, OidcProvider
 
 BEGIN = "/v1/session/oidc"
 COOKIES = ("fleetpush_session", "fleetpush_sign_in")
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[OidcProvider]:
-    with OidcProvider() as provider:
-        yield provider
 
 
 def settings_of(provider: OidcProvider, folder: Path) -> dict[str, Any]:
