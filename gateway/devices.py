@@ -301,7 +301,7 @@ class DeviceRegistry:
     ) -> DeviceSelection:
         """Select devices by a filter, as of this moment. Reader thread."""
         in_sets = devices_with_waiting(connection, app_no) if wanted.waiting is not None else BitMap()
-        return DeviceSelection(app_no, wanted, online, in_sets, matching)
+        return DeviceSelection(app_no, *wanted.conditions(online, in_sets), matching)
 
     @staticmethod
     def _described(connection: sqlite3.Connection, where: str, parameters: tuple[Any, ...]) -> list[dict[str, Any]]:

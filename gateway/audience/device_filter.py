@@ -8,7 +8,7 @@ page of a large set is full after a few.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,39 +81,37 @@ class DeviceFilter:
 class DeviceSelection:
     """The live devices of an app that a filter selects. Reader thread.
 
-    `online`: the numbers of the devices that are connected; `waiting_in_sets`: of those for which a push waits that was
-    stored as a set, if the filter asks for them; `matching`: of those that its expression selects, if it has one.
+    `also` and `values`: the filter's conditions, made once for list and count: they may hold the numbers of a fleet.
+    `matching`: the devices that its expression selects, if it has one.
     """
 
     app_no: int
-    wanted: DeviceFilter
-    online: BitMap
-    waiting_in_sets: BitMap
+    also: str
+    values: Sequence[Any]
     matching: BitMap | None = None
 
     def rows(self, connection: sqlite3.Connection, after: str = "") -> Iterator[tuple[int, str]]:
         """Yield number and id of each device behind an id, in the order of the ids."""
-        also, values = self.wanted.conditions(self.online, self.waiting_in_sets)
-        of_app = f"app_no = ? AND id > ? AND removed_at IS NULL{also}"
+        of_app = f"app_no = ? AND id > ? AND removed_at IS NULL{self.also}"
         among = self.matching
         if among is not None and len(among) <= JOINED_DEVICES:
             yield from connection.execute(
                 # CROSS: in this order. Left alone, SQLite may walk all devices of the app.
                 "SELECT no, id FROM (SELECT value AS wanted FROM json_each(?)) CROSS JOIN device ON no = wanted"
                 f" WHERE {of_app} ORDER BY id",
-                (numbers_json(among), self.app_no, after, *values),
+                (numbers_json(among), self.app_no, after, *self.values),
             )
             return
         for no, device_id in connection.execute(
             f"SELECT no, id FROM device INDEXED BY device_id_of_app WHERE {of_app} ORDER BY id",
-            (self.app_no, after, *values),
+            (self.app_no, after, *self.values),
         ):
             if among is None or no in among:
                 yield no, device_id
 
     def count(self, connection: sqlite3.Connection, after: str = "") -> int:
         """Count the devices, or those behind an id: from the sets alone, if there is no condition but an expression."""
-        also, values = self.wanted.conditions(self.online, self.waiting_in_sets)
+        also, values = self.also, self.values
         if after:
             also, values = f"{also} AND id > ?", [*values, after]
         if also:
