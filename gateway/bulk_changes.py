@@ -23,18 +23,16 @@ from pydantic import ConfigDict, Field, StringConstraints, model_validator
 from pyroaring import BitMap
 
 from gateway.audience.device_filter import DeviceFilter
-from gateway.audience.device_sets import add_to_sets, remove_from_sets
 from gateway.audience.segments import Expression
 from gateway.audience.target_resolution import TargetResolver
 from gateway.audience.targeting import device_rows
 from gateway.delivery.push import DeviceId
 from gateway.described_model import DescribedModel
-from gateway.devices import MAX_TAGS, SLICE_ROWS, TAG_COLUMNS, DeviceRegistry
+from gateway.devices import MAX_TAGS, SLICE_ROWS, DeviceRegistry, write_tags
 from gateway.errors import Problem, problem
 from gateway.names import Name
 from gateway.store.audited_writes import note_details, separately
 from gateway.store.database import Database
-from gateway.store.rows import insert_rows
 
 log = logging.getLogger(__name__)
 
@@ -271,19 +269,7 @@ def change_tags_of(
         if more or fewer:
             changed.append(device_no)
         results.append("changed" if more or fewer else "unchanged")
-    for tag, device_nos in taken.items():
-        connection.execute(
-            "DELETE FROM device_tag WHERE app_no = ? AND tag = ? AND device_no IN (SELECT value FROM json_each(?))",
-            (app_no, tag, json.dumps(device_nos)),
-        )
-    remove_from_sets(connection, app_no, taken)
-    insert_rows(
-        connection,
-        "device_tag",
-        TAG_COLUMNS,
-        [(app_no, tag, no) for tag, device_nos in given.items() for no in device_nos],
-    )
-    add_to_sets(connection, app_no, given)
+    write_tags(connection, app_no, given, taken)
     connection.execute(
         "UPDATE device SET updated_at = ? WHERE no IN (SELECT value FROM json_each(?))", (now_ms, json.dumps(changed))
     )

@@ -10,7 +10,7 @@ import json
 import logging
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from operator import itemgetter
@@ -375,7 +375,9 @@ class DeviceRegistry:
                     found[0]["no"],
                 ),
             )
-            _change_tags(connection, app_no, found[0]["no"], set(found[0]["tags"]), set(changed.tags or ()))
+            stored, wanted, device_nos = set(found[0]["tags"]), set(changed.tags or ()), [found[0]["no"]]
+            given = dict.fromkeys(wanted - stored, device_nos)
+            write_tags(connection, app_no, given, dict.fromkeys(stored - wanted, device_nos))
 
         await self._database.write(write, app_no)
         return await self.show(app_no, device_id)
@@ -549,6 +551,23 @@ def insert_devices(
     return enrolled
 
 
+def write_tags(
+    connection: sqlite3.Connection, app_no: int, given: Mapping[str, list[int]], taken: Mapping[str, list[int]]
+) -> None:
+    """Write the tags that devices are given and that are taken from them: the numbers of the devices by tag.
+
+    Those of `given` lack the tag, those of `taken` have it. Writer thread.
+    """
+    connection.executemany(
+        "DELETE FROM device_tag WHERE app_no = ? AND tag = ? AND device_no IN (SELECT value FROM json_each(?))",
+        [(app_no, tag, json.dumps(numbers)) for tag, numbers in taken.items()],
+    )
+    remove_from_sets(connection, app_no, taken)
+    rows = [(app_no, tag, device_no) for tag, numbers in given.items() for device_no in numbers]
+    insert_rows(connection, "device_tag", TAG_COLUMNS, rows)
+    add_to_sets(connection, app_no, given)
+
+
 def token_end(token_days: int | None, now_ms: int) -> int | None:
     """Return when a token that is given now ends (ms); None: never."""
     return None if token_days is None else now_ms + token_days * DAY_MS
@@ -558,18 +577,6 @@ def _last_device_no(connection: sqlite3.Connection) -> int:
     """The number of the device that was enrolled last; 0 before the first. None is given twice."""
     row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'device'").fetchone()
     return int(row[0]) if row is not None else 0
-
-
-def _change_tags(
-    connection: sqlite3.Connection, app_no: int, device_no: int, stored: set[str], wanted: set[str]
-) -> None:
-    connection.executemany(
-        "DELETE FROM device_tag WHERE app_no = ? AND tag = ? AND device_no = ?",
-        [(app_no, tag, device_no) for tag in stored - wanted],
-    )
-    remove_from_sets(connection, app_no, {tag: [device_no] for tag in stored - wanted})
-    insert_rows(connection, "device_tag", TAG_COLUMNS, [(app_no, tag, device_no) for tag in wanted - stored])
-    add_to_sets(connection, app_no, {tag: [device_no] for tag in wanted - stored})
 
 
 def _unknown(device_id: str) -> Problem:
