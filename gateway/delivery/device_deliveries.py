@@ -19,13 +19,12 @@ from typing import NamedTuple
 
 from gateway.audience.device_sets import SEGMENT_BITS
 from gateway.delivery.delivery_sets import outcomes_of, pushes_waiting_for
-from gateway.delivery.history_pages import MAX_SLICES, HistoryPage, SliceSize
+from gateway.delivery.history_pages import HistoryPage, Slice, SliceSize, fill_history, search_history
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.push_texts import shown_text
-from gateway.delivery.reports import cursor_number
 from gateway.delivery.whole_deliveries import WholeDelivery, describe_delivery, member_of
 from gateway.delivery_states import PRIORITIES, DeliveryState
-from gateway.pages import PAGE_BYTES, to_json
+from gateway.pages import to_json
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339
 
@@ -35,7 +34,6 @@ SLICE_OUTCOMES = 2_000
 """Outcome sets that a slice looks at, some 10 ms: a push to a large fleet has hundreds."""
 CONTENT_BYTES = 8 * 1024 * 1024
 """Bytes of pushes that are read for a page: it has fewer items when they are large."""
-_NEWEST = 2**62
 _ROW = ", ".join(f"d.{name}" for name in WholeDelivery._fields)
 
 
@@ -58,16 +56,6 @@ class Wanted(NamedTuple):
 EVERYTHING = Wanted()
 
 
-class FoundPushes(NamedTuple):
-    """Pushes that a slice found."""
-
-    numbers: list[int]
-    reached: int
-    """Number of the last push that was looked at."""
-    is_end: bool
-    """Whether no older one has any deliveries."""
-
-
 class DeviceDeliveries:
     """Lists the deliveries of a device. Loop."""
 
@@ -79,44 +67,17 @@ class DeviceDeliveries:
         self, app_no: int, device_no: int, limit: int, cursor: str | None, wanted: Wanted = EVERYTHING
     ) -> HistoryPage:
         """A page of a device's deliveries. Raises Problem 422 for a cursor that is none."""
-        before = cursor_number(cursor)
-        reached = _NEWEST if before is None else before
-        numbers: list[int] = []
+
+        def find(connection: sqlite3.Connection, before: int, room: int, pushes: int) -> Slice[int]:
+            return find_pushes(connection, app_no, device_no, before, room, pushes, wanted)
+
         size = SliceSize(FIRST_PUSHES, MOST_PUSHES, time.monotonic)
-        is_end = False
-        for _ in range(MAX_SLICES):
-            room = limit + 1 - len(numbers)
-
-            def find(connection: sqlite3.Connection, before: int = reached, room: int = room) -> FoundPushes:
-                end = size.begin()
-                found = find_pushes(connection, app_no, device_no, before, room, size.rows, wanted)
-                end()
-                return found
-
-            found = await self._database.read(find, app_no)
-            numbers += found.numbers
-            reached, is_end = found.reached, found.is_end
-            if is_end or len(numbers) > limit:
-                break
-        chosen = numbers[:limit]
-        in_flight = {no for no in chosen if self._ledger.is_sent(no, device_no)}
+        found = await search_history(self._database, app_no, cursor, limit, size, find)
+        in_flight = {no for no in found.hits if self._ledger.is_sent(no, device_no)}
 
         def describe(connection: sqlite3.Connection) -> HistoryPage:
-            items: list[bytes] = []
-            room, last = PAGE_BYTES, None
-            for push_no, item in _described(connection, device_no, chosen, in_flight, wanted):
-                if items and len(item) > room:
-                    break
-                last = push_no
-                if item:
-                    items.append(item)
-                    room -= len(item)
-            is_whole = not chosen or last == chosen[-1]
-            if is_whole and is_end and len(chosen) == len(numbers):
-                return HistoryPage(items, None, None)
-            next_no = reached if is_whole and len(chosen) == len(numbers) else last
-            assert next_no is not None, "a page has one push at least, or none was found"
-            return HistoryPage(items, str(next_no), _time_of(connection, next_no))
+            described = _described(connection, device_no, found.hits, in_flight, wanted)
+            return fill_history(found, found.hits, described, lambda no: _time_of(connection, no))
 
         return await self._database.read(describe, app_no)
 
@@ -129,7 +90,7 @@ def find_pushes(
     limit: int,
     pushes: int,
     wanted: Wanted = EVERYTHING,
-) -> FoundPushes:
+) -> Slice[int]:
     """Find the newest pushes before one that have a delivery to a device which is wanted, among so many of its app.
 
     Reader thread.
@@ -137,11 +98,11 @@ def find_pushes(
     segment = device_no >> SEGMENT_BITS
     oldest = connection.execute(_OLDEST).fetchone()[0]
     if oldest is None:
-        return FoundPushes([], before, True)
+        return Slice([], before, True)
     scope = {"app_no": app_no, "before": before, "pushes": pushes, "oldest": oldest}
     last, count = connection.execute(f"SELECT min(no), count(*) FROM {SLICE}", scope).fetchone()
     if not count:
-        return FoundPushes([], before, True)
+        return Slice([], before, True)
     waiting = set(pushes_waiting_for(connection, device_no))
     rows = connection.execute(
         CANDIDATES, scope | {"device_no": device_no, "segment": segment, "waiting": json.dumps(list(waiting))}
@@ -160,8 +121,8 @@ def find_pushes(
             found.append(push_no)
         if len(found) == limit or outcomes >= SLICE_OUTCOMES:
             rows.close()
-            return FoundPushes(found, push_no, False)
-    return FoundPushes(found, last, count < pushes)
+            return Slice(found, push_no, False)
+    return Slice(found, last, count < pushes)
 
 
 _OLDEST = (
@@ -238,6 +199,6 @@ def _described(
             return
 
 
-def _time_of(connection: sqlite3.Connection, push_no: int) -> str | None:
+def _time_of(connection: sqlite3.Connection, push_no: int) -> int | None:
     row = connection.execute("SELECT accepted_at FROM push WHERE no = ?", (push_no,)).fetchone()
-    return None if row is None else rfc3339(row[0])
+    return None if row is None else int(row[0])

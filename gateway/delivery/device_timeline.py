@@ -13,35 +13,19 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
 
 from gateway.audience.device_sets import SEGMENT_BITS
 from gateway.delivery.event_log import TYPES, Event, events_of_device
-from gateway.delivery.history_pages import MAX_SLICES, HistoryPage, SliceSize
+from gateway.delivery.history_pages import HistoryPage, Slice, SliceSize, fill_history, search_history
 from gateway.delivery.push_texts import shown_text
-from gateway.delivery.reports import cursor_number
-from gateway.pages import PAGE_BYTES, to_json
+from gateway.pages import to_json
 from gateway.store.database import Database
 from gateway.store.set_functions import IN_SET
 from gateway.timestamps import rfc3339
 
 FIRST_ENTRIES, MOST_ENTRIES = 250, 20_000
 """Entries of the log that a slice looks through."""
-_NEWEST = 2**62
-
-
-class FoundEntries(NamedTuple):
-    """Entries of the log that a slice found."""
-
-    entries: list[tuple[int, str]]
-    """(number, type) each, the newest first."""
-    reached: int
-    """Number of the last entry that was looked at."""
-    reached_at: int
-    """Its time."""
-    is_end: bool
-    """Whether there is no older one."""
 
 
 class DeviceTimeline:
@@ -54,42 +38,24 @@ class DeviceTimeline:
         self, app_no: int, device_no: int, limit: int, cursor: str | None, wanted: Callable[[str], bool]
     ) -> HistoryPage:
         """A page of a device's events of the types that are wanted. Raises Problem 422 for a cursor that is none."""
-        before = cursor_number(cursor)
-        reached, reached_at = _NEWEST if before is None else before, 0
         types = [event for event in TYPES if wanted(event)]
-        entries: list[tuple[int, str]] = []
+
+        def find(connection: sqlite3.Connection, before: int, _: int, entries: int) -> Slice[tuple[int, str]]:
+            return find_entries(connection, app_no, device_no, before, entries, types)
+
         size = SliceSize(FIRST_ENTRIES, MOST_ENTRIES, time.monotonic)
-        is_end = False
-        for _ in range(MAX_SLICES):
-
-            def find(connection: sqlite3.Connection, before: int = reached) -> FoundEntries:
-                end = size.begin()
-                found = find_entries(connection, app_no, device_no, before, size.rows, types)
-                end()
-                return found
-
-            found = await self._database.read(find, app_no)
-            entries += found.entries
-            reached, reached_at, is_end = found.reached, found.reached_at, found.is_end
-            if is_end or len(entries) > limit:
-                break
-        chosen = entries[:limit]
+        found = await search_history(self._database, app_no, cursor, limit, size, find)
 
         def read(connection: sqlite3.Connection) -> HistoryPage:
-            items, complete = _page_of(connection, device_no, chosen)
-            if complete and len(chosen) == len(entries):
-                if is_end:
-                    return HistoryPage(items, None, None)
-                return HistoryPage(items, str(reached), rfc3339(reached_at))
-            last = chosen[len(items) - 1][0] if not complete else chosen[-1][0]
-            return HistoryPage(items, str(last), _time_of(connection, last))
+            described = _described(connection, device_no, found.hits)
+            return fill_history(found, [no for no, _ in found.hits], described, lambda no: _time_of(connection, no))
 
         return await self._database.read(read, app_no)
 
 
 def find_entries(
     connection: sqlite3.Connection, app_no: int, device_no: int, before: int, entries: int, types: Sequence[str]
-) -> FoundEntries:
+) -> Slice[tuple[int, str]]:
     """Find the entries about a device among so many of its app that come before one. Reader thread."""
     parameters = {
         "app_no": app_no,
@@ -106,9 +72,9 @@ def find_entries(
     }
     found, last, last_at, count = connection.execute(FOUND, parameters).fetchone()
     if not count:
-        return FoundEntries([], before, 0, True)
+        return Slice([], before, True)
     hits = sorted(map(tuple, json.loads(found)), reverse=True)
-    return FoundEntries([(int(no), str(event)) for no, event in hits], last, last_at, count < entries)
+    return Slice([(int(no), str(event)) for no, event in hits], last, count < entries, last_at)
 
 
 _LISTED = (
@@ -131,20 +97,16 @@ FOUND = (
 )
 
 
-def _page_of(
+def _described(
     connection: sqlite3.Connection, device_no: int, entries: Sequence[tuple[int, str]]
-) -> tuple[list[bytes], bool]:
-    """Read the events of these entries that are about a device, as JSON; and whether all of them fit into a page."""
-    items: list[bytes] = []
-    room = PAGE_BYTES
+) -> Iterator[tuple[int, bytes]]:
+    """Read the events of these entries that are about a device, as JSON: empty for an entry that only seemed to be."""
     for no, event in entries:
-        for found in events_of_device(connection, no, event, device_no):
-            item = _with_push(connection, device_no, no, found)
-            if items and len(item) > room:
-                return items, False
-            items.append(item)
-            room -= len(item)
-    return items, True
+        events = events_of_device(connection, no, event, device_no)
+        for found in events:
+            yield no, _with_push(connection, device_no, no, found)
+        if not events:
+            yield no, b""
 
 
 def _with_push(connection: sqlite3.Connection, device_no: int, entry_no: int, event: Event) -> bytes:
@@ -161,6 +123,6 @@ def _with_push(connection: sqlite3.Connection, device_no: int, entry_no: int, ev
     return b'%b,"push":%b}' % (event.json[:-1], to_json(push))
 
 
-def _time_of(connection: sqlite3.Connection, entry_no: int) -> str | None:
+def _time_of(connection: sqlite3.Connection, entry_no: int) -> int | None:
     row = connection.execute("SELECT at FROM event WHERE no = ?", (entry_no,)).fetchone()
-    return None if row is None else rfc3339(row[0])
+    return None if row is None else int(row[0])

@@ -11,16 +11,45 @@ a log of 200 MiB each MiB takes 9 ms.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from typing import Generic, NamedTuple, TypeVar
 
-from gateway.pages import to_json
+from gateway.delivery.reports import cursor_number
+from gateway.pages import PAGE_BYTES, to_json
+from gateway.store.database import Database
+from gateway.timestamps import rfc3339_or_none
+
+Hit = TypeVar("Hit")
 
 SLICE_SECONDS = 0.02
 """Time of a reader that a slice should take."""
 MAX_SLICES = 10
 """Slices that a request looks through."""
 LEAST_ROWS = 100
+_NEWEST = 2**62
+
+
+class Slice(NamedTuple, Generic[Hit]):
+    """Hits of one slice, the newest first."""
+
+    hits: list[Hit]
+    reached: int
+    """Number of the last row that was looked at."""
+    is_end: bool
+    """Whether no older one is worth a look."""
+    reached_at: int | None = None
+    """Its time in milliseconds of server time, if the slice has seen it."""
+
+
+class FoundHistory(NamedTuple, Generic[Hit]):
+    """Hits of all slices of a request, the newest first: those of a page."""
+
+    hits: list[Hit]
+    """As many as the page may have."""
+    has_more: bool
+    """Whether there was one more."""
+    last: Slice[Hit]
 
 
 class HistoryPage(NamedTuple):
@@ -56,3 +85,65 @@ class SliceSize:
             self.rows = min(max(int(self.rows * factor), LEAST_ROWS), self._most_rows)
 
         return end
+
+
+async def search_history(
+    database: Database,
+    app_no: int,
+    cursor: str | None,
+    limit: int,
+    size: SliceSize,
+    find: Callable[[sqlite3.Connection, int, int, int], Slice[Hit]],
+) -> FoundHistory[Hit]:
+    """Search what an app has for a page, slice by slice. Loop. Raises Problem 422 for a cursor that is none.
+
+    `find(connection, before, limit, rows)`, on a reader thread, looks through so many rows with numbers before one.
+    """
+    before = cursor_number(cursor)
+    last: Slice[Hit] = Slice([], _NEWEST if before is None else before, False)
+    hits: list[Hit] = []
+    for _ in range(MAX_SLICES):
+
+        def find_next(
+            connection: sqlite3.Connection, before: int = last.reached, room: int = limit + 1 - len(hits)
+        ) -> Slice[Hit]:
+            end = size.begin()
+            found = find(connection, before, room, size.rows)
+            end()
+            return found
+
+        last = await database.read(find_next, app_no)
+        hits += last.hits
+        if last.is_end or len(hits) > limit:
+            break
+    return FoundHistory(hits[:limit], len(hits) > limit, last)
+
+
+def fill_history(
+    found: FoundHistory[Hit],
+    numbers: Sequence[int],
+    described: Iterable[tuple[int, bytes]],
+    time_of: Callable[[int], int | None],
+) -> HistoryPage:
+    """Make a page of what was found. Reader thread.
+
+    `numbers` are those of its hits; `described` has (number, JSON) of each in this order, empty JSON for what is left
+    out, and may end early. `time_of` reads the time of a number, in milliseconds of server time.
+    """
+    items: list[bytes] = []
+    room, end = PAGE_BYTES, None
+    for number, item in described:
+        if items and len(item) > room:
+            break
+        end = number
+        if item:
+            items.append(item)
+            room -= len(item)
+    if end == (numbers[-1] if numbers else None) and not found.has_more:
+        if found.last.is_end:
+            return HistoryPage(items, None, None)
+        end = found.last.reached
+        if found.last.reached_at is not None:
+            return HistoryPage(items, str(end), rfc3339_or_none(found.last.reached_at))
+    assert end is not None, "a page has one hit at least, or there is none"
+    return HistoryPage(items, str(end), rfc3339_or_none(time_of(end)))

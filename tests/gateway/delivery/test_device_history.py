@@ -72,8 +72,8 @@ def test_a_device_that_gets_little_is_found_behind_what_others_get(
 ) -> None:
     """A request looks through so many pushes and entries; whoever goes on finds the rest."""
     monkeypatch.setattr(history_pages, "LEAST_ROWS", 1)
+    monkeypatch.setattr(history_pages, "MAX_SLICES", 1)
     for module, most in ((device_deliveries, "PUSHES"), (device_timeline, "ENTRIES")):
-        monkeypatch.setattr(module, "MAX_SLICES", 1)
         monkeypatch.setattr(module, f"FIRST_{most}", 4)
         monkeypatch.setattr(module, f"MOST_{most}", 4)
     world.connect(1)
@@ -110,7 +110,7 @@ def test_many_outcomes_of_a_push_end_a_slice(monkeypatch: pytest.MonkeyPatch) ->
     world.passes(2)
     monkeypatch.setattr(device_deliveries, "SLICE_OUTCOMES", 2)
     found = find_pushes(world.connection, APP.no, 1, 1 << 40, 100, 100)
-    assert (found.numbers, found.reached, found.is_end) == ([5, 4], 4, False)
+    assert (found.hits, found.reached, found.is_end) == ([5, 4], 4, False)
     world.close()
 
 
@@ -119,7 +119,7 @@ def test_what_retention_has_left_of_pushes_is_not_looked_through(world: World) -
         world.push({"device": "d1"})
     world.connection.execute("DELETE FROM delivery WHERE push_no < 3")
     found = find_pushes(world.connection, APP.no, 2, 1 << 40, 100, 2)
-    assert (found.numbers, found.reached, found.is_end) == ([], 3, False)
+    assert (found.hits, found.reached, found.is_end) == ([], 3, False)
     assert find_pushes(world.connection, APP.no, 2, 3, 100, 2).is_end
     world.connection.execute("DELETE FROM delivery")
     assert find_pushes(world.connection, APP.no, 1, 1 << 40, 100, 2).is_end
@@ -135,4 +135,4 @@ def test_an_entry_is_about_the_devices_in_its_list_and_no_other(world: World, de
     for device_no in (1, 5, 6, 7, 8, 9, 67, 70, 77, 78):
         found = find_entries(world.connection, APP.no, device_no, 1 << 40, 1, [event])
         listed = [item[0] if isinstance(item, list) else item for item in json.loads(devices)]
-        assert found.entries == ([(last, event)] if device_no in listed else [])
+        assert found.hits == ([(last, event)] if device_no in listed else [])

@@ -351,7 +351,7 @@ class Play:
             patched.setattr(device_deliveries, "FIRST_PUSHES", 2)
             patched.setattr(device_deliveries, "MOST_PUSHES", 3)
             patched.setattr(device_deliveries, "SLICE_OUTCOMES", 2)
-            patched.setattr(device_deliveries, "MAX_SLICES", 2)
+            patched.setattr(history_pages, "MAX_SLICES", 2)
             patched.setattr(history_pages, "LEAST_ROWS", 1)
             whole = await ask(2, Wanted())
         assert whole == await ask(1_000, Wanted())
@@ -387,7 +387,7 @@ class Play:
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(device_timeline, "FIRST_ENTRIES", 2)
             patched.setattr(device_timeline, "MOST_ENTRIES", 3)
-            patched.setattr(device_timeline, "MAX_SLICES", 2)
+            patched.setattr(history_pages, "MAX_SLICES", 2)
             patched.setattr(history_pages, "LEAST_ROWS", 1)
             whole = await ask(2, lambda event: True)
         for event in whole:
