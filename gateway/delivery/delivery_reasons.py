@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from pyroaring import BitMap
 
-from gateway.audience.device_sets import segments_of
+from gateway.audience.device_sets import numbers_json, segments_of
 from gateway.delivery.delivery_sets import outcomes_of, rows_by_state, state_counts, waiting_of
 from gateway.delivery_states import IS_WAITING, DeliveryState
-from gateway.pages import to_json
 
 
 class ReasonCount(NamedTuple):
@@ -44,23 +43,36 @@ def count_reasons(connection: sqlite3.Connection, push_no: int, sent: Sequence[i
     kept = state_counts(connection, push_no)
     if kept:
         _add_sets(connection, push_no, {state: count - of_rows[state] for state, count in kept.items()}, counts)
-    if in_flight := count_in_flight(connection, push_no, sent, in_sets=bool(kept)):
+    if in_flight := count_in_flight(connection, push_no, sent, kept):
         counts[DeliveryState.WAITING, None] -= in_flight
         counts[DeliveryState.SENT, None] += in_flight
     found = [ReasonCount(DeliveryState(state), reason, count) for (state, reason), count in counts.items() if count]
     return sorted(found, key=lambda one: (one.state, -one.deliveries, one.reason or ""))
 
 
-def count_in_flight(connection: sqlite3.Connection, push_no: int, sent: Sequence[int], *, in_sets: bool) -> int:
-    """Count the deliveries to these devices, handed over to when the snapshot was taken, that wait on the disk."""
-    if not sent:
+def count_in_flight(connection: sqlite3.Connection, push_no: int, sent: Sequence[int], kept: Mapping[int, int]) -> int:
+    """Count the deliveries to these devices, handed over to when the snapshot was taken, that wait on the disk.
+
+    `kept`: the kept counts of the push by state, if it was stored as sets. They say whether there is anything to look
+    at: what waits in rows is looked up device by device, and of a push in sets that is nothing as a rule.
+    """
+    if not sent or (kept and not kept.get(DeliveryState.WAITING)):
         return 0
-    (in_flight,) = connection.execute(
+    handed_over = BitMap(sent)
+    in_flight = 0
+    if kept:
+        in_flight = len(waiting_of(connection, push_no, handed_over))
+        (in_sets,) = connection.execute(
+            "SELECT coalesce(sum(count), 0) FROM waiting_set WHERE push_no = ?", (push_no,)
+        ).fetchone()
+        if in_sets == kept[DeliveryState.WAITING]:
+            return in_flight
+    (in_rows,) = connection.execute(
         "SELECT count(*) FROM delivery WHERE push_no = ? AND device_no IN (SELECT value FROM json_each(?))"
         f" AND +state {IS_WAITING}",
-        (push_no, to_json(list(sent)).decode()),
+        (push_no, numbers_json(handed_over)),
     ).fetchone()
-    return int(in_flight) + (len(waiting_of(connection, push_no, BitMap(sent))) if in_sets else 0)
+    return in_flight + int(in_rows)
 
 
 def _add_sets(

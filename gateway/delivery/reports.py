@@ -330,7 +330,7 @@ def count_states(connection: sqlite3.Connection, push_no: int, sent: Sequence[in
         found = connection.execute("SELECT state, count(*) FROM delivery WHERE push_no = ? GROUP BY state", (push_no,))
     for state, count in found:
         counts[_LABELS[state]] = count
-    in_flight = count_in_flight(connection, push_no, sent, in_sets=bool(kept))
+    in_flight = count_in_flight(connection, push_no, sent, kept)
     counts["waiting"] -= in_flight
     counts["sent"] += in_flight
     return counts

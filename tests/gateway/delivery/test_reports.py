@@ -1,7 +1,12 @@
 from __future__ import annotations
 
-import pytest
+import sqlite3
 
+import pytest
+from pyroaring import BitMap
+
+from gateway.delivery.delivery_sets import SET_DEVICES, to_rows
+from gateway.delivery.reports import count_states
 from gateway.delivery_states import DeliveryState
 from gateway.errors import Problem
 from tests.gateway.delivery.world import APP, World, items
@@ -100,3 +105,35 @@ def test_a_made_up_cursor_is_refused(world: World, cursor: str) -> None:
     with pytest.raises(Problem) as refusal:
         world.run(world.reports.mailbox(1, 10, cursor))
     assert refusal.value.code == "invalid_request"
+
+
+def steps(connection: sqlite3.Connection, push_no: int, sent: list[int]) -> tuple[dict[str, int], int]:
+    """The counts of a push, but for zeros, and the steps of SQLite's machine that they take."""
+    count = 0
+
+    def add() -> int:
+        nonlocal count
+        count += 1
+        return 0
+
+    connection.set_progress_handler(add, 1)
+    try:
+        counts = count_states(connection, push_no, sent)
+    finally:
+        connection.set_progress_handler(None, 0)
+    return {state: number for state, number in counts.items() if number}, count
+
+
+def test_what_is_in_flight_of_a_push_in_sets_is_counted_from_its_sets() -> None:
+    """However much it is, and although a part of it has rows; in the sets, too, that nothing waits in any more."""
+    devices = 10 * SET_DEVICES
+    world = World(devices=devices, mailbox_limit=1_000, mailbox_bytes=4 << 20)
+    world.push({"all": True})
+    (push_no,) = world.row("SELECT no FROM push")
+    few, many = list(range(1, 3)), list(range(1, devices - 9))
+    assert (counted := steps(world.connection, push_no, few))[0] == {"waiting": devices - 2, "sent": 2}
+    assert steps(world.connection, push_no, many) == ({"waiting": 10, "sent": devices - 10}, counted[1])
+    to_rows(world.connection, push_no, BitMap([1, devices]))
+    assert steps(world.connection, push_no, few)[0] == {"waiting": devices - 2, "sent": 2}
+    assert steps(world.connection, push_no, many)[0] == {"waiting": 10, "sent": devices - 10}
+    world.close()
