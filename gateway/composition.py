@@ -30,6 +30,7 @@ from gateway.api.connection_limiter import MAX_CONNECTIONS, ConnectionLimiter
 from gateway.api.problems import ProblemCount
 from gateway.api.request_turns import RequestTurns
 from gateway.api.services import Services
+from gateway.api.shared_answers import SharedAnswers
 from gateway.audience.enrolments import EnrolmentQuota
 from gateway.audience.segments import SegmentStore
 from gateway.audience.tags import TagStore
@@ -366,6 +367,7 @@ class Components:
             schedules=self.plans.schedules,
             ledger=self.delivery.ledger,
             reports=self.delivery.reports,
+            shared_answers=SharedAnswers(asyncio.get_running_loop().time),
             device_deliveries=device_deliveries,
             device_timeline=device_timeline,
             connection_report=ConnectionReport(self.delivery.connections, self.connection_events.recent),

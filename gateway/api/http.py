@@ -87,6 +87,7 @@ class Api(FastAPI):
         finally:
             if ATTEMPT in scope:  # of somebody at the console, or a schedule: a key's push has none
                 scope[ATTEMPT].is_open = False
+                self.found.shared_answers.forget(scope[ATTEMPT].app_no)
         if WHOLE_ANSWER in scope.get("extensions", ()):
             await send({"type": WHOLE_ANSWER, "status": 202, "media_type": b"application/json", "content": content})
         else:
@@ -100,8 +101,10 @@ class Api(FastAPI):
             return
 
         async def watch(message: Message) -> None:
-            if message["type"] == "http.response.start" and message["status"] >= 400:
-                self._refused(scope.get(ATTEMPT), message["status"])
+            if message["type"] == "http.response.start" and ATTEMPT in scope:
+                self.found.shared_answers.forget(scope[ATTEMPT].app_no)
+                if message["status"] >= 400:
+                    self._refused(scope[ATTEMPT], message["status"])
             await send(message)
 
         try:

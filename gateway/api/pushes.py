@@ -321,7 +321,12 @@ async def preview_push(request: Request, principal: Sender) -> Response:
 @router.get("", response_model=responses.PushesResponse)
 async def list_pushes(request: Request, principal: ReaderOf, limit: Limit = 100, cursor: Cursor = None) -> Response:
     """List the pushes of the app with their counts, the newest first. Needs a key with the scope `read`."""
-    return page_response(await services(request).reports.pushes(principal.app_no, limit, cursor))
+    found = services(request)
+
+    async def read() -> bytes:
+        return (await found.reports.pushes(principal.app_no, limit, cursor)).encoded()
+
+    return await found.shared_answers.respond(request, principal, read)
 
 
 @router.get("/{push_id}", response_model=responses.PushResponse)
@@ -332,7 +337,12 @@ async def show_push(push_id: PushId, request: Request, principal: ReaderOf) -> R
     The counts are kept 400 days (setting `counts_days`) after the push has fully ended; then the answer is 410
     `gone`, later 404. Needs a key with the scope `read`.
     """
-    return json_response(await services(request).reports.push(principal.app_no, push_id))
+    found = services(request)
+
+    async def read() -> bytes:
+        return to_json(await found.reports.push(principal.app_no, push_id))
+
+    return await found.shared_answers.respond(request, principal, read)
 
 
 @router.get("/{push_id}/deliveries", response_model=responses.DeliveriesResponse)
@@ -370,7 +380,12 @@ async def count_reasons(push_id: PushId, request: Request, principal: ReaderOf) 
     They are kept 30 days (setting `retention_days`) after the push has fully ended; then the answer is 410
     `gone`. Needs a key with the scope `read`.
     """
-    return json_response(await services(request).reports.reasons(principal.app_no, push_id))
+    found = services(request)
+
+    async def read() -> bytes:
+        return to_json(await found.reports.reasons(principal.app_no, push_id))
+
+    return await found.shared_answers.respond(request, principal, read)
 
 
 @router.get("/{push_id}/texts", response_model=responses.TextsResponse)

@@ -15,6 +15,7 @@ from gateway.api.admission import Admission
 from gateway.api.body_budget import BodyBudget
 from gateway.api.problems import ProblemCount
 from gateway.api.request_turns import RequestTurns
+from gateway.api.shared_answers import SharedAnswers
 from gateway.audience.policy import PolicyStore
 from gateway.audience.segments import SegmentStore
 from gateway.audience.tags import TagStore
@@ -111,6 +112,7 @@ class Services:
     schedules: ScheduleStore
     ledger: Ledger
     reports: Reports
+    shared_answers: SharedAnswers
     device_deliveries: DeviceDeliveries
     device_timeline: DeviceTimeline
     connection_report: ConnectionReport
