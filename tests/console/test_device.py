@@ -50,7 +50,7 @@ def deliveries() -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize("language", ["en", "de"])
+@pytest.mark.parametrize("language", ["en", pytest.param("de", marks=pytest.mark.full_only)])
 def test_every_state_and_reason_has_words(console: Callable[..., Desk], language: str) -> None:
     assert len(reasons_of_documents()) > 15
     assert len(refusals_of_devices()) > 5

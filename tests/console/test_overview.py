@@ -30,7 +30,11 @@ def test_a_push_and_its_delivery_are_seen_without_a_click(
 
 
 @pytest.mark.parametrize(
-    ("typed", "screen"), [("overview-find", "/console/devices/overview-find"), ("shop 4", "/console/fleet?q=shop+4")]
+    ("typed", "screen"),
+    [
+        ("overview-find", "/console/devices/overview-find"),
+        pytest.param("shop 4", "/console/fleet?q=shop+4", marks=pytest.mark.full_only),
+    ],
 )
 def test_a_device_is_one_field_away(console: Callable[..., Desk], api: Api, typed: str, screen: str) -> None:
     api.enrol("overview-find")
