@@ -1,8 +1,7 @@
 """Enrolment codes on paper and as files: a table, a sheet of labels to cut or peel, a picture for each code.
 
 A label has the QR code of the address, and beside it what a person needs who types: the code, what it is for, until
-when. The QR code is drawn as rectangles, so it is as sharp as the printer. Level M of error correction: a label may
-lose a sixth of itself to dirt or a scratch.
+when. The QR code is drawn as rectangles, so it is as sharp as the printer.
 
 What is written here lets somebody in: files are new, and their owner's alone.
 """
@@ -17,11 +16,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from gateway.enrolment.qr_codes import QUIET_MODULES, qr_code
 from gateway.printable import printable
 
 if TYPE_CHECKING:
     import pydyf
-    import segno
 
 POINTS_PER_MM: Final = 72 / 25.4
 PAGE_MM: Final = (210.0, 297.0)
@@ -35,9 +34,6 @@ CODE_SIDE_MILLIMETRES: Final = 31.0
 """Side of the square that holds a QR code with its quiet zone."""
 TEXT_WIDTH_MILLIMETRES: Final = 34.0
 """Width of the text beside it."""
-QUIET_MODULES: Final = 4
-"""Width of the white border of a QR code (ISO/IEC 18004)."""
-CORRECTION: Final = "m"
 PIXELS_PER_MODULE: Final = 8
 BIG_POINTS, SMALL_POINTS = 10.0, 7.5
 HELVETICA_EMS: Final = 0.6
@@ -115,7 +111,7 @@ def sheets_of(labels: Sequence[CodeLabel]) -> bytes:
 def picture_of(label: CodeLabel) -> bytes:
     """A code as a picture, PNG."""
     output = io.BytesIO()
-    _qr(label.url).save(output, kind="png", scale=PIXELS_PER_MODULE, border=QUIET_MODULES)
+    qr_code(label.url).save(output, kind="png", scale=PIXELS_PER_MODULE, border=QUIET_MODULES)
     return output.getvalue()
 
 
@@ -140,15 +136,9 @@ def _pages(labels: Sequence[CodeLabel]) -> Iterator[Sequence[CodeLabel]]:
         yield labels[start : start + each]
 
 
-def _qr(url: str) -> segno.QRCode:
-    import segno
-
-    return segno.make_qr(url, error=CORRECTION, boost_error=False)
-
-
 def _draw(drawing: pydyf.Stream, label: CodeLabel, left_mm: float, top_mm: float) -> None:
     """Draw a label whose upper left corner is there."""
-    rows = [list(row) for row in _qr(label.url).matrix_iter(scale=1, border=QUIET_MODULES)]
+    rows = [list(row) for row in qr_code(label.url).matrix_iter(scale=1, border=QUIET_MODULES)]
     module = CODE_SIDE_MILLIMETRES / len(rows) * POINTS_PER_MM
     left = (left_mm + 2.0) * POINTS_PER_MM
     top = (top_mm - (LABEL_MM[1] - CODE_SIDE_MILLIMETRES) / 2) * POINTS_PER_MM
