@@ -26,8 +26,10 @@ SEGMENT_BITS = 16
 """A segment has the device numbers that are equal but for so many bits."""
 ALL_TAG = ""
 """Stands for a tag in the set of all live devices. No tag is empty."""
-_TOPIC_PREFIX = "/"
+TOPIC_PREFIX = "/"
 """No tag has this letter, so a topic's set has a name of its own."""
+BEHIND_TOPICS = chr(ord(TOPIC_PREFIX) + 1)
+"""Behind the names of all sets of topics; tags lie before and behind these."""
 LOCK_NUMBERS = 16_384
 """Numbers that are written as JSON while the interpreter's lock is held, 1.5 ms; a million would take 90 ms."""
 _NOBODY = BitMap()
@@ -47,7 +49,7 @@ def unpack(blob: bytes) -> BitMap:
 
 def topic_set(topic: str) -> str:
     """The name of the set of a topic's devices, in the place of a tag."""
-    return _TOPIC_PREFIX + topic
+    return TOPIC_PREFIX + topic
 
 
 def whole_segment(segment: int) -> BitMap:
@@ -137,6 +139,21 @@ def largest_tags(
     return dict(heapq.nsmallest(most, found, key=lambda one: (-len(one[1]), one[0])))
 
 
+def count_sets(connection: sqlite3.Connection, app_no: int, begin: str, end: str, limit: int) -> list[tuple[str, int]]:
+    """The sets of an app by name, from one name to before another, with how many devices each has. Reader thread."""
+    rows = connection.execute(
+        "SELECT tag, devices FROM device_set WHERE app_no = ? AND tag >= ? AND tag < ? ORDER BY tag, segment",
+        (app_no, begin, end),
+    )
+    found: dict[str, int] = {}
+    for name, devices in rows:
+        if name not in found and len(found) >= limit:
+            break
+        found[name] = found.get(name, 0) + len(unpack(devices))
+    rows.close()
+    return list(found.items())
+
+
 def add_devices(connection: sqlite3.Connection, app_no: int, tag: str, numbers: Iterable[int]) -> None:
     """Add devices to the set of a tag, or of all (`ALL_TAG`). Writer thread."""
     add_to_sets(connection, app_no, {tag: numbers})
@@ -197,18 +214,3 @@ def _stored_segments(
             (json.dumps(list(wanted)), app_no),
         )
     }
-
-
-def count_sets(connection: sqlite3.Connection, app_no: int, begin: str, end: str, limit: int) -> list[tuple[str, int]]:
-    """The sets of an app by name, from one name to before another, with how many devices each has. Reader thread."""
-    rows = connection.execute(
-        "SELECT tag, devices FROM device_set WHERE app_no = ? AND tag >= ? AND tag < ? ORDER BY tag, segment",
-        (app_no, begin, end),
-    )
-    found: dict[str, int] = {}
-    for name, devices in rows:
-        if name not in found and len(found) >= limit:
-            break
-        found[name] = found.get(name, 0) + len(unpack(devices))
-    rows.close()
-    return list(found.items())

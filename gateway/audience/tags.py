@@ -5,13 +5,11 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
-from gateway.audience.device_sets import count_sets, topic_set
+from gateway.audience.device_sets import BEHIND_TOPICS, TOPIC_PREFIX, count_sets
 from gateway.store.database import Database
 
 _LAST = chr(0x10FFFF)
 """Behind every letter of a tag."""
-_TOPICS = topic_set("")
-_BEHIND_TOPICS = chr(ord(_TOPICS) + 1)
 
 
 class TagStore:
@@ -27,9 +25,9 @@ class TagStore:
 
         def read(connection: sqlite3.Connection) -> list[tuple[str, int]]:
             # The sets of topics lie among those of tags: their names begin with a letter that no tag has.
-            found = count_sets(connection, app_no, begin, min(end, _TOPICS), limit + 1)
+            found = count_sets(connection, app_no, begin, min(end, TOPIC_PREFIX), limit + 1)
             if len(found) <= limit:
-                found += count_sets(connection, app_no, max(begin, _BEHIND_TOPICS), end, limit + 1 - len(found))
+                found += count_sets(connection, app_no, max(begin, BEHIND_TOPICS), end, limit + 1 - len(found))
             return found
 
         found = await self._database.read(read, app_no)

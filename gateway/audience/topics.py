@@ -17,7 +17,15 @@ from functools import partial
 from operator import itemgetter
 from typing import Any
 
-from gateway.audience.device_sets import add_to_sets, count_sets, devices_of_set, remove_from_sets, topic_set
+from gateway.audience.device_sets import (
+    BEHIND_TOPICS,
+    TOPIC_PREFIX,
+    add_to_sets,
+    count_sets,
+    devices_of_set,
+    remove_from_sets,
+    topic_set,
+)
 from gateway.audience.targeting import device_rows
 from gateway.errors import Problem, problem
 from gateway.pages import ListPage, fill_page
@@ -32,8 +40,6 @@ TOPICS_OF_APP = 10_000
 SLICE_DEVICES = 2_000
 """Devices whose membership one operation changes, about 15 ms of the writer."""
 COLUMNS = "app_no, topic, device_no, joined_at"
-_PREFIX = topic_set("")
-_BEHIND_PREFIX = chr(ord(_PREFIX) + 1)
 
 
 def topics_of(connection: sqlite3.Connection, device_nos: Iterable[int]) -> dict[int, list[str]]:
@@ -101,7 +107,7 @@ def _too_many(connection: sqlite3.Connection, app_no: int, topics: Sequence[str]
             # CROSS: in this order. Left alone, SQLite may walk all sets of the app.
             "SELECT wanted.value FROM json_each(?) AS wanted CROSS JOIN device_set AS s"
             " ON s.app_no = ? AND s.tag = ? || wanted.value",
-            (json.dumps(list(topics)), app_no, _PREFIX),
+            (json.dumps(list(topics)), app_no, TOPIC_PREFIX),
         )
     }
     new = [topic for topic in topics if topic not in present]
@@ -109,7 +115,7 @@ def _too_many(connection: sqlite3.Connection, app_no: int, topics: Sequence[str]
         return []
     (count,) = connection.execute(
         "SELECT count(*) FROM (SELECT DISTINCT tag FROM device_set WHERE app_no = ? AND tag >= ? AND tag < ? LIMIT ?)",
-        (app_no, _PREFIX, _BEHIND_PREFIX, TOPICS_OF_APP),
+        (app_no, TOPIC_PREFIX, BEHIND_TOPICS, TOPICS_OF_APP),
     ).fetchone()
     return new[TOPICS_OF_APP - count :]
 
@@ -212,9 +218,9 @@ class TopicStore:
 
         begin = topic_set(cursor or "") + "\0"
         found = await self._database.read(
-            lambda connection: count_sets(connection, app_no, begin, _BEHIND_PREFIX, limit + 1), app_no
+            lambda connection: count_sets(connection, app_no, begin, BEHIND_TOPICS, limit + 1), app_no
         )
-        items = [{"topic": name.removeprefix(_PREFIX), "devices": count} for name, count in found[:limit]]
+        items = [{"topic": name.removeprefix(TOPIC_PREFIX), "devices": count} for name, count in found[:limit]]
         return {"items": items, "next_cursor": items[-1]["topic"] if len(found) > limit else None}
 
     async def show(self, app_no: int, topic: str) -> dict[str, Any]:
