@@ -254,8 +254,7 @@ class PolicyStore:
     """Policies and channels of all apps, in memory and in the ledger. Loop.
 
     `segments` has the devices of the segments that caps name. `clock_ms` gives server time in milliseconds.
-    `on_changed` is called with the app number when the rules of an app
-    have changed: what waits is checked anew.
+    `on_changed` is called with the app number when the rules of an app have changed: what waits is checked anew.
     """
 
     def __init__(
@@ -371,14 +370,14 @@ class PolicyStore:
             # What is stored, since a change that is being stored is not in memory yet.
             row = connection.execute("SELECT content FROM app_policy WHERE app_no = ?", (app_no,)).fetchone()
             present = Policy() if row is None else Policy.model_validate_json(row[0])
-            if expected is not None and entity_tag(present.model_dump(mode="json")) != expected:
+            if entity_tag(present.model_dump(mode="json")) != expected:
                 raise problem("precondition_failed", "the policy was changed meanwhile: nothing was replaced")
 
         number = await self._write(
             app_no,
             "INSERT OR REPLACE INTO app_policy (app_no, content, updated_at) VALUES (?, ?, ?)",
             (app_no, policy.model_dump_json(), self._clock_ms()),
-            before=check,
+            before=None if expected is None else check,
         )
         self._rules[app_no] = replace(self.of(app_no), policy=policy)
         self._changed(app_no, number)

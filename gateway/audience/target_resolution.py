@@ -68,12 +68,10 @@ class TargetResolver:
 
     async def resolve(self, app_no: int, target: ResolvableTarget) -> BitMap:
         """The devices that a target addresses now; unknown ids are left out. Raises Problem 404, 422, 503."""
-        expression = target.where
-        name = target.segment
-        if name is not None:
-            return await self.of_segment(app_no, name)
-        if expression is not None:
-            return await self.matching(app_no, expression)
+        if target.segment is not None:
+            return await self.of_segment(app_no, target.segment)
+        if target.where is not None:
+            return await self.matching(app_no, target.where)
         return await self._database.read(lambda connection: _devices_of(connection, app_no, target), app_no)
 
     async def of_segment(self, app_no: int, name: str) -> BitMap:
