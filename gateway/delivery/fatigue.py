@@ -162,7 +162,7 @@ class Fatigue:
     async def _pass_over(self, day: int) -> None:
         """Leave out the days up to this one, of which there is nothing: the server was away for years, or its clock was
         set."""
-        assert self._position is not None, "it is read before"
+        assert self._position is not None, _LOADED
         if day > self._position.closed_day:
             await self._database.write(partial(close_day, day=day))
             self._position = self._position._replace(closed_day=day)

@@ -138,9 +138,9 @@ class PendingPush:
     is_approved: bool = False
     """Whether a command may be for more devices than the policy's `approve_above`."""
     key_id: str | None = None
+    """Id of the key that it was sent with; None: by no request to push."""
     attempt: Attempt | None = None
     """The request of a person at the console, whose entry in the audit log is written with it."""
-    """Id of the key that it was sent with; None: by no request to push."""
 
     @property
     def whole_content(self) -> str:
