@@ -110,7 +110,7 @@ class Forecast:
         self.made += 1
         if request.is_composed:
             return await self._of_composed(app, request)
-        return await self._count(app, request) | self._hints(app, request.channel)
+        return await self._count(app, request)
 
     async def accept(
         self, pending: PendingPush, request: PushRequest, accept: Callable[[PendingPush], Awaitable[AcceptedPush]]
@@ -144,11 +144,7 @@ class Forecast:
             {"variable": one.variable, "where": one.where, "devices": one.devices, "examples": one.examples}
             for one in rendered.lacking
         ]
-        return found | {"texts": len(rendered.texts), "missing": missing} | self._hints(app, whole.channel)
-
-    def _hints(self, app: AppRef, channel: str | None) -> dict[str, Any]:
-        hint = None if channel is None else self._policies.channel_hint(app.no, channel)
-        return {} if hint is None else {"hints": [hint]}
+        return found | {"texts": len(rendered.texts), "missing": missing}
 
     async def _count(
         self, app: AppRef, request: PushRequest, searched: BitMap | None = None, without: BitMap | None = None
@@ -186,12 +182,14 @@ class Forecast:
             return _Target(devices, unknown, suppressed, left)
 
         found = await self._database.read(count, app.no)
+        hint = None if request.channel is None else self._policies.channel_hint(app.no, request.channel)
         return {
             "targeted": len(found.devices),
             "online": found.devices.intersection_cardinality(online),
             "suppressed": found.suppressed,
             "unknown": found.unknown,
             **await self._reach(app.no, request, found.wanted, online),
+            **({} if hint is None else {"hints": [hint]}),
         }
 
     async def _reach(self, app_no: int, request: PushRequest, devices: BitMap, online: BitMap) -> dict[str, Any]:
