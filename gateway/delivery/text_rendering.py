@@ -237,7 +237,7 @@ class TextRenderer:
             except DocumentFault as fault:
                 raise problem("template_error", str(fault)) from None
             composed = composed_push(document, merged_fields(None, template), saved)
-            return await self._shown(app, composed, device_no)
+            return _described(composed, await self.render(app, composed, BitMap([device_no]), keep=False))
 
     async def preview_push(self, app: AppRef, request: PushRequest, device_no: int) -> dict[str, Any]:
         """Render a push that is being written for one device, as the API shows it. Raises Problem 404, 413, 422, 503.
@@ -246,20 +246,7 @@ class TextRenderer:
         """
         if request.signed is not None or request.encrypted is not None:
             raise problem("invalid_request", "push: what is signed or encrypted is sent as it is, and not rendered")
-        async with self._place(app.no):
-            return await self._shown(app, await self.compose(app, request), device_no)
-
-    async def _shown(self, app: AppRef, composed: ComposedPush, device_no: int) -> dict[str, Any]:
-        """Render a composed push for one device, as the API shows it. Raises as `render`."""
-        rendered = await self.render(app, composed, BitMap([device_no]), keep=False)
-        fields = {name: value for name, value in composed.fields.items() if name != "on_missing" and value is not None}
-        template = composed.template
-        return {
-            "template": None if template is None else {"name": template[0], "version": template[1]},
-            "push": None if not rendered.texts else fields | json.loads(rendered.texts[0].content),
-            "size": None if not rendered.texts else rendered.texts[0].size,
-            "missing": [{"variable": one.variable, "where": one.where} for one in rendered.lacking],
-        }
+        return _described(*await self.forecast(app, request, BitMap([device_no])))
 
     async def _ids(self, app: AppRef, devices: BitMap, count: int) -> list[str]:
         return await self._database.read(lambda connection: device_ids(connection, devices, count), app.no)
@@ -321,6 +308,18 @@ def composed_push(document: Document, fields: dict[str, Any], saved: SavedTempla
     except ValueError as error:
         raise problem("invalid_request", str(error)) from None
     return ComposedPush(document, fields, None if saved is None else (saved.name, saved.version))
+
+
+def _described(composed: ComposedPush, rendered: RenderedTexts) -> dict[str, Any]:
+    """A push that was rendered for one device, as the API shows it."""
+    fields = {name: value for name, value in composed.fields.items() if name != "on_missing" and value is not None}
+    template = composed.template
+    return {
+        "template": None if template is None else {"name": template[0], "version": template[1]},
+        "push": None if not rendered.texts else fields | json.loads(rendered.texts[0].content),
+        "size": None if not rendered.texts else rendered.texts[0].size,
+        "missing": [{"variable": one.variable, "where": one.where} for one in rendered.lacking],
+    }
 
 
 def lacking_problem(lacking: list[LackingDevices]) -> Problem:
