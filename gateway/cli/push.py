@@ -38,7 +38,16 @@ from gateway.cli.push_times import (
 )
 from gateway.cli.server_client import RequestRefused, ServerClient, segment
 from gateway.cli.signing import AppOption, DeviceKeys, Encrypt, SignWith, read_signed, signed_body
-from gateway.cli.terminal import ENDED_UNDELIVERED, PROGRAM, Failure, fail, note, print_facts, print_json
+from gateway.cli.terminal import (
+    ENDED_UNDELIVERED,
+    PROGRAM,
+    Failure,
+    fail,
+    note,
+    print_facts,
+    print_facts_and_hints,
+    print_json,
+)
 from gateway.cli.watch import watch_push
 
 LONGEST_WAIT_SECONDS = 60
@@ -323,10 +332,7 @@ def print_forecast(answer: dict[str, Any], as_json: bool) -> None:
         facts = answer | {rule: describe_limit(answer[rule]) for rule in ("capped", "quiet_hours") if rule in answer}
         facts |= {"missing": "; ".join(missing)} if missing else {}
         facts |= {"sampled": "caps and quiet hours, of 5,000 devices" if answer.get("sampled") else None}
-        hints = facts.pop("hints", None)
-        print_facts(facts)
-        for hint in hints or ():
-            note(hint)
+        print_facts_and_hints(facts)
 
 
 def print_rendered(rendered: dict[str, Any], device: str, as_json: bool) -> None:

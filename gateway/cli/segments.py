@@ -9,7 +9,7 @@ import typer
 from gateway.cli.lists import Columns, Cursor, Limit, print_list
 from gateway.cli.options import AsJson, DataDir, ServerUrl, client_of, command_group
 from gateway.cli.server_client import segment as path_segment
-from gateway.cli.terminal import PROGRAM, note, print_facts, print_json
+from gateway.cli.terminal import PROGRAM, note, print_facts_and_hints, print_json
 
 segments = command_group("Save, list, show, try, remove segments: expressions that select devices.")
 
@@ -73,9 +73,4 @@ def _print_selected(found: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(found)
     else:
-        print_facts(
-            {name: value for name, value in found.items() if name != "hints"}
-            | {"examples": ", ".join(found["examples"])}
-        )
-        for hint in found.get("hints") or ():
-            note(hint)
+        print_facts_and_hints(found | {"examples": ", ".join(found["examples"])})

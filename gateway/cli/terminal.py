@@ -118,6 +118,13 @@ def print_facts(facts: Mapping[str, Any]) -> None:
             print(f"{name.ljust(width)}  {isolated(text)}")
 
 
+def print_facts_and_hints(facts: Mapping[str, Any]) -> None:
+    """Print facts, and say what is probably a mistake (`hints`), if the API has found anything."""
+    print_facts({name: value for name, value in facts.items() if name != "hints"})
+    for hint in facts.get("hints") or ():
+        note(hint)
+
+
 def print_answer(answer: Mapping[str, Any], as_json: bool) -> None:
     """Print all that the API answers of one thing."""
     print_json(answer) if as_json else print_facts(answer)
