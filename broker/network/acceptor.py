@@ -37,7 +37,7 @@ from broker.network.proxies import (
     host_and_port,
     parse_header,
 )
-from broker.network.strangers import Strangers
+from broker.network.strangers import Strangers, has_unread
 from broker.network.tls import Failure, ServerTls
 
 log = logging.getLogger(__name__)
@@ -82,13 +82,6 @@ class _Silent:
     def spare(self) -> bool:
         """It is looked at by itself whether a byte has come: that ends its silence (`evict_silent`)."""
         return False
-
-    def has_sent(self) -> bool:
-        """Whether a byte has come that the loop has not reported yet."""
-        try:
-            return bool(self.socket.recv(1, socket.MSG_PEEK))
-        except OSError:  # nothing has, or it has hung up
-            return False
 
 
 class Acceptor:
@@ -153,7 +146,7 @@ class Acceptor:
     def evict_silent(self, address: str) -> bool:
         """Cut off a silent socket for a newcomer from this address; return False if there is none."""
         while (victim := self._silent.pop_victim(address)) is not None:
-            if victim.has_sent():
+            if has_unread(victim.socket.fileno()):
                 self._first_byte_came(victim)
                 continue
             self._refused("evicted_stranger")

@@ -14,12 +14,23 @@ Laws
 
 from __future__ import annotations
 
+import fcntl
+import termios
 from collections.abc import Hashable
 from typing import Final, Generic, Protocol, TypeVar
 
 ADDRESS_DIVISOR: Final = 4
 MAX_SPARED_SOCKETS: Final = 16
 """Strangers that one newcomer may have spared: each costs a call of the kernel."""
+
+
+def has_unread(descriptor: int) -> bool:
+    """Whether the kernel has bytes from a socket's client that the loop has not reported yet."""
+    try:
+        waiting = fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4))
+    except OSError:  # it has hung up
+        return False
+    return any(waiting)
 
 
 class Newcomer(Hashable, Protocol):

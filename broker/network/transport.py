@@ -20,8 +20,6 @@ Price of an idle connection: this object about 200 bytes, uvloop's transport 1.4
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import termios
 import time
 from collections.abc import Callable
 from typing import Protocol, cast
@@ -30,6 +28,7 @@ from broker.broker import Broker
 from broker.connection import Connection
 from broker.network.proxies import UNIX, host_and_port
 from broker.network.read_turns import PART_BYTES, ReadTurns
+from broker.network.strangers import has_unread
 from broker.network.tls import client_certificate
 
 LINGER_SECONDS = 1.0
@@ -155,16 +154,9 @@ class TcpTransport(asyncio.Protocol):
         """Whether bytes have come, read or with the kernel still; never twice."""
         if self._spared or self._connection is None:
             return False
-        self._spared = self._connection.has_received or self._has_unread()
+        received = self._connection.has_received
+        self._spared = received or has_unread(self._socket.get_extra_info("socket").fileno())
         return self._spared
-
-    def _has_unread(self) -> bool:
-        """Whether the kernel has bytes that the loop has not reported yet."""
-        try:
-            waiting = fcntl.ioctl(self._socket.get_extra_info("socket").fileno(), termios.FIONREAD, bytes(4))
-        except OSError:  # it has hung up
-            return False
-        return any(waiting)
 
     def abort(self) -> None:
         """Cut off now; bytes that are written and not sent are lost."""
