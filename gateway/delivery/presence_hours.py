@@ -14,7 +14,8 @@ Laws
    segment's, so a million devices that come and go at random are 128 KiB every five minutes, and a hundred megabytes
    of disk in four weeks; 26 if ten thousand of them are always there, and the others never.
 3. Not promises: a kill forgets up to WRITE_MS of an hour. What was written is gone on with after a restart.
-4. Segment 0 has a row for each hour in which the server ran, empty or not. An hour without one says nothing of anybody.
+4. Segment 0 has a row for each hour in which the server ran, empty or not. An hour without one says nothing of anybody,
+   such as one that the disk had no room for.
 
 The methods of `PresenceHours` belong to the loop, the functions to whatever thread their connection does.
 """
@@ -99,6 +100,7 @@ class PresenceHours:
         self._write_at = now_ms + WRITE_MS
         if now_ms // HOUR_MS != self._hour:
             self._hour = now_ms // HOUR_MS
+            self._activity.came = BitMap()  # in an hour that there was no room to write
             self._seen, self._written, self._submitted = self._connected(), {}, -1
 
     def flush(self) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
+from pyroaring import BitMap
 
-from gateway.delivery.presence_hours import HOUR_MS, KEPT_HOURS, remove_hours
+from gateway.delivery.presence_hours import HOUR_MS, KEPT_HOURS, read_hour, remove_hours
 from tests.gateway.delivery.world import APP, START, World
 
 DAY, WEEK = 24, 168
@@ -166,6 +167,20 @@ def test_what_was_written_outlives_a_kill_and_an_outage_says_nothing(world: Worl
     wait_until(world, NEXT_HOUR + 4 * WEEK)
     assert forecast(world, 0.1, 1) == (1, 0, 0)
     assert forecast(world, 0.1, 2) == (0, 1, 0)
+
+
+def test_who_came_while_the_disk_had_no_room_is_said_of_no_later_hour(world: World) -> None:
+    wait_until(world, NEXT_HOUR)
+    world.storage_left = False
+    come(world, 1)
+    world.disconnect(1)
+    wait_until(world, NEXT_HOUR + 1)
+    world.storage_left = True
+    come(world, 2)
+    world.presence_hours.flush()
+    world.settle()
+    assert read_hour(world.connection, NEXT_HOUR) == []
+    assert read_hour(world.connection, NEXT_HOUR + 1) == [(0, BitMap([2]))]
 
 
 def test_an_hour_in_which_nobody_comes_writes_one_row_and_no_more(world: World) -> None:
