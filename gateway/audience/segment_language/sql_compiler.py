@@ -125,6 +125,7 @@ _CANDIDATES = Fragment(
     "json_each(?) AS candidate CROSS JOIN device ON device.no = candidate.value", (Given.CANDIDATES,)
 )
 """Each candidate is there once, so nobody needs a table of them, as `IN` makes one."""
+_PUSH_NO = "(SELECT no FROM push WHERE app_no = ? AND id = ?)"
 _LIVE = Fragment("device.app_no = ? AND device.removed_at IS NULL", (Given.APP,))
 _REACHED = {
     state: is_one_of(*(further for further in DeliveryState if state <= further <= DeliveryState.ACTED))
@@ -227,9 +228,8 @@ def _asked(term: Term) -> Fragment:
             muted = "EXISTS (SELECT 1 FROM json_each(device.channels) AS j WHERE j.key = ? AND j.type = 'false')"
             return Fragment(f"(device.channels <> '{{}}' AND {muted})", (channel,))
         case HasReceipt(state, push_id):
-            push = "d.push_no = (SELECT no FROM push WHERE app_no = ? AND id = ?)"
-            row = f"EXISTS (SELECT 1 FROM delivery AS d WHERE {push} AND d.device_no = device.no AND {_come_to(state)})"
-            asked = Fragment(row, (Given.APP, push_id))
+            row = f"d.push_no = {_PUSH_NO} AND d.device_no = device.no AND {_come_to(state)}"
+            asked = Fragment(f"EXISTS (SELECT 1 FROM delivery AS d WHERE {row})", (Given.APP, push_id))
             if state is not DeliveryState.DELIVERED:
                 return asked
             in_sets = _in(_delivered_in_sets(push_id))
@@ -308,8 +308,7 @@ def _found(term: Term) -> _Found | None:
             return _found_by(Rank.MANY, "SELECT no FROM online")
         case HasReceipt(state, push_id):
             rows = Fragment(
-                "SELECT d.device_no FROM delivery AS d"
-                f" WHERE d.push_no = (SELECT no FROM push WHERE app_no = ? AND id = ?) AND {_come_to(state)}",
+                f"SELECT d.device_no FROM delivery AS d WHERE d.push_no = {_PUSH_NO} AND {_come_to(state)}",
                 (Given.APP, push_id),
             )
             if state is DeliveryState.DELIVERED:
@@ -330,20 +329,18 @@ def _delivered_in_sets(push_id: str) -> Fragment:
     """Devices that acknowledged together; what became of one alone later is in its row, and is no less."""
     return Fragment(
         "SELECT here.value FROM outcome_set AS o CROSS JOIN json_each(devices_json(o.devices)) AS here"
-        " WHERE o.push_no = (SELECT no FROM push WHERE app_no = ? AND id = ?)"
-        f" AND o.state = {DeliveryState.DELIVERED:d}",
+        f" WHERE o.push_no = {_PUSH_NO} AND o.state = {DeliveryState.DELIVERED:d}",
         (Given.APP, push_id),
     )
 
 
 def _missed(push_id: str) -> Fragment:
     """Devices for which a push has ended undelivered. What a row says of a device is true, whatever set it was in."""
-    push = "(SELECT no FROM push WHERE app_no = ? AND id = ?)"
     ended = is_one_of(*MISSED)
     return Fragment(
-        f"SELECT d.device_no FROM delivery AS d WHERE d.push_no = {push} AND d.state {ended}"
+        f"SELECT d.device_no FROM delivery AS d WHERE d.push_no = {_PUSH_NO} AND d.state {ended}"
         " UNION ALL SELECT here.value FROM outcome_set AS o CROSS JOIN json_each(devices_json(o.devices)) AS here"
-        f" WHERE o.push_no = {push} AND o.state {ended} AND NOT EXISTS (SELECT 1 FROM delivery AS d"
+        f" WHERE o.push_no = {_PUSH_NO} AND o.state {ended} AND NOT EXISTS (SELECT 1 FROM delivery AS d"
         " WHERE d.push_no = o.push_no AND d.device_no = here.value)",
         (Given.APP, push_id, Given.APP, push_id),
     )
