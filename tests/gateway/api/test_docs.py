@@ -3,16 +3,17 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import threading
-from typing import Any
+import sys
 
 import pytest
-from fastapi import FastAPI
 
-from gateway.api import docs
+from gateway.api import docs, self_description
 from gateway.api.operation_problems import WITHOUT_KEY
+from gateway.api.problems_page import problems_page
+from gateway.api.self_description import SelfDescription
 from gateway.enrolment.addresses import FleetCa
 from gateway.errors import CATALOGUE
+from gateway.pages import to_json
 from tests.gateway.in_process import InProcessGateway, openapi_document
 
 CALLS = {
@@ -113,6 +114,19 @@ CALLS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def described(monkeypatch: pytest.MonkeyPatch) -> SelfDescription:
+    """Made in this process, which needs it anyway to check answers, and not by a process for each test."""
+    document = openapi_document()
+    made = SelfDescription(to_json(document), problems_page(document).encode())
+
+    async def describe_elsewhere() -> SelfDescription:
+        return made
+
+    monkeypatch.setattr(docs, "describe_elsewhere", describe_elsewhere)
+    return made
+
+
 BODILESS = ("/token", "/secret", "/renewal", "/confirm", "/approve", "/pause", "/resume", "/run", "/test")
 """Ends of the paths of calls that change something and have nothing to say about it."""
 
@@ -134,24 +148,41 @@ async def test_the_document_describes_every_call(gateway: InProcessGateway) -> N
     assert not any("Validation" in name for name in document["components"]["schemas"])
 
 
-async def test_the_document_is_made_once_and_beside_the_loop(
-    gateway: InProcessGateway, monkeypatch: pytest.MonkeyPatch
+PAGES = ("/openapi.json", "/docs/problems", "/openapi.json")
+
+
+async def test_another_process_makes_the_document_once(
+    gateway: InProcessGateway, described: SelfDescription, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It takes half a second, and strangers may ask for it."""
-    others_have_had_their_turn, made = threading.Event(), []
+    """It takes half a second of an interpreter, and strangers may ask: a thread of ours kept the loop waiting."""
+    made = []
 
-    def describe(app: FastAPI) -> dict[str, Any]:
-        assert others_have_had_their_turn.wait(10), "the loop stands still"
-        made.append(app)
-        return openapi_document()
+    async def describe_elsewhere() -> SelfDescription:
+        made.append(1)
+        return await self_description.describe_elsewhere()
 
-    monkeypatch.setattr(docs, "describe", describe)
-    stranger = gateway.client(None)
-    asked = [asyncio.ensure_future(stranger.get(path)) for path in ("/openapi.json", "/docs/problems", "/openapi.json")]
-    assert (await stranger.get("/healthz")).status_code == 200
-    others_have_had_their_turn.set()
-    assert [answer.status_code for answer in await asyncio.gather(*asked)] == [200, 200, 200]
-    assert made == [gateway.api]
+    monkeypatch.setattr(self_description, "describe", lambda app: pytest.fail("made in the server's process"))
+    monkeypatch.setattr(docs, "describe_elsewhere", describe_elsewhere)
+    answers = await asyncio.gather(*(gateway.client(None).get(path) for path in PAGES))
+    assert [answer.status_code for answer in answers] == [200, 200, 200]
+    assert [answer.content for answer in answers] == [described.openapi, described.problems, described.openapi]
+    assert len(made) == 1
+
+
+async def test_where_no_process_can_be_started_the_document_is_there_all_the_same(
+    gateway: InProcessGateway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(docs, "describe_elsewhere", self_description.describe_elsewhere)
+    monkeypatch.setattr(sys, "executable", "/nowhere/python3")
+    answers = [await gateway.client(None).get(path) for path in PAGES]
+    assert [answer.status_code for answer in answers] == [200, 200, 200]
+    assert caplog.text.count("others wait for") == 1, caplog.text
+
+
+async def test_a_process_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(ChildProcessError, match=r"^1: "):
+        await self_description.describe_elsewhere()
 
 
 async def test_the_pages_need_no_other_network(gateway: InProcessGateway) -> None:
