@@ -25,12 +25,12 @@ from pyroaring import BitMap
 from gateway.audience.device_filter import DeviceFilter
 from gateway.audience.segments import Expression
 from gateway.audience.target_resolution import TargetResolver
-from gateway.audience.targeting import device_rows
 from gateway.delivery.push import DeviceId
 from gateway.described_model import DescribedModel
 from gateway.devices import MAX_TAGS, SLICE_ROWS, DeviceRegistry, write_tags
 from gateway.errors import Problem, problem
 from gateway.names import Name
+from gateway.store.audience.devices import device_rows
 from gateway.store.audited_writes import note_details, separately
 from gateway.store.database import Database
 

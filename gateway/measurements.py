@@ -27,7 +27,6 @@ from typing import NamedTuple, TypeVar
 
 from pyroaring import BitMap
 
-from gateway.audience.device_sets import unpack
 from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.device_connections import DeviceConnections
 from gateway.delivery.event_log import ENDS, last_position
@@ -36,6 +35,7 @@ from gateway.delivery.ledger import Ledger
 from gateway.delivery_states import IS_WAITING, PRIORITIES, DeliveryState
 from gateway.latency import LatencyHistogram
 from gateway.minute_counts import EVENT_TYPES, MINUTE_MS, MinuteCounts
+from gateway.store.audience.device_sets import unpack
 from gateway.store.database import Database
 
 log = logging.getLogger(__name__)

@@ -136,7 +136,6 @@ ABOUT_A_FILE_OF_SQLITE = (
 SAY_SQL_STILL = {
     "gateway.api.health",
     "gateway.audience.device_filter",
-    "gateway.audience.device_sets",
     "gateway.audience.enrolments",
     "gateway.audience.policy",
     "gateway.audience.segment_language.segment",
@@ -146,7 +145,6 @@ SAY_SQL_STILL = {
     "gateway.audience.segments",
     "gateway.audience.tags",
     "gateway.audience.target_resolution",
-    "gateway.audience.targeting",
     "gateway.audience.topics",
     "gateway.audit.audit_log",
     "gateway.audit.evidence",

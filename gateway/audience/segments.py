@@ -16,10 +16,10 @@ from pydantic import ConfigDict, StringConstraints
 from gateway.audience.policy import PolicyStore
 from gateway.audience.segment_language.syntax_tree import MAX_EXPRESSION_CHARACTERS
 from gateway.audience.target_resolution import TargetResolver, unknown_segment
-from gateway.audience.targeting import device_ids
 from gateway.described_model import DescribedModel
 from gateway.errors import problem
 from gateway.pages import ListPage, fill_page
+from gateway.store.audience.devices import device_ids
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339
 

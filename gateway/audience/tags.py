@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
-from gateway.audience.device_sets import BEHIND_TOPICS, TOPIC_PREFIX, count_sets
+from gateway.store.audience.device_sets import BEHIND_TOPICS, TOPIC_PREFIX, count_sets
 from gateway.store.database import Database
 
 _LAST = chr(0x10FFFF)

@@ -18,11 +18,11 @@ from typing import Protocol
 
 from pyroaring import BitMap
 
-from gateway.audience.device_sets import selected_devices
 from gateway.audience.segment_language.segment import Segment, compile_expression, resolve
 from gateway.audience.segment_language.topic_conditions import compile_condition, devices_of_condition
-from gateway.audience.targeting import Selection, device_rows
 from gateway.errors import Problem, problem
+from gateway.store.audience.device_sets import Selection, selected_devices
+from gateway.store.audience.devices import device_rows
 from gateway.store.database import Database
 from gateway.timestamps import wall_time
 

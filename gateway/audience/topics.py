@@ -17,7 +17,9 @@ from functools import partial
 from operator import itemgetter
 from typing import Any
 
-from gateway.audience.device_sets import (
+from gateway.errors import Problem, problem
+from gateway.pages import ListPage, fill_page
+from gateway.store.audience.device_sets import (
     BEHIND_TOPICS,
     TOPIC_PREFIX,
     add_to_sets,
@@ -26,9 +28,7 @@ from gateway.audience.device_sets import (
     remove_from_sets,
     topic_set,
 )
-from gateway.audience.targeting import device_rows
-from gateway.errors import Problem, problem
-from gateway.pages import ListPage, fill_page
+from gateway.store.audience.devices import device_rows
 from gateway.store.database import Database
 from gateway.store.rows import insert_rows
 from gateway.timestamps import rfc3339

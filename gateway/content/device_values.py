@@ -2,7 +2,7 @@
 
 A push to a fleet is rendered once for each *combination* of the values that its templates use, and not for each device:
 a hundred thousand devices in five languages are five. The groups are formed by SQLite, on a reader, in segments of a
-set of devices (`audience/device_sets`); each row that comes back is a combination and its devices.
+set of devices (`store/audience/device_sets`); each row that comes back is a combination and its devices.
 
 The number of combinations is bounded: each is rendered, checked, stored with the push and kept in memory while it is
 being handed over.
@@ -18,10 +18,10 @@ from typing import Any
 
 from pyroaring import BitMap
 
-from gateway.audience.device_sets import segments_of
 from gateway.content.documents import Document, without_null
 from gateway.content.locales import LocaleChoice
 from gateway.errors import problem
+from gateway.store.audience.device_sets import segments_of
 from gateway.store.database import Database
 
 MAX_COMBINATIONS = 1_000

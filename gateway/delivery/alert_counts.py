@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 
 from pyroaring import BitMap
 
-from gateway.audience.device_sets import SEGMENT_BITS, pack, unpack, whole_segment
+from gateway.store.audience.device_sets import SEGMENT_BITS, pack, unpack, whole_segment
 
 COUNT_DIGITS = 8
 MAX_COUNTED_ALERTS = (1 << COUNT_DIGITS) - 1

@@ -19,7 +19,6 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import ConfigDict, Field, StringConstraints
 from pyroaring import BitMap
 
-from gateway.audience.device_sets import queried_devices
 from gateway.audience.frequency import GroupSelector, Hours
 from gateway.audience.policy import CRITICAL, Channel, Consent, PolicyStore, Rules, choices_of
 from gateway.audience.topics import TOPICS_OF_DEVICE, change_own_topics, topics_of
@@ -37,6 +36,7 @@ from gateway.delivery_states import IS_WAITING, DeliveryState
 from gateway.described_model import DescribedModel
 from gateway.errors import problem
 from gateway.names import Name
+from gateway.store.audience.device_sets import queried_devices
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339_or_none
 

@@ -27,10 +27,10 @@ from typing import NamedTuple
 
 from pyroaring import BitMap
 
-from gateway.audience.device_sets import SEGMENT_BITS, pack, segments_of, stored_devices, unpack
 from gateway.delivery.event_log import ENTRY_DEVICES, log_outcome
 from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK, handle_of
 from gateway.delivery_states import IS_WAITING, DeliveryState
+from gateway.store.audience.device_sets import SEGMENT_BITS, pack, segments_of, stored_devices, unpack
 
 SET_DEVICES = 24
 """Devices of a segment that are worth a set: fewer are written, acknowledged and counted as rows at less cost."""

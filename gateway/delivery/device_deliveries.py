@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from gateway.audience.device_sets import SEGMENT_BITS
 from gateway.delivery.delivery_sets import outcomes_of, pushes_waiting_for
 from gateway.delivery.history_pages import HistoryPage, Slice, SliceSize, fill_history, search_history
 from gateway.delivery.ledger import Ledger
@@ -25,6 +24,7 @@ from gateway.delivery.push_texts import shown_text
 from gateway.delivery.whole_deliveries import WholeDelivery, describe_delivery, member_of
 from gateway.delivery_states import PRIORITIES, DeliveryState
 from gateway.pages import to_json
+from gateway.store.audience.device_sets import SEGMENT_BITS
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339
 

@@ -14,13 +14,13 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
-from gateway.audience import targeting
-from gateway.audience.device_sets import selected_devices
 from gateway.delivery.push import DeviceId, Target
 from gateway.described_model import DescribedModel
 from gateway.errors import Problem, problem
 from gateway.names import Name
 from gateway.printable import Printable
+from gateway.store.audience.device_sets import selected_devices
+from gateway.store.audience.devices import device_rows
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339
 
@@ -121,7 +121,7 @@ def chosen_devices(
         found = selected_devices(connection, app_no, Target(tag=tag))
         return ChosenDevices(list(found[:most]), left_out=max(0, len(found) - most))
     wanted = list(dict.fromkeys(ids or ()))
-    known = targeting.device_rows(connection, app_no, wanted)
+    known = device_rows(connection, app_no, wanted)
     return ChosenDevices(
         [known[device_id] for device_id in wanted if device_id in known],
         tuple(device_id for device_id in wanted if device_id not in known),

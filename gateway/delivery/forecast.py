@@ -16,8 +16,6 @@ from typing import Any, NamedTuple
 
 from pyroaring import BitMap
 
-from gateway.audience import targeting
-from gateway.audience.device_sets import queried_devices, selected_devices
 from gateway.audience.policy import PolicyStore
 from gateway.audience.target_resolution import TargetResolver
 from gateway.delivery.alert_rules import Alert
@@ -52,6 +50,8 @@ from gateway.delivery.submission import (
 from gateway.delivery.text_rendering import TextRenderer
 from gateway.delivery_states import PRIORITIES
 from gateway.errors import Problem
+from gateway.store.audience.device_sets import queried_devices, selected_devices
+from gateway.store.audience.devices import device_rows
 from gateway.store.database import Database
 from gateway.store.errors import StorageError
 
@@ -165,7 +165,7 @@ class Forecast:
                 chosen = devices_of_step(connection, app.no, duty.steps[0])
                 devices, unknown = BitMap(chosen.numbers), list(chosen.unknown)
             elif ids is not None:
-                known = targeting.device_rows(connection, app.no, ids)
+                known = device_rows(connection, app.no, ids)
                 unknown = [device_id for device_id in ids if device_id not in known]
                 if not known:
                     raise nobody_known(unknown)

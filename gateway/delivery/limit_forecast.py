@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 
 from pyroaring import BitMap
 
-from gateway.audience.device_sets import queried_devices
 from gateway.audience.policy import PolicyStore
 from gateway.delivery.alert_limiter import read_persons
 from gateway.delivery.alert_rules import Alert, check_alert
+from gateway.store.audience.device_sets import queried_devices
 from gateway.store.database import Database
 
 SAMPLE_DEVICES = 5_000

@@ -1,7 +1,7 @@
 """Hours in which devices were connected: what a forecast knows of when they come.
 
 For each hour there is one set of the devices that were connected in it, whichever their app, in segments of 65,536
-numbers (`audience/device_sets`): not a row for each device, of which a million would be written anew each hour. They
+numbers (`device_sets`): not a row for each device, of which a million would be written anew each hour. They
 are kept for four weeks: long enough to average over, and short enough to follow a fleet that changes. The same hour of
 earlier weeks is looked for by its distance, so it takes no clock on the wall and no time zone; when clocks are set to
 summer time, habits move by an hour and the sets follow within the four weeks.
@@ -31,9 +31,9 @@ from typing import NamedTuple
 
 from pyroaring import BitMap
 
-from gateway.audience.device_sets import SEGMENT_BITS, pack, segments_of, stored_devices, unpack, whole_segment
 from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery.handles import DEVICE_MASK
+from gateway.store.audience.device_sets import SEGMENT_BITS, pack, segments_of, stored_devices, unpack, whole_segment
 from gateway.store.database import Database
 from gateway.store.rows import insert_rows
 

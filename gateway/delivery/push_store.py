@@ -14,8 +14,6 @@ from typing import Any
 
 from pyroaring import BitMap
 
-from gateway.audience import targeting
-from gateway.audience.device_sets import live_devices, selected_devices
 from gateway.audience.policy import PolicyStore
 from gateway.delivery import delivery_sets
 from gateway.delivery.acceptance_queue import FEW_DELIVERIES
@@ -40,6 +38,8 @@ from gateway.delivery.submission import (
 )
 from gateway.delivery_states import DeliveryState
 from gateway.errors import Problem
+from gateway.store.audience.device_sets import live_devices, selected_devices
+from gateway.store.audience.devices import device_rows
 from gateway.store.rows import insert_rows
 
 _WAITING = int(DeliveryState.WAITING)
@@ -216,7 +216,7 @@ class PushStore:
         for pending in pending_pushes:
             if pending.listed is not None:
                 wanted.setdefault(pending.app.no, {}).update(dict.fromkeys(pending.listed))
-        return {app_no: targeting.device_rows(connection, app_no, list(ids)) for app_no, ids in wanted.items()}
+        return {app_no: device_rows(connection, app_no, list(ids)) for app_no, ids in wanted.items()}
 
     def remembered(
         self, connection: sqlite3.Connection, pending: PendingPush, key: str, now_ms: int

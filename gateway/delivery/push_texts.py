@@ -17,9 +17,9 @@ from typing import Any, NamedTuple, Protocol
 
 from pyroaring import BitMap
 
-from gateway.audience.device_sets import SEGMENT_BITS, pack, segments_of, unpack
 from gateway.delivery.engine import Body
 from gateway.pages import ListPage, fill_page
+from gateway.store.audience.device_sets import SEGMENT_BITS, pack, segments_of, unpack
 from gateway.store.rows import insert_rows
 
 MARK = '{"texts":'

@@ -15,7 +15,6 @@ from typing import Any
 
 from pyroaring import BitMap
 
-from gateway.audience.device_sets import SEGMENT_BITS
 from gateway.delivery.delivery_sets import (
     by_push,
     target_set,
@@ -25,6 +24,7 @@ from gateway.delivery.delivery_sets import (
 from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK, handle_of, row_of_handle
 from gateway.delivery.ledger_statements import end_devices, end_rows
 from gateway.delivery_states import IS_WAITING, DeliveryState
+from gateway.store.audience.device_sets import SEGMENT_BITS
 
 _USE_ANEW = f"UPDATE alert_use SET at = ? FROM json_each(?) AS handle WHERE {row_of_handle('alert_use')}"
 

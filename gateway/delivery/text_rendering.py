@@ -25,8 +25,6 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 from pyroaring import BitMap
 
-from gateway.audience.device_sets import segments_of
-from gateway.audience.targeting import EXAMPLE_DEVICES, device_ids
 from gateway.content.device_values import Combination, read_combinations
 from gateway.content.documents import NOTHING, Document, DocumentFault, MissingText, compile_document
 from gateway.content.templates import SavedTemplate, TemplateStore
@@ -38,6 +36,8 @@ from gateway.delivery.push_texts import PreparedText
 from gateway.delivery.submission import AppRef, PendingPush, checked_content
 from gateway.delivery_states import PRIORITIES
 from gateway.errors import Problem, RetryableProblem, problem
+from gateway.store.audience.device_sets import segments_of
+from gateway.store.audience.devices import EXAMPLE_DEVICES, device_ids
 from gateway.store.database import Database
 
 SLICE_SECONDS = 0.001

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 from pyroaring import BitMap
 
-from gateway.audience.device_sets import SEGMENT_BITS, whole_segment
 from gateway.delivery.delivery_sets import (
     Outcome,
     mailbox_entries,
@@ -26,6 +25,7 @@ from gateway.delivery.delivery_sets import (
 )
 from gateway.delivery.handles import DEVICE_MASK
 from gateway.delivery_states import IS_WAITING, DeliveryState
+from gateway.store.audience.device_sets import SEGMENT_BITS, whole_segment
 from gateway.timestamps import rfc3339_or_none
 
 CHUNK_DEVICES = 1_000

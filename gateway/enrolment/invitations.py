@@ -28,7 +28,6 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from gateway.audience.enrolments import EnrolmentQuota, too_many_devices
-from gateway.audience.targeting import device_rows
 from gateway.auth import new_token, secret_hash
 from gateway.delivery.event_log import log_of_device
 from gateway.delivery.push import DeviceId
@@ -46,6 +45,7 @@ from gateway.enrolment.codes import LONGEST_INPUT_CHARACTERS, new_code, plain_co
 from gateway.enrolment.qr_codes import DRAWN_CODES
 from gateway.errors import Problem, problem
 from gateway.pages import ListPage, fill_page
+from gateway.store.audience.devices import device_rows
 from gateway.store.audited_writes import about
 from gateway.store.database import Database
 from gateway.store.rows import insert_rows

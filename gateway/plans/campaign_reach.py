@@ -14,7 +14,6 @@ from typing import Any
 from pyroaring import BitMap
 
 from gateway.audience.target_resolution import TargetResolver
-from gateway.audience.targeting import device_rows
 from gateway.delivery.push import Target
 from gateway.delivery.submission import AppRef, listed_ids, nobody_known
 from gateway.errors import problem
@@ -29,6 +28,7 @@ from gateway.plans.campaign_fields import (
     make_plan,
     sizes_of_variants,
 )
+from gateway.store.audience.devices import device_rows
 from gateway.store.database import Database
 
 

@@ -6,8 +6,8 @@ import sqlite3
 
 from pyroaring import BitMap
 
-from gateway.audience.device_sets import queried_devices
 from gateway.audience.time_zones import is_time_zone
+from gateway.store.audience.device_sets import queried_devices
 
 _LIVE = "INDEXED BY device_zone WHERE app_no = ?1 AND timezone IS NOT NULL AND removed_at IS NULL"
 

@@ -4,7 +4,7 @@ A run begins with a set of devices. Each part takes some of them out of it, in t
 device is in two parts, and what is left in the set has had none, wherever the server was killed, whatever its clock
 shows, and whatever has become of a device's time zone or tags meanwhile.
 
-The set is stored in segments of 65,536 device numbers, as all sets are (`audience/device_sets`). A part writes those
+The set is stored in segments of 65,536 device numbers, as all sets are (`device_sets`). A part writes those
 that it takes devices of: 8 KiB each at most.
 """
 
@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 from pyroaring import BitMap
 
-from gateway.audience.device_sets import live_devices, pack, segments_of, stored_devices, unpack
 from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.plan_parts import PlanKind, insert_part
 from gateway.delivery.push import PushRequest
 from gateway.delivery.push_timing import SCHEDULE_FIELDS
 from gateway.delivery.submission import AppRef, PendingPush, StoredAlong, Submission
 from gateway.errors import Problem, problem
+from gateway.store.audience.device_sets import live_devices, pack, segments_of, stored_devices, unpack
 from gateway.store.rows import insert_rows
 
 _WITHOUT_TIMES = dict.fromkeys(SCHEDULE_FIELDS)

@@ -18,7 +18,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, StringConstraints
 
-from gateway.audience.targeting import device_rows
 from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.escalations import Escalations
 from gateway.delivery.idempotency_records import remember_answers, remembered_answer
@@ -38,6 +37,7 @@ from gateway.plans.schedule_rows import KIND, RunRow, RunState, ScheduleRow, Sch
 from gateway.plans.schedule_runner import RUNS_UNDER_WAY, ScheduleRunner
 from gateway.plans.timing import GRACE_MS, Timing
 from gateway.printable import Printable
+from gateway.store.audience.devices import device_rows
 from gateway.store.audited_writes import about
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339, rfc3339_of_wall, rfc3339_or_none, wall_time

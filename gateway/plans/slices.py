@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from pyroaring import BitMap
 
-from gateway.audience.device_sets import SEGMENT_BITS, segments_of
+from gateway.store.audience.device_sets import SEGMENT_BITS, segments_of
 
 MAX_SLICES = 100
 """Slices of a run, each of which is a push: they are listed with it, and each costs a commit."""

@@ -14,7 +14,7 @@ class PresenceHour(SQLModel, table=True):
     hour: int = Field(primary_key=True)
     """Hours of server time since the Unix epoch."""
     segment: int = Field(primary_key=True)
-    """Bits of the numbers above `audience.device_sets.SEGMENT_BITS`. Segment 0 is there for each hour in which the
+    """Bits of the numbers above `device_sets.SEGMENT_BITS`. Segment 0 is there for each hour in which the
     server ran."""
     devices: bytes = Field(sa_column=Column(BLOB, nullable=False))
     """Roaring bitmap of device numbers."""

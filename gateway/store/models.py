@@ -178,7 +178,7 @@ class ChannelRow(SQLModel, table=True):
 
 
 class DeviceSet(SQLModel, table=True):
-    """A segment of a set of devices: all live ones of an app, those of a tag or of a topic (`audience/device_sets`)."""
+    """A segment of a set of devices: all live ones of an app, those of a tag or of a topic (`device_sets`)."""
 
     __tablename__ = "device_set"
     # With a rowid: without one SQLite compares keys with whole rows, bitmaps included, to find one.
@@ -186,7 +186,7 @@ class DeviceSet(SQLModel, table=True):
     tag: str = Field(primary_key=True)
     """Empty: all live devices. A topic's begins with a slash."""
     segment: int = Field(primary_key=True)
-    """Bits of the numbers above `audience.device_sets.SEGMENT_BITS`."""
+    """Bits of the numbers above `device_sets.SEGMENT_BITS`."""
     devices: bytes = Field(sa_column=Column(BLOB, nullable=False))
     """Roaring bitmap of device numbers, in its portable form. Never empty."""
 

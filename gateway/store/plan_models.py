@@ -31,7 +31,7 @@ class PlanWaiting(SQLModel, table=True):
     kind: str = Field(primary_key=True)
     run_no: int = Field(primary_key=True)
     segment: int = Field(primary_key=True)
-    """Bits of the numbers above `audience.device_sets.SEGMENT_BITS`."""
+    """Bits of the numbers above `device_sets.SEGMENT_BITS`."""
     devices: bytes = Field(sa_column=Column(BLOB, nullable=False))
     """Roaring bitmap of device numbers. Never empty."""
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from pyroaring import BitMap
 
-from gateway.audience.device_sets import ALL_TAG, add_to_sets, pack, segments_of, topic_set
 from gateway.delivery_states import DeliveryState
+from gateway.store.audience.device_sets import ALL_TAG, add_to_sets, pack, segments_of, topic_set
 from gateway.store.set_functions import add_set_functions
 from tests.benchmarks.tools import CannotRun
 

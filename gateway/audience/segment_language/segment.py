@@ -24,7 +24,6 @@ from typing import Any, Final
 
 from pyroaring import BitMap
 
-from gateway.audience.device_sets import ALL_TAG, numbers_json, queried_devices
 from gateway.audience.segment_language.grammar import parse
 from gateway.audience.segment_language.messages import invalid, quoted
 from gateway.audience.segment_language.set_algebra import evaluate, is_of_sets, read_sets, set_key
@@ -53,6 +52,7 @@ from gateway.audience.segment_language.terms import (
     terms_within,
 )
 from gateway.audience.segment_language.type_checker import check
+from gateway.store.audience.device_sets import ALL_TAG, numbers_json, queried_devices
 from gateway.timestamps import wall_time
 
 FEW_DEVICES = 20_000

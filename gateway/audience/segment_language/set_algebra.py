@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable
 
 from pyroaring import BitMap
 
-from gateway.audience.device_sets import ALL_TAG, topic_set, unpack
 from gateway.audience.segment_language.terms import (
     AllOf,
     Always,
@@ -24,6 +23,7 @@ from gateway.audience.segment_language.terms import (
     Term,
     terms_within,
 )
+from gateway.store.audience.device_sets import ALL_TAG, topic_set, unpack
 
 
 def is_of_sets(term: Term) -> bool:

@@ -13,13 +13,13 @@ from functools import lru_cache
 
 from pyroaring import BitMap
 
-from gateway.audience.device_sets import ALL_TAG
 from gateway.audience.segment_language.grammar import parse
 from gateway.audience.segment_language.messages import invalid
 from gateway.audience.segment_language.set_algebra import evaluate, read_sets, set_key
 from gateway.audience.segment_language.syntax_tree import Place
 from gateway.audience.segment_language.terms import Membership, Term, terms_within
 from gateway.audience.segment_language.type_checker import check
+from gateway.store.audience.device_sets import ALL_TAG
 
 MAX_TOPICS = 5
 """Topics of a condition, as FCM has them at most: each is up to 128 KiB of sets to read."""

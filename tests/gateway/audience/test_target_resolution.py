@@ -10,11 +10,11 @@ import pytest
 from pyroaring import BitMap
 
 from gateway.audience import target_resolution
-from gateway.audience.device_sets import ALL_TAG, add_to_sets
 from gateway.audience.segment_language.segment import compile_expression
 from gateway.audience.target_resolution import KeptSegments, TargetResolver
 from gateway.delivery.push import Target
 from gateway.errors import InvalidExpression
+from gateway.store.audience.device_sets import ALL_TAG, add_to_sets
 from tests.gateway.delivery.machinery import fresh_database
 
 APP = 7

@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 
 from sqlmodel import SQLModel, create_engine
 
-from gateway.audience.device_sets import ALL_TAG, add_devices
 from gateway.auth import DeviceIdentity
 from gateway.delivery.engine import ACKNOWLEDGED, COMPLETED, LOST, ConnectionFacts, EngineEvents, Message
 from gateway.store import models
+from gateway.store.audience.device_sets import ALL_TAG, add_devices
 from gateway.store.set_functions import add_set_functions
 
 assert models.Delivery.__tablename__ == "delivery"  # the import defines the tables

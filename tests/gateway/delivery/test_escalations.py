@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from gateway.audience.device_sets import add_devices
 from gateway.delivery import duties, escalation_rows, escalations
 from gateway.delivery.duties import DutyFields
 from gateway.delivery.retention import RetentionPeriods, remove_slice
 from gateway.delivery.submission import AcceptedPush
 from gateway.errors import Problem
+from gateway.store.audience.device_sets import add_devices
 from gateway.store.errors import StorageFull
 from tests.gateway.delivery.world import ALERT, APP, World, items
 

@@ -18,9 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.audience import device_sets
 from gateway.audience.device_filter import DeviceFilter
-from gateway.audience.device_sets import add_to_sets
 from gateway.audience.enrolments import EnrolmentQuota
 from gateway.delivery import delivery_sets, device_deliveries, device_timeline, history_pages
 from gateway.delivery.analytics import By
@@ -35,6 +33,8 @@ from gateway.devices import DeviceRegistry, MqttAddress
 from gateway.errors import Problem
 from gateway.measurements import DeliveryCensus
 from gateway.pages import ListPage
+from gateway.store.audience import device_sets
+from gateway.store.audience.device_sets import add_to_sets
 from tests.gateway.delivery.conftest import store_everything_as_sets
 from tests.gateway.delivery.machinery import HandOver, ManualWriter
 from tests.gateway.delivery.test_retention import DAY, KEEP

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from gateway.audience.device_sets import add_devices, remove_devices
 from gateway.delivery import heartbeat_rows, heartbeats
 from gateway.delivery.heartbeat_rows import HeartbeatFields
 from gateway.delivery.missed_pushes import missed_push_rows
 from gateway.errors import Problem
 from gateway.measurements import event_rows_after
+from gateway.store.audience.device_sets import add_devices, remove_devices
 from tests.gateway.delivery.world import ALERT, APP, World, items
 
 DAY = 86_400

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from gateway.audience.device_sets import add_to_sets
 from gateway.delivery import delivery_sets, event_log, funnels
 from gateway.delivery_states import DeliveryState
+from gateway.store.audience.device_sets import add_to_sets
 from tests.gateway.delivery.test_retention import DAY, sweep
 from tests.gateway.delivery.world import ALERT, APP, World, items
 

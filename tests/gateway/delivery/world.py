@@ -9,7 +9,6 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gateway.audience.device_sets import ALL_TAG, remove_devices
 from gateway.audience.policy import Policy
 from gateway.auth import DeviceIdentity
 from gateway.delivery.acceptance import AcceptanceLimits
@@ -27,6 +26,7 @@ from gateway.delivery_components import DeliveryComponents, DeliveryLimits, Deli
 from gateway.delivery_states import RECEIPT_STATES, DeliveryState
 from gateway.errors import Problem
 from gateway.pages import ListPage
+from gateway.store.audience.device_sets import ALL_TAG, remove_devices
 from tests.gateway.delivery.machinery import FakeEngine, ManualTimers, ManualWriter, add_device, fresh_database
 
 T = TypeVar("T")

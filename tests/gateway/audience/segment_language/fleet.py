@@ -10,9 +10,9 @@ from typing import Any
 
 from pyroaring import BitMap
 
-from gateway.audience.device_sets import ALL_TAG, add_to_sets, pack, remove_from_sets, segments_of, topic_set
 from gateway.delivery_states import DeliveryState
 from gateway.devices import DeviceEnrolment, NewDevice, insert_devices
+from gateway.store.audience.device_sets import ALL_TAG, add_to_sets, pack, remove_from_sets, segments_of, topic_set
 from tests.gateway.delivery.machinery import APP_NO, fresh_database
 
 NOW_MS = 1_800_000_000_000

@@ -11,13 +11,13 @@ from unittest.mock import patch
 
 import pytest
 
-from gateway.audience.device_sets import ALL_TAG, add_to_sets
 from gateway.audience.segment_language import names
 from gateway.audience.segment_language import segment as segment_module
 from gateway.audience.segment_language.segment import compile_expression
 from gateway.audience.segment_language.sql_compiler import compile_question
 from gateway.audience.segment_language.topic_conditions import compile_condition
 from gateway.errors import InvalidExpression
+from gateway.store.audience.device_sets import ALL_TAG, add_to_sets
 from tests.gateway.audience.segment_language.fleet import NOW_MS
 from tests.gateway.delivery.machinery import APP_NO, fresh_database
 

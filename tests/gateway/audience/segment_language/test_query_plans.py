@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from gateway.audience.device_sets import ALL_TAG, add_to_sets
 from gateway.audience.segment_language import segment as segment_module
 from gateway.audience.segment_language.segment import compile_expression
+from gateway.store.audience.device_sets import ALL_TAG, add_to_sets
 from tests.gateway.audience.segment_language.fleet import NOW_MS
 from tests.gateway.delivery.machinery import APP_NO, fresh_database
 

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import pytest
 from pydantic import ValidationError
 
-from gateway.audience.device_sets import ALL_TAG, add_to_sets
 from gateway.audience.segment_language import grammar, names
 from gateway.audience.segment_language import segment as segment_module
 from gateway.audience.segment_language.segment import compile_expression, resolve
@@ -20,6 +19,7 @@ from gateway.audience.segment_language.topic_conditions import compile_condition
 from gateway.audience.segments import SegmentFields
 from gateway.delivery.push import Target
 from gateway.errors import InvalidExpression
+from gateway.store.audience.device_sets import ALL_TAG, add_to_sets
 from gateway.timestamps import WallTime
 from tests.gateway.audience.segment_language.fleet import NOW_MS
 from tests.gateway.delivery.machinery import APP_NO, counted_steps, fresh_database

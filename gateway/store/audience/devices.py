@@ -1,9 +1,7 @@
-"""Listed devices become numbers, in SQL, so that the cost follows the devices addressed and not those registered.
+"""The rows of devices: ids become numbers, and numbers ids.
 
-They are looked up by id, so that unknown ones can be named. What a tag, a topic or `all` selects is a set
-(`device_sets`), for acceptance and forecast alike, so that the forecast cannot promise what acceptance would not do.
-
-The way back, from numbers to ids, is for a few devices that a person is shown.
+Listed devices are looked up by id, so that the cost follows the devices addressed and not those registered, and unknown
+ones can be named. The way back, from numbers to ids, is for a few devices that a person is shown.
 """
 
 from __future__ import annotations
@@ -11,25 +9,11 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Sequence
-from typing import Protocol
 
 from pyroaring import BitMap
 
 EXAMPLE_DEVICES = 5
 """Devices that are named beside a count: enough to notice a mistake."""
-
-
-class Selection(Protocol):
-    """The part of a target that selects instead of naming devices."""
-
-    @property
-    def tag(self) -> str | None: ...
-
-    @property
-    def topic(self) -> str | None: ...
-
-    @property
-    def all(self) -> bool | None: ...
 
 
 def device_rows(connection: sqlite3.Connection, app_no: int, device_ids: Sequence[str]) -> dict[str, int]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from gateway.audience.device_sets import ALL_TAG, add_devices, selected_devices
-from gateway.audience.targeting import device_rows
+from gateway.store.audience.device_sets import ALL_TAG, add_devices, selected_devices
+from gateway.store.audience.devices import device_rows
 from tests.gateway.delivery.machinery import counted_steps, fresh_database
 
 DEVICES = [(3, 1, "c", None), (1, 1, "a", None), (2, 1, "b", None), (4, 1, "gone", 99), (5, 2, "a", None)]

@@ -4,6 +4,9 @@ A push to everybody has its targets from a few rows, not from one for each devic
 one after the other are 16 rows of a few bytes. The sets repeat what `device`, `device_tag` and `device_topic` say, so
 whatever changes those changes the sets in the same operation of the writer.
 
+What a tag, a topic or `all` selects is a set, for acceptance and forecast alike, so that the forecast cannot promise
+what acceptance would not do.
+
 A set is stored in segments of 65,536 numbers, the containers of a roaring bitmap: none is larger than 8 KiB, whatever
 it holds, and a change writes the segments that it concerns.
 """
@@ -15,11 +18,10 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from pyroaring import BitMap
 
-from gateway.audience.targeting import Selection
 from gateway.store.rows import insert_rows
 
 SEGMENT_BITS = 16
@@ -34,6 +36,19 @@ LOCK_NUMBERS = 16_384
 """Numbers that are written as JSON while the interpreter's lock is held, 1.5 ms; a million would take 90 ms."""
 _NOBODY = BitMap()
 _REPLACING = "(app_no, tag, segment) DO UPDATE SET devices = excluded.devices"
+
+
+class Selection(Protocol):
+    """The part of a target that selects instead of naming devices."""
+
+    @property
+    def tag(self) -> str | None: ...
+
+    @property
+    def topic(self) -> str | None: ...
+
+    @property
+    def all(self) -> bool | None: ...
 
 
 def pack(devices: BitMap) -> bytes:
@@ -73,7 +88,7 @@ def selected_devices(connection: sqlite3.Connection, app_no: int, target: Select
     """The live devices that a tag, a topic or `all` addresses."""
     if target.topic is not None:
         return devices_of_set(connection, app_no, topic_set(target.topic))
-    assert target.tag or target.all, "other targets are resolved by `targeting` and `target_resolution`"
+    assert target.tag or target.all, "other targets are listed, or searched for before"
     return devices_of_set(connection, app_no, target.tag or ALL_TAG)
 
 

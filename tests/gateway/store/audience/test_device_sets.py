@@ -14,8 +14,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from pyroaring import BitMap
 
-from gateway.audience import device_sets
-from gateway.audience.device_sets import (
+from gateway.audience.enrolments import EnrolmentQuota
+from gateway.devices import DeviceRegistry, MqttAddress, NewDevice
+from gateway.errors import Problem
+from gateway.store.audience import device_sets
+from gateway.store.audience.device_sets import (
     ALL_TAG,
     SEGMENT_BITS,
     add_devices,
@@ -25,10 +28,7 @@ from gateway.audience.device_sets import (
     remove_devices,
     selected_devices,
 )
-from gateway.audience.enrolments import EnrolmentQuota
-from gateway.audience.targeting import device_rows
-from gateway.devices import DeviceRegistry, MqttAddress, NewDevice
-from gateway.errors import Problem
+from gateway.store.audience.devices import device_rows
 from tests.gateway.delivery.machinery import APP_NO, counted_steps, fresh_database
 from tests.gateway.delivery.world import World
 

@@ -1,0 +1,1 @@
+"""Devices and their sets: who may get a push, as rows."""
