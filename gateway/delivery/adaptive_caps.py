@@ -21,7 +21,6 @@ Laws
 from __future__ import annotations
 
 import logging
-import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -33,6 +32,7 @@ from gateway.delivery.event_log import log_of_app
 from gateway.delivery.fatigue import MEASURES, Fatigue, Figures, described_share, is_known
 from gateway.delivery.funnels import DAY_MS
 from gateway.delivery.significance import Verdict, compare
+from gateway.store.transaction import Transaction
 
 log = logging.getLogger(__name__)
 
@@ -156,8 +156,8 @@ class AdaptiveCaps:
         described = described_decision(decision, before.per_day, figures)
         now_ms = self.clock_ms()
 
-        def log_change(connection: sqlite3.Connection) -> None:
-            log_of_app(connection, "channel.caps_adapted", now_ms, app_no, {"channel": channel_id, **described})
+        def log_change(transaction: Transaction) -> None:
+            log_of_app(transaction, "channel.caps_adapted", now_ms, app_no, {"channel": channel_id, **described})
 
         changes = decision.per_day != before.per_day
         adapted = AdaptedCap(decision.per_day, described, day, now_ms if changes else before.changed_at)

@@ -14,7 +14,6 @@ Everything but the operation runs on the loop.
 from __future__ import annotations
 
 import logging
-import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery.event_log import ENTRY_DEVICES, log_connections
 from gateway.delivery.recent_disconnects import Disconnect, RecentDisconnects
 from gateway.store.protocols import Timers, Writer
+from gateway.store.transaction import Transaction
 
 log = logging.getLogger(__name__)
 
@@ -170,13 +170,13 @@ class ConnectionEvents:
             _write_log(list(changes.values()))
         now_ms = self._clock_ms()
         self._database.submit(
-            lambda connection: _store(connection, changes.values(), now_ms),
+            lambda transaction: _store(transaction, changes.values(), now_ms),
             lambda _: None,
             lambda error: log.warning("connections of %d devices are not in the event log: %s", len(changes), error),
         )
 
 
-def _store(connection: sqlite3.Connection, changes: Iterable[_Change], now_ms: int) -> None:
+def _store(transaction: Transaction, changes: Iterable[_Change], now_ms: int) -> None:
     """Store the events of an interval. Writer thread."""
     entries: dict[tuple[int, int, str], list[list[Any]]] = {}
     for change in changes:
@@ -184,7 +184,7 @@ def _store(connection: sqlite3.Connection, changes: Iterable[_Change], now_ms: i
             entries.setdefault((place, change.identity.app_no, event), []).append(item)
     for (_, app_no, event), items in sorted(entries.items()):
         for start in range(0, len(items), ENTRY_DEVICES):
-            log_connections(connection, event, now_ms, app_no, items[start : start + ENTRY_DEVICES])
+            log_connections(transaction, event, now_ms, app_no, items[start : start + ENTRY_DEVICES])
 
 
 def _write_log(changes: list[_Change]) -> None:

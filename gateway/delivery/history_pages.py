@@ -11,13 +11,13 @@ a log of 200 MiB each MiB takes 9 ms.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from gateway.delivery.reports import cursor_number
 from gateway.pages import PAGE_BYTES, to_json
 from gateway.store.database import Database
+from gateway.store.transaction import Transaction
 from gateway.timestamps import rfc3339_or_none
 
 Hit = TypeVar("Hit")
@@ -93,11 +93,11 @@ async def search_history(
     cursor: str | None,
     limit: int,
     size: SliceSize,
-    find: Callable[[sqlite3.Connection, int, int, int], Slice[Hit]],
+    find: Callable[[Transaction, int, int, int], Slice[Hit]],
 ) -> FoundHistory[Hit]:
     """Search what an app has for a page, slice by slice. Loop. Raises Problem 422 for a cursor that is none.
 
-    `find(connection, before, limit, rows)`, on a reader thread, looks through so many rows with numbers before one.
+    `find(transaction, before, limit, rows)`, on a reader thread, looks through so many rows with numbers before one.
     """
     before = cursor_number(cursor)
     last: Slice[Hit] = Slice([], _NEWEST if before is None else before, False)
@@ -105,10 +105,10 @@ async def search_history(
     for _ in range(MAX_SLICES):
 
         def find_next(
-            connection: sqlite3.Connection, before: int = last.reached, room: int = limit + 1 - len(hits)
+            transaction: Transaction, before: int = last.reached, room: int = limit + 1 - len(hits)
         ) -> Slice[Hit]:
             end = size.begin()
-            found = find(connection, before, room, size.rows)
+            found = find(transaction, before, room, size.rows)
             end()
             return found
 
