@@ -134,7 +134,6 @@ ABOUT_A_FILE_OF_SQLITE = (
 )
 """Copies, proofs and replacements of the file itself."""
 SAY_SQL_STILL = {
-    "gateway.api.health",
     "gateway.audience.device_filter",
     "gateway.audience.enrolments",
     "gateway.audience.policy",
@@ -181,7 +180,6 @@ SAY_SQL_STILL = {
     "gateway.delivery.heartbeats",
     "gateway.delivery.idempotency_quota",
     "gateway.delivery.idempotency_records",
-    "gateway.delivery.kept_forecasts",
     "gateway.delivery.ledger",
     "gateway.delivery.ledger_statements",
     "gateway.delivery.limit_forecast",

@@ -15,6 +15,7 @@ from gateway.api.bodies import json_response
 from gateway.api.request_headers import header_of
 from gateway.api.services import services
 from gateway.errors import problem
+from gateway.store.server_time import check_answers
 
 router = APIRouter(tags=["health"])
 
@@ -33,7 +34,7 @@ async def ready(request: Request) -> Response:
     reason = found.unready()
     if reason is None:
         try:
-            await found.database.read_soon(lambda connection: connection.execute("SELECT no FROM clock").fetchone())
+            await found.database.read_soon(check_answers)
         except Exception as error:  # whatever it is, it is the answer to the question
             reason = f"the database does not answer: {type(error).__name__}"
     if reason is not None:

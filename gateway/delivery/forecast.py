@@ -23,7 +23,6 @@ from gateway.delivery.attachments import Attachments
 from gateway.delivery.consent import unwanted_selects
 from gateway.delivery.device_connections import DeviceConnections
 from gateway.delivery.duties import devices_of_step, read_duty, unknown_duty
-from gateway.delivery.kept_forecasts import KeptForecast, keep_forecast
 from gateway.delivery.limit_forecast import forecast_limits
 from gateway.delivery.presence_hours import (
     DAY_HOURS,
@@ -50,6 +49,7 @@ from gateway.delivery.submission import (
 from gateway.delivery.text_rendering import TextRenderer
 from gateway.delivery_states import PRIORITIES
 from gateway.errors import Problem
+from gateway.store.analytics.forecasts import KeptForecast, keep_forecast
 from gateway.store.audience.device_sets import queried_devices, selected_devices
 from gateway.store.audience.devices import device_rows
 from gateway.store.database import Database

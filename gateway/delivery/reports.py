@@ -26,7 +26,6 @@ from gateway.delivery.escalation_rows import (
     sent_steps,
     step_numbers,
 )
-from gateway.delivery.kept_forecasts import described_forecast, read_forecasts
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.plan_parts import plan_members
 from gateway.delivery.push import push_number
@@ -35,6 +34,7 @@ from gateway.delivery.whole_deliveries import WholeDelivery, describe_delivery, 
 from gateway.delivery_states import IS_WAITING, PRIORITIES, DeliveryState
 from gateway.errors import Problem, problem
 from gateway.pages import ListPage, fill_page
+from gateway.store.analytics.forecasts import KeptForecast, read_forecasts
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339, rfc3339_or_none
 
@@ -401,8 +401,24 @@ def _read_pushes(
         for of_kind in members:
             push |= of_kind.get(number, {})
         if number in forecasts:
-            push["forecast"] = described_forecast(forecasts[number], push)
+            push["forecast"] = _described_forecast(forecasts[number], push)
         yield number, push
+
+
+def _described_forecast(forecast: KeptForecast, push: Mapping[str, Any]) -> dict[str, Any]:
+    """A forecast beside what has become of its push, both as the API shows them."""
+    counts = push["counts"]
+    # What was sent with QoS 0 stays so.
+    is_open = counts["waiting"] > 0 or (counts["sent"] > 0 and push["qos"] > 0)
+    reached = push["reached"]["delivered"]
+    return {
+        "likely": forecast.likely,
+        "will_expire": forecast.will_expire,
+        "unknown_presence": forecast.unknown_presence,
+        "made_at": rfc3339(forecast.made_at),
+        "reached": reached,
+        "error": None if is_open else forecast.likely - reached,
+    }
 
 
 def _describe_delivery(row: _ListedDelivery, in_flight: bool) -> dict[str, Any]:

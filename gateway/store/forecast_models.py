@@ -21,7 +21,7 @@ class PresenceHour(SQLModel, table=True):
 
 
 class PushForecast(SQLModel, table=True):
-    """The forecast that a push was sent with (`delivery/kept_forecasts`)."""
+    """The forecast that a push was sent with (`analytics/forecasts`)."""
 
     __tablename__ = "push_forecast"
     push_no: int | None = Field(default=None, primary_key=True)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from gateway.delivery import limit_forecast
-from gateway.delivery.kept_forecasts import KeptForecast, keep_forecast
 from gateway.delivery.submission import Submission
+from gateway.store.analytics.forecasts import KeptForecast, keep_forecast
 from tests.gateway.delivery.test_alert_limiter import HOUR, NIGHT, cap, until_evening
 from tests.gateway.delivery.world import ALERT, APP, START, World
 
