@@ -20,12 +20,12 @@ from gateway.api.services import (
     app_of,
     services,
 )
-from gateway.content.templates import SavedTemplate
 from gateway.content.text_fields import MAX_VERSIONS_MADE
 from gateway.delivery.push import DeviceId
 from gateway.delivery.push_template import TemplateFields, saved_content
 from gateway.described_model import DescribedModel
 from gateway.names import NAME_PATTERN
+from gateway.store.content.templates import SavedTemplate
 from gateway.timestamps import rfc3339
 
 router = APIRouter(prefix="/v1/templates", tags=["templates"])

@@ -27,7 +27,7 @@ from pyroaring import BitMap
 
 from gateway.content.device_values import Combination, read_combinations
 from gateway.content.documents import NOTHING, Document, DocumentFault, MissingText, compile_document
-from gateway.content.templates import SavedTemplate, TemplateStore
+from gateway.content.templates import TemplateStore
 from gateway.delivery.attachments import Attachments
 from gateway.delivery.notification import Notification
 from gateway.delivery.push import PushRequest, check_kind
@@ -38,6 +38,7 @@ from gateway.delivery_states import PRIORITIES
 from gateway.errors import Problem, RetryableProblem, problem
 from gateway.store.audience.device_sets import segments_of
 from gateway.store.audience.devices import EXAMPLE_DEVICES, device_ids
+from gateway.store.content.templates import SavedTemplate
 from gateway.store.database import Database
 
 SLICE_SECONDS = 0.001

@@ -24,10 +24,10 @@ import json
 import logging
 import random
 import secrets
-import sqlite3
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from gateway.delivery.event_log import Event, Position, log_of_app
@@ -40,7 +40,6 @@ from gateway.events.webhooks import (
     DEAD_LETTERS,
     LANES_PER_WEBHOOK,
     LETTERS_BYTES,
-    THIS_WEBHOOK,
     LaneProgress,
     WebhookState,
     WebhookStore,
@@ -48,6 +47,8 @@ from gateway.events.webhooks import (
 )
 from gateway.pages import to_json
 from gateway.store.database import Database
+from gateway.store.events import webhooks as rows
+from gateway.store.transaction import Transaction
 from gateway.timestamps import retry_after_ms, rfc3339, wall_time
 
 log = logging.getLogger(__name__)
@@ -323,9 +324,9 @@ class WebhookSender:
         lane.position, lane.attempts, lane.failing_since, lane.next_at = position, 0, None, 0
         webhook.succeeded_at = now_ms
 
-        def write(connection: sqlite3.Connection) -> None:
-            connection.execute(f"UPDATE webhook SET succeeded_at = ? WHERE no = {THIS_WEBHOOK}", (now_ms, *webhook.key))
-            _store_lane(connection, webhook, lane)
+        def write(transaction: Transaction) -> None:
+            rows.note_success(transaction, webhook.key, now_ms)
+            _store_lane(transaction, webhook, lane)
 
         await self._database.write(write, webhook.app_no)
 
@@ -336,7 +337,7 @@ class WebhookSender:
         now_ms = self._clock_ms()
         if now_ms - lane.stored_at >= STORE_MS:
             lane.stored_at = now_ms
-            await self._database.write(lambda connection: _store_lane(connection, webhook, lane), webhook.app_no)
+            await self._database.write(lambda transaction: _store_lane(transaction, webhook, lane), webhook.app_no)
 
     async def _record_failure(
         self,
@@ -375,18 +376,16 @@ class WebhookSender:
             why = None
         receiver.disabling = receiver.disabling or why is not None
 
-        def write(connection: sqlite3.Connection) -> bool:
-            there = connection.execute(
-                f"UPDATE webhook SET failed_at = ?, last_error = ? WHERE no = {THIS_WEBHOOK}",
-                (now_ms, error, *webhook.key),
-            )
-            if not there.rowcount:
+        def write(transaction: Transaction) -> bool:
+            if not rows.note_failure(transaction, webhook.key, error, now_ms):
                 return False
-            _store_lane(connection, webhook, lane)
+            _store_lane(transaction, webhook, lane)
             if letter is not None:
-                webhook.dropped = _store_dead_letter(connection, webhook, *letter, error, now_ms)
+                webhook.dropped = _store_dead_letter(transaction, webhook, *letter, error, now_ms)
             if why is not None:
-                _disable(connection, webhook, why, now_ms)
+                rows.disable_webhook(transaction, webhook.no, why, now_ms)
+                about = {"webhook_id": webhook.id, "reason": why}
+                log_of_app(transaction, "webhook.disabled", now_ms, webhook.app_no, about)
             return True
 
         try:
@@ -426,25 +425,16 @@ class WebhookSender:
         """Send each letter for which somebody has asked once more, the oldest first."""
         webhook = receiver.webhook
         while not receiver.dropped:
-            row = await self._database.read(lambda connection: _next_replay(connection, webhook), webhook.app_no)
-            if row is None:
+            found = await self._database.read(partial(rows.next_replay, key=webhook.key), webhook.app_no)
+            if found is None:
                 return
-            number: int = row[0]
-            outcome = await self._attempt(receiver, row[1])
-            taken = isinstance(outcome, ReceiverResponse) and 200 <= outcome.status < 300
-            this = f"no = ? AND webhook_no = {THIS_WEBHOOK} AND replay_at IS NOT NULL"
-            change = (
-                (f"DELETE FROM dead_letter WHERE {this}", (number, *webhook.key))
-                if taken
-                else (
-                    f"UPDATE dead_letter SET replay_at = NULL, attempts = attempts + 1, error = ? WHERE {this}",
-                    (_described(outcome), number, *webhook.key),
-                )
-            )
-            await self._database.write(
-                lambda connection: connection.execute(*change),  # noqa: B023  awaited here
-                webhook.app_no,
-            )
+            number, events = found
+            outcome = await self._attempt(receiver, _events_of(events))
+            if isinstance(outcome, ReceiverResponse) and 200 <= outcome.status < 300:
+                booking = partial(rows.remove_replayed, key=webhook.key, number=number)
+            else:
+                booking = partial(rows.note_replay_failed, key=webhook.key, number=number, error=_described(outcome))
+            await self._database.write(booking, webhook.app_no)
 
     # -- a request ---------------------------------------------------------------------------------------------------
 
@@ -521,54 +511,20 @@ def _described(outcome: ReceiverResponse | RequestFailed) -> str:
     return f"answered {outcome.status}: {outcome.text}".rstrip(": \n")[:ERROR_CHARACTERS]
 
 
-def _store_lane(connection: sqlite3.Connection, webhook: WebhookState, lane: LaneProgress) -> None:
-    connection.execute(
-        "UPDATE webhook_lane SET entry = ?, place = ?, attempts = ?, failing_since = ?, next_at = ?"
-        f" WHERE webhook_no = {THIS_WEBHOOK} AND lane = ?",
-        (*lane.position, lane.attempts, lane.failing_since, lane.next_at, *webhook.key, lane.no),
-    )
+def _store_lane(transaction: Transaction, webhook: WebhookState, lane: LaneProgress) -> None:
+    rows.store_lane(transaction, webhook.key, lane.no, lane.position, lane.attempts, lane.failing_since, lane.next_at)
 
 
-def _next_replay(connection: sqlite3.Connection, webhook: WebhookState) -> tuple[int, list[Event]] | None:
-    """The number and the events of its oldest dead letter that somebody wants sent again."""
-    row = connection.execute(
-        f"SELECT no, events FROM dead_letter WHERE webhook_no = {THIS_WEBHOOK} AND replay_at IS NOT NULL"
-        " ORDER BY no LIMIT 1",
-        webhook.key,
-    ).fetchone()
-    if row is None:
-        return None
-    events = [Event(event["id"], event["type"], event["timestamp"], to_json(event)) for event in json.loads(row[1])]
-    return row[0], events
+def _events_of(letter: str) -> list[Event]:
+    """The events of a dead letter."""
+    return [Event(event["id"], event["type"], event["timestamp"], to_json(event)) for event in json.loads(letter)]
 
 
 def _store_dead_letter(
-    connection: sqlite3.Connection, webhook: WebhookState, events: list[Event], attempts: int, error: str, now_ms: int
+    transaction: Transaction, webhook: WebhookState, events: list[Event], attempts: int, error: str, now_ms: int
 ) -> int:
     """Make a dead letter, and room for it; how many of the webhook had to go until now."""
-    connection.execute(
-        "INSERT INTO dead_letter (webhook_no, events, attempts, error, at) VALUES (?, ?, ?, ?, ?)",
-        (webhook.no, (b"[%b]" % b",".join(event.json for event in events)).decode(), attempts, error, now_ms),
+    listed = (b"[%b]" % b",".join(event.json for event in events)).decode()
+    return rows.insert_dead_letter(
+        transaction, webhook.no, listed, attempts, error, webhook.dropped, DEAD_LETTERS, LETTERS_BYTES, now_ms
     )
-    dropped = webhook.dropped
-    letters = connection.execute(
-        "SELECT no, length(events) FROM dead_letter WHERE webhook_no = ? ORDER BY no DESC", (webhook.no,)
-    )
-    room = LETTERS_BYTES
-    for count, (no, size) in enumerate(letters):
-        room -= size
-        if count and (count >= DEAD_LETTERS or room < 0):
-            letters.close()
-            dropped += connection.execute(
-                "DELETE FROM dead_letter WHERE webhook_no = ? AND no <= ?", (webhook.no, no)
-            ).rowcount
-            break
-    connection.execute("UPDATE webhook SET dropped = ? WHERE no = ?", (dropped, webhook.no))
-    return dropped
-
-
-def _disable(connection: sqlite3.Connection, webhook: WebhookState, why: str, now_ms: int) -> None:
-    connection.execute(
-        "UPDATE webhook SET disabled_at = ?, disabled_reason = ? WHERE no = ?", (now_ms, why, webhook.no)
-    )
-    log_of_app(connection, "webhook.disabled", now_ms, webhook.app_no, {"webhook_id": webhook.id, "reason": why})

@@ -11,10 +11,10 @@ import binascii
 import ipaddress
 import json
 import secrets
-import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
+from functools import partial
+from operator import attrgetter
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -29,6 +29,9 @@ from gateway.events.guarded_client import Network, may_be_asked
 from gateway.pages import ListPage, fill_page
 from gateway.store.audited_writes import about
 from gateway.store.database import Database
+from gateway.store.events import webhooks as rows
+from gateway.store.events.webhooks import WebhookKey
+from gateway.store.transaction import Transaction
 from gateway.timestamps import rfc3339, rfc3339_or_none
 
 MAX_WEBHOOKS = 20
@@ -42,9 +45,6 @@ LETTERS_BYTES = 32 * 1024 * 1024
 """Bytes of a webhook's dead letters, the newest excepted: a thousand batches of common events."""
 SECRET_BYTES = 32
 SECRET_PREFIX = "whsec_"
-THIS_WEBHOOK = "(SELECT no FROM webhook WHERE no = ? AND id = ?)"
-"""The number of `Webhook.key`, if it is still its own: that of a removed webhook is given again, and what was under way
-for it must not be booked for another one, maybe another app's."""
 OLD_SECRET_MS = 86_400_000
 """Time for which requests are signed with a replaced secret, too: a day to deploy the new one."""
 
@@ -152,8 +152,8 @@ class WebhookState:
     wanted: Callable[[str], bool] = lambda event: True
 
     @property
-    def key(self) -> tuple[int, str]:
-        """Parameters for THIS_WEBHOOK."""
+    def key(self) -> WebhookKey:
+        """Name of the webhook in the ledger."""
         return self.no, self.id
 
     @property
@@ -205,42 +205,38 @@ class WebhookStore:
     async def load(self) -> None:
         """Load all webhooks, once, after a start."""
 
-        def read(connection: sqlite3.Connection) -> None:
-            for row in connection.execute(
-                "SELECT no, id, app_no, url, types, description, secret, old_secret, old_secret_until, disabled_at,"
-                " disabled_reason, succeeded_at, failed_at, last_error, dropped, created_at, updated_at FROM webhook"
-                " ORDER BY no"
-            ):
-                types: list[str] = json.loads(row[4])
-                fields = WebhookFields.model_construct(
-                    url=row[3], types=types, description=row[5], enabled=row[9] is None
-                )
-                self.webhooks[row[1]] = WebhookState(
-                    no=row[0],
-                    id=row[1],
-                    app_no=row[2],
-                    fields=fields,
-                    secret=row[6],
-                    old_secret=row[7],
-                    old_secret_until=row[8] or 0,
-                    disabled_at=row[9],
-                    disabled_reason=row[10],
-                    succeeded_at=row[11],
-                    failed_at=row[12],
-                    last_error=row[13],
-                    dropped=row[14],
-                    created_at=row[15],
-                    updated_at=row[16],
-                    wanted=type_filter(types),
-                )
-            by_no = {webhook.no: webhook for webhook in self.webhooks.values()}
-            for webhook_no, lane, entry, place, *rest in connection.execute(
-                "SELECT webhook_no, lane, entry, place, attempts, failing_since, next_at FROM webhook_lane"
-                " ORDER BY webhook_no, lane"
-            ):
-                by_no[webhook_no].lanes.append(LaneProgress(lane, Position(entry, place), *rest))
+        def read(transaction: Transaction) -> tuple[list[rows.WebhookRow], list[rows.LaneRow]]:
+            return rows.stored_webhooks(transaction), rows.stored_lanes(transaction)
 
-        await self._database.read(read)
+        webhooks, lanes = await self._database.read(read)
+        for row in webhooks:
+            fields = WebhookFields.model_construct(
+                url=row.url, types=row.types, description=row.description, enabled=row.disabled_at is None
+            )
+            self.webhooks[row.id] = WebhookState(
+                no=row.no,
+                id=row.id,
+                app_no=row.app_no,
+                fields=fields,
+                secret=row.secret,
+                old_secret=row.old_secret,
+                old_secret_until=row.old_secret_until or 0,
+                disabled_at=row.disabled_at,
+                disabled_reason=row.disabled_reason,
+                succeeded_at=row.succeeded_at,
+                failed_at=row.failed_at,
+                last_error=row.last_error,
+                dropped=row.dropped,
+                created_at=row.created_at,
+                updated_at=row.updated_at,
+                wanted=type_filter(row.types),
+            )
+        by_no = {webhook.no: webhook for webhook in self.webhooks.values()}
+        for lane in lanes:
+            position = Position(lane.entry, lane.place)
+            by_no[lane.webhook_no].lanes.append(
+                LaneProgress(lane.lane, position, lane.attempts, lane.failing_since, lane.next_at)
+            )
 
     def of_app(self, app_no: int) -> list[WebhookState]:
         return [webhook for webhook in self.webhooks.values() if webhook.app_no == app_no]
@@ -279,32 +275,22 @@ class WebhookStore:
         if not fields.enabled:
             webhook.disabled_at, webhook.disabled_reason = now_ms, "by its operator"
 
-        def write(connection: sqlite3.Connection) -> Position:
-            webhook.no = int(
-                connection.execute(
-                    "INSERT INTO webhook (id, app_no, url, types, description, secret, disabled_at, disabled_reason,"
-                    " created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (
-                        webhook.id,
-                        app_no,
-                        fields.url,
-                        json.dumps(fields.types),
-                        fields.description,
-                        webhook.secret,
-                        webhook.disabled_at,
-                        webhook.disabled_reason,
-                        now_ms,
-                        now_ms,
-                    ),
-                ).lastrowid
-                or 0
+        def write(transaction: Transaction) -> Position:
+            webhook.no = rows.insert_webhook(
+                transaction,
+                webhook.id,
+                app_no,
+                fields.url,
+                fields.types,
+                fields.description,
+                webhook.secret,
+                webhook.disabled_at,
+                webhook.disabled_reason,
+                now_ms,
             )
             about("webhook", webhook.id)
-            position = last_position(connection)
-            connection.executemany(
-                "INSERT INTO webhook_lane (webhook_no, lane, entry, place) VALUES (?, ?, ?, ?)",
-                [(webhook.no, lane, *position) for lane in range(LANES_PER_WEBHOOK)],
-            )
+            position = last_position(transaction)
+            rows.insert_lanes(transaction, webhook.no, LANES_PER_WEBHOOK, position)
             return position
 
         position = await self._database.write(write, app_no)
@@ -322,20 +308,14 @@ class WebhookStore:
             disabled = None, None
         elif webhook.disabled_at is None:
             disabled = now_ms, "by its operator"
-        row = (fields.url, json.dumps(fields.types), fields.description, *disabled, now_ms)
 
-        def write(connection: sqlite3.Connection) -> bool:
-            there = connection.execute(
-                "UPDATE webhook SET url = ?, types = ?, description = ?, disabled_at = ?, disabled_reason = ?,"
-                f" updated_at = ? WHERE no = {THIS_WEBHOOK}",
-                (*row, *webhook.key),
+        def write(transaction: Transaction) -> bool:
+            there = rows.change_webhook(
+                transaction, webhook.key, fields.url, fields.types, fields.description, *disabled, now_ms
             )
-            if there.rowcount and fields.enabled:
-                connection.execute(
-                    "UPDATE webhook_lane SET attempts = 0, failing_since = NULL, next_at = 0 WHERE webhook_no = ?",
-                    (webhook.no,),
-                )
-            return bool(there.rowcount)
+            if there and fields.enabled:
+                rows.restart_lanes(transaction, webhook.no)
+            return there
 
         if not await self._database.write(write, webhook.app_no):
             raise _unknown(webhook.id)
@@ -351,15 +331,8 @@ class WebhookStore:
         """A new secret. For a day requests are signed with the old one as well. Raises Problem 404."""
         now_ms = self._clock_ms()
         secret, old, until = new_secret(), webhook.secret, now_ms + OLD_SECRET_MS
-        row = (secret, old, until, now_ms, *webhook.key)
         changed = await self._database.write(
-            lambda connection: (
-                connection.execute(
-                    "UPDATE webhook SET secret = ?, old_secret = ?, old_secret_until = ?, updated_at = ?"
-                    f" WHERE no = {THIS_WEBHOOK}",
-                    row,
-                ).rowcount
-            ),
+            lambda transaction: rows.replace_secret(transaction, webhook.key, secret, old, until, now_ms),
             webhook.app_no,
         )
         if not changed:
@@ -369,39 +342,21 @@ class WebhookStore:
 
     async def remove(self, webhook: WebhookState) -> None:
         """Remove a webhook with its dead letters."""
-
-        def write(connection: sqlite3.Connection) -> None:
-            if not connection.execute(f"DELETE FROM webhook WHERE no = {THIS_WEBHOOK}", webhook.key).rowcount:
-                return  # another request was faster
-            for table in ("webhook_lane", "dead_letter"):
-                connection.execute(f"DELETE FROM {table} WHERE webhook_no = ?", (webhook.no,))
-
-        await self._database.write(write, webhook.app_no)
+        await self._database.write(partial(rows.remove_webhook, key=webhook.key), webhook.app_no)
         if self.webhooks.pop(webhook.id, None) is not None:
             self._on_changed(webhook)
 
     async def count_dead_letters(self, webhook: WebhookState) -> int:
         """Count the dead letters of a webhook."""
-
-        def read(connection: sqlite3.Connection) -> int:
-            (count,) = connection.execute(
-                f"SELECT count(*) FROM dead_letter WHERE webhook_no = {THIS_WEBHOOK}", webhook.key
-            ).fetchone()
-            return int(count)
-
-        return await self._database.read(read, webhook.app_no)
+        return await self._database.read(partial(rows.count_dead_letters, key=webhook.key), webhook.app_no)
 
     async def dead_letters(self, webhook: WebhookState, limit: int, cursor: str | None) -> ListPage:
         """The newest first."""
         before = cursor_number(cursor)
 
-        def read(connection: sqlite3.Connection) -> ListPage:
-            rows = connection.execute(
-                "SELECT no, events, attempts, error, at, replay_at FROM dead_letter WHERE"
-                f" webhook_no = {THIS_WEBHOOK} AND no < ? ORDER BY no DESC LIMIT ?",
-                (*webhook.key, before if before is not None else 2**62, limit + 1),
-            )
-            return fill_page(rows, limit, _letter, itemgetter(0))
+        def read(transaction: Transaction) -> ListPage:
+            found = rows.dead_letters_before(transaction, webhook.key, 2**62 if before is None else before, limit)
+            return fill_page(found, limit, _letter, attrgetter("no"))
 
         return await self._database.read(read, webhook.app_no)
 
@@ -412,15 +367,8 @@ class WebhookStore:
                 "invalid_request", f'webhook {webhook.id!r} is disabled: PATCH it with {{"enabled": true}} first'
             )
         now_ms = self._clock_ms()
-        chosen = "" if ids is None else " AND no IN (SELECT value FROM json_each(?))"
-        parameters = [now_ms, *webhook.key] + ([] if ids is None else [json.dumps(ids)])
         count = await self._database.write(
-            lambda connection: (
-                connection.execute(
-                    f"UPDATE dead_letter SET replay_at = ? WHERE webhook_no = {THIS_WEBHOOK}{chosen}", parameters
-                ).rowcount
-            ),
-            webhook.app_no,
+            lambda transaction: rows.request_replays(transaction, webhook.key, ids, now_ms), webhook.app_no
         )
         if count:
             self._on_replay(webhook)
@@ -440,15 +388,14 @@ class WebhookStore:
         return type_filter(fields.types)
 
 
-def _letter(row: Sequence[Any]) -> dict[str, Any]:
-    no, events, attempts, error, at, replay_at = row
+def _letter(letter: rows.DeadLetterRow) -> dict[str, Any]:
     return {
-        "id": str(no),
-        "events": json.loads(events),
-        "attempts": attempts,
-        "error": error,
-        "at": rfc3339(at),
-        "replaying": replay_at is not None,
+        "id": str(letter.no),
+        "events": json.loads(letter.events),
+        "attempts": letter.attempts,
+        "error": letter.error,
+        "at": rfc3339(letter.at),
+        "replaying": letter.replay_at is not None,
     }
 
 

@@ -1,0 +1,1 @@
+"""Saved templates, and what templates read of devices, in the database."""
