@@ -47,8 +47,8 @@ from gateway.data_directory import (
     STAGING,
     TLS_DIR,
 )
-from gateway.delivery_states import COUNTED_TRIGGER
 from gateway.store.attribute_index import ATTRIBUTE_TRIGGERS
+from gateway.store.deliveries.conditions import COUNTED_TRIGGER
 
 if TYPE_CHECKING:
     from pyrage.x25519 import Identity, Recipient

@@ -55,22 +55,5 @@ ENDS_A_RECEIPT_REVIVES = (
 MISSED = (DeliveryState.EXPIRED, DeliveryState.CANCELLED, DeliveryState.OVERFLOWED)
 """Ends that a device is told of when it comes back. The index `delivery_missed` holds these rows alone."""
 
-IS_WAITING = f"= {DeliveryState.WAITING:d}"
-"""The SQL condition for `waiting`, to stand behind a column of states."""
-
-
-def is_one_of(*states: DeliveryState) -> str:
-    """Return the SQL condition that a column, which stands before it, holds one of these states."""
-    return f"IN ({', '.join(f'{state:d}' for state in states)})"
-
-
-COUNTED_TRIGGER = """CREATE TRIGGER delivery_counted AFTER UPDATE OF state ON delivery
-WHEN OLD.counted = 1 AND OLD.state <> NEW.state BEGIN
-UPDATE delivery_count SET count = count - 1 WHERE push_no = OLD.push_no AND state = OLD.state;
-INSERT INTO delivery_count (push_no, state, count) VALUES (NEW.push_no, NEW.state, 1)
-ON CONFLICT DO UPDATE SET count = count + 1;
-END"""
-"""Trigger that counts the states of a push that was stored as sets, when one of its rows moves."""
-
 PRIORITIES = ("critical", "high", "normal", "low")
 """Priorities in mailbox order; the index is what the database holds."""

@@ -25,7 +25,6 @@ from gateway.audience.enrolments import EnrolmentQuota, too_many_devices
 from gateway.audience.time_zones import is_time_zone
 from gateway.audience.topics import remove_from_topics, topics_of
 from gateway.auth import new_token, secret_hash
-from gateway.delivery.delivery_sets import devices_with_waiting
 from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery.device_connections import DeviceConnections
 from gateway.delivery.push import DeviceId
@@ -45,6 +44,7 @@ from gateway.store.audience.device_sets import ALL_TAG, add_to_sets, remove_from
 from gateway.store.audience.devices import device_rows
 from gateway.store.audited_writes import about
 from gateway.store.database import Database
+from gateway.store.deliveries.delivery_sets import devices_with_waiting
 from gateway.store.rows import insert_rows
 from gateway.timestamps import rfc3339, rfc3339_or_none
 from gateway.token_lifetimes import (

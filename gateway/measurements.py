@@ -6,7 +6,7 @@ What is read for that fills the curves of `GET /v1/stats` as well (`minute_count
 
 Laws
 1. The hot path pays nothing. Ends, and what else happens, are counted from the event log, which has each of them once
-   and committed (`delivery/event_log`), so an operation that is rolled back or run again counts for nothing.
+   and committed (`store/deliveries/event_log`), so an operation that is rolled back or run again counts for nothing.
 2. A look that grows with what is stored takes a hundredth of a core and a tenth of the time at most, that of the disk
    included (`Pace`), on the reader that the server keeps for itself. So a figure may be old, and never costs more.
 3. Label values are bounded: states, reasons of ours, and `other` for whatever would be too many.
@@ -29,14 +29,15 @@ from pyroaring import BitMap
 
 from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.device_connections import DeviceConnections
-from gateway.delivery.event_log import ENDS, last_position
 from gateway.delivery.hand_over import HandOver
 from gateway.delivery.ledger import Ledger
-from gateway.delivery_states import IS_WAITING, PRIORITIES, DeliveryState
+from gateway.delivery_states import PRIORITIES, DeliveryState
 from gateway.latency import LatencyHistogram
 from gateway.minute_counts import EVENT_TYPES, MINUTE_MS, MinuteCounts
 from gateway.store.audience.device_sets import unpack
 from gateway.store.database import Database
+from gateway.store.deliveries.conditions import IS_WAITING
+from gateway.store.deliveries.event_log import ENDS, last_position
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

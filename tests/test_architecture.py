@@ -58,6 +58,7 @@ GATEWAY_LAYERS = (
     (
         "audit_chain",
         "data_directory",
+        "delivery_handles",
         "delivery_states",
         "described_model",
         "device_topics",
@@ -155,14 +156,12 @@ SAY_SQL_STILL = {
     "gateway.delivery.alert_limiter",
     "gateway.delivery.alert_rules",
     "gateway.delivery.analytics",
-    "gateway.delivery.app_slices",
     "gateway.delivery.attachments",
     "gateway.delivery.attempts",
     "gateway.delivery.awaited_pushes",
     "gateway.delivery.campaign_parts",
     "gateway.delivery.consent",
     "gateway.delivery.delivery_reasons",
-    "gateway.delivery.delivery_sets",
     "gateway.delivery.device_activity",
     "gateway.delivery.device_connections",
     "gateway.delivery.device_deliveries",
@@ -171,7 +170,6 @@ SAY_SQL_STILL = {
     "gateway.delivery.duties",
     "gateway.delivery.escalation_rows",
     "gateway.delivery.escalations",
-    "gateway.delivery.event_log",
     "gateway.delivery.event_log_quota",
     "gateway.delivery.forecast",
     "gateway.delivery.funnels",
@@ -180,13 +178,10 @@ SAY_SQL_STILL = {
     "gateway.delivery.idempotency_quota",
     "gateway.delivery.idempotency_records",
     "gateway.delivery.ledger",
-    "gateway.delivery.ledger_statements",
     "gateway.delivery.limit_forecast",
     "gateway.delivery.mailbox_limits",
-    "gateway.delivery.mailbox_quota",
     "gateway.delivery.mailbox_reader",
     "gateway.delivery.missed_pushes",
-    "gateway.delivery.not_before",
     "gateway.delivery.notices",
     "gateway.delivery.plan_parts",
     "gateway.delivery.presence_hours",
@@ -203,7 +198,6 @@ SAY_SQL_STILL = {
     "gateway.delivery.uplink_quota",
     "gateway.delivery.watches",
     "gateway.delivery.whole_deliveries",
-    "gateway.delivery_states",
     "gateway.devices",
     "gateway.enrolment.invitations",
     "gateway.enrolment.token_expiry",
@@ -460,12 +454,16 @@ def test_one_module_writes_delivery_states() -> None:
         return {name for name, text in texts if pattern.search(text)}
 
     others = {
-        "gateway.delivery.not_before": "not_before",
+        "gateway.store.deliveries.not_before": "not_before",
         "gateway.store.migrations.versions.r0016_collapse_index": "collapse_key",
     }
-    assert says(writing) <= {"gateway.delivery.ledger_statements", "gateway.delivery.delivery_sets", *others}
+    assert says(writing) <= {
+        "gateway.store.deliveries.ledger_statements",
+        "gateway.store.deliveries.delivery_sets",
+        *others,
+    }
     of_sets = re.compile(r"\b(INTO|UPDATE|DELETE FROM)\s+(waiting_set|outcome_set)\b", re.IGNORECASE)
-    assert says(of_sets) <= {"gateway.delivery.delivery_sets"}
+    assert says(of_sets) <= {"gateway.store.deliveries.delivery_sets"}
     for name, column in others.items():
         assert set(re.findall(r"UPDATE delivery SET (\w+)", MODULES[name].read_text())) == {column}
     assert says(removing) <= {"gateway.delivery.retention"}

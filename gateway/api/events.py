@@ -14,9 +14,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from gateway.api.openapi import header
 from gateway.api.services import ReaderOf, services
-from gateway.delivery.event_log import EventPage, Position, position_of
 from gateway.errors import problem
 from gateway.events.event_feed import EventFeed, wanted_types
+from gateway.store.deliveries.event_log import EventPage, Position, position_of
 
 log = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1/events", tags=["events"])

@@ -14,8 +14,8 @@ from typing import Any
 
 from pyroaring import BitMap
 
-from gateway.delivery_states import IS_WAITING
 from gateway.store.audience.device_sets import live_devices, numbers_json, queried_devices
+from gateway.store.deliveries.conditions import IS_WAITING
 
 JOINED_DEVICES = 16_384
 """Devices of an expression that are joined with the table: looked up and sorted in 20 ms."""

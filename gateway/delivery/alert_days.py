@@ -27,9 +27,9 @@ from pyroaring import BitMap
 
 from gateway.audience.policy import MAX_CHANNELS, choices_of
 from gateway.delivery.alert_counts import SEGMENT_SIZE, DeviceCounts, unstack
-from gateway.delivery.event_log import last_position
 from gateway.delivery.funnels import DAY_MS, MAX_TAGS, time_step
 from gateway.store.audience.device_sets import ALL_TAG, SEGMENT_BITS, largest_tags, pack, segments_of, unpack
+from gateway.store.deliveries.event_log import last_position
 from gateway.store.rows import insert_rows
 
 BUCKETS = (0, 2, 4, 8, 15, 29)

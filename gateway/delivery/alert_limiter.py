@@ -35,23 +35,19 @@ from typing import Any
 from gateway.audience.frequency import LONGEST_MS, MAX_CAP_ALERTS, WINDOWS_MS, Hours
 from gateway.audience.policy import CRITICAL, PolicyStore, choices_of
 from gateway.delivery.alert_rules import Alert, Person, SentAlert, check_alert, members_of
-from gateway.delivery.app_slices import PushPart
 from gateway.delivery.device_connections import DeviceConnections
 from gateway.delivery.digest import Digests
-from gateway.delivery.event_log import log_of_device
 from gateway.delivery.hand_over import HandOver
-from gateway.delivery.handles import handle_of
 from gateway.delivery.ledger import RETRY_SECONDS, Ledger
-from gateway.delivery.ledger_statements import end_rows
-from gateway.delivery.not_before import (
-    defer_rows,
-    mark_device_rows,
-    mark_muted_rows,
-    mark_part_rows,
-)
 from gateway.delivery.push import ActivePush, load_pushes
-from gateway.delivery_states import IS_WAITING, PRIORITIES, DeliveryState
+from gateway.delivery_handles import handle_of
+from gateway.delivery_states import PRIORITIES, DeliveryState
 from gateway.store.database import Database
+from gateway.store.deliveries.app_slices import PushPart
+from gateway.store.deliveries.conditions import IS_WAITING
+from gateway.store.deliveries.event_log import log_of_device
+from gateway.store.deliveries.ledger_statements import end_rows
+from gateway.store.deliveries.not_before import defer_rows, mark_device_rows, mark_muted_rows, mark_part_rows
 from gateway.store.protocols import Timers
 from gateway.timestamps import rfc3339
 

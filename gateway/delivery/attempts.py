@@ -16,9 +16,9 @@ from collections.abc import Sequence
 
 from pyroaring import BitMap
 
-from gateway.delivery.delivery_sets import handles_to_rows, note_rows_made
-from gateway.delivery.handles import DEVICE_MASK, row_of_handle
-from gateway.delivery_states import IS_WAITING
+from gateway.delivery_handles import DEVICE_MASK
+from gateway.store.deliveries.conditions import IS_WAITING, row_of_handle
+from gateway.store.deliveries.delivery_sets import handles_to_rows, note_rows_made
 
 
 def count_attempts(connection: sqlite3.Connection, handles: Sequence[int], limit: int) -> list[int]:

@@ -24,9 +24,10 @@ from gateway.delivery.push import push_number
 from gateway.delivery.reports import Reports
 from gateway.delivery.submission import AcceptedPush, PendingPush
 from gateway.delivery.waiting_callers import WaitingCallers
-from gateway.delivery_states import IS_WAITING, DeliveryState
+from gateway.delivery_states import DeliveryState
 from gateway.errors import problem
 from gateway.store.database import Database
+from gateway.store.deliveries.conditions import IS_WAITING
 from gateway.store.protocols import Timers
 
 log = logging.getLogger(__name__)

@@ -14,11 +14,11 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field
 
 from gateway.delivery.acceptance import Acceptance
-from gateway.delivery.handles import handle_of
 from gateway.delivery.push import MAX_TTL_SECONDS, EncryptedPush, PushRequest, SignedPush, push_number
 from gateway.delivery.submission import AppRef
 from gateway.delivery.waiting_callers import WaitingCallers
 from gateway.delivery.whole_deliveries import whole_delivery
+from gateway.delivery_handles import handle_of
 from gateway.delivery_states import DeliveryState
 from gateway.described_model import DescribedModel
 from gateway.errors import problem

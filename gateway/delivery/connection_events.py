@@ -21,8 +21,8 @@ from typing import Any
 
 from gateway.auth import DeviceIdentity
 from gateway.delivery.device_activity import DeviceActivity
-from gateway.delivery.event_log import ENTRY_DEVICES, log_connections
 from gateway.delivery.recent_disconnects import Disconnect, RecentDisconnects
+from gateway.store.deliveries.event_log import ENTRY_DEVICES, log_connections
 from gateway.store.protocols import Timers, Writer
 from gateway.store.transaction import Transaction
 

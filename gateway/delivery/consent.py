@@ -24,20 +24,21 @@ from gateway.audience.policy import CRITICAL, Channel, Consent, PolicyStore, Rul
 from gateway.audience.topics import TOPICS_OF_DEVICE, change_own_topics, topics_of
 from gateway.delivery.alert_days import note_opt_out
 from gateway.delivery.alert_rules import members_of
-from gateway.delivery.app_slices import BEGIN, PushPart, SlicePosition, ranges_json
-from gateway.delivery.delivery_sets import handles_to_rows, note_rows_made, pushes_waiting_for
-from gateway.delivery.event_log import log_of_device
 from gateway.delivery.funnels import opted_out
-from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK, handle_of, row_of_handle
 from gateway.delivery.ledger import Ledger
-from gateway.delivery.ledger_statements import end_rows
-from gateway.delivery.not_before import mark_channels_rows, mark_device_rows
-from gateway.delivery_states import IS_WAITING, DeliveryState
+from gateway.delivery_handles import DEVICE_BITS, DEVICE_MASK, handle_of
+from gateway.delivery_states import DeliveryState
 from gateway.described_model import DescribedModel
 from gateway.errors import problem
 from gateway.names import Name
 from gateway.store.audience.device_sets import queried_devices
 from gateway.store.database import Database
+from gateway.store.deliveries.app_slices import BEGIN, PushPart, SlicePosition, ranges_json
+from gateway.store.deliveries.conditions import IS_WAITING, row_of_handle
+from gateway.store.deliveries.delivery_sets import handles_to_rows, note_rows_made, pushes_waiting_for
+from gateway.store.deliveries.event_log import log_of_device
+from gateway.store.deliveries.ledger_statements import end_rows
+from gateway.store.deliveries.not_before import mark_channels_rows, mark_device_rows
 from gateway.timestamps import rfc3339_or_none
 
 log = logging.getLogger(__name__)

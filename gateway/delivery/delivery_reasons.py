@@ -15,9 +15,10 @@ from typing import NamedTuple
 
 from pyroaring import BitMap
 
-from gateway.delivery.delivery_sets import outcomes_of, rows_by_state, state_counts, waiting_of
-from gateway.delivery_states import IS_WAITING, DeliveryState
+from gateway.delivery_states import DeliveryState
 from gateway.store.audience.device_sets import numbers_json, segments_of
+from gateway.store.deliveries.conditions import IS_WAITING
+from gateway.store.deliveries.delivery_sets import outcomes_of, rows_by_state, state_counts, waiting_of
 
 
 class ReasonCount(NamedTuple):

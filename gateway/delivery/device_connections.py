@@ -31,13 +31,13 @@ from gateway.delivery.engine import (
     ReasonCode,
 )
 from gateway.delivery.hand_over import HandOver
-from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK
 from gateway.delivery.ledger import Ledger
-from gateway.delivery.ledger_statements import ENDED_DELIVERIES, revoke_removed_rows, revoke_rows
 from gateway.delivery.mailbox_reader import DeviceConnection, HandOverState
 from gateway.delivery.push import ActivePush, load_pushes
+from gateway.delivery_handles import DEVICE_BITS, DEVICE_MASK
 from gateway.device_topics import DEFAULT_APP, device_topic
 from gateway.device_topics import client_id as client_id_of
+from gateway.store.deliveries.ledger_statements import ENDED_DELIVERIES, revoke_removed_rows, revoke_rows
 from gateway.store.protocols import Writer
 
 

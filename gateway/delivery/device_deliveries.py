@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from gateway.delivery.delivery_sets import outcomes_of, pushes_waiting_for
 from gateway.delivery.history_pages import HistoryPage, Slice, SliceSize, fill_history, search_history
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.push_texts import shown_text
@@ -26,6 +25,7 @@ from gateway.delivery_states import PRIORITIES, DeliveryState
 from gateway.pages import to_json
 from gateway.store.audience.device_sets import SEGMENT_BITS
 from gateway.store.database import Database
+from gateway.store.deliveries.delivery_sets import outcomes_of, pushes_waiting_for
 from gateway.timestamps import rfc3339
 
 FIRST_PUSHES, MOST_PUSHES = 5_000, 50_000

@@ -15,12 +15,12 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from gateway.delivery.event_log import TYPES, Event, events_of_device
 from gateway.delivery.history_pages import HistoryPage, Slice, SliceSize, fill_history, search_history
 from gateway.delivery.push_texts import shown_text
 from gateway.pages import to_json
 from gateway.store.audience.device_sets import SEGMENT_BITS
 from gateway.store.database import Database
+from gateway.store.deliveries.event_log import TYPES, Event, events_of_device
 from gateway.store.set_functions import IN_SET
 from gateway.timestamps import rfc3339
 

@@ -27,8 +27,8 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from gateway.delivery.duties import DutyFields
-from gateway.delivery.event_log import log_of_app
-from gateway.delivery.ledger_statements import ReceiptRow
+from gateway.store.deliveries.event_log import log_of_app
+from gateway.store.deliveries.ledger_statements import ReceiptRow
 from gateway.timestamps import rfc3339, rfc3339_or_none
 
 RUNNING_ESCALATIONS = 1_000

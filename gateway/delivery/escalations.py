@@ -36,10 +36,10 @@ from gateway.delivery.escalation_rows import (
     steps_to_clear,
 )
 from gateway.delivery.ledger import RETRY_SECONDS, Ledger
-from gateway.delivery.ledger_statements import ReceiptRow
 from gateway.delivery.submission import AppRef, PendingPush
 from gateway.errors import Problem, problem
 from gateway.store.database import Database
+from gateway.store.deliveries.ledger_statements import ReceiptRow
 from gateway.store.protocols import Timers
 
 log = logging.getLogger(__name__)

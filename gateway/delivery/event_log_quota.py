@@ -18,8 +18,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from gateway.delivery.event_log import remove_events_to
 from gateway.store.database import Database
+from gateway.store.deliveries.event_log import remove_events_to
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,10 @@ from typing import Any, NamedTuple
 from pyroaring import BitMap
 
 from gateway.audience.policy import SHOWN
-from gateway.delivery.delivery_sets import (
+from gateway.delivery.push import last_push_no
+from gateway.delivery_states import DeliveryState
+from gateway.store.audience.device_sets import SEGMENT_BITS, largest_tags, whole_segment
+from gateway.store.deliveries.delivery_sets import (
     delivered_times,
     listed,
     outcomes_of,
@@ -24,10 +27,7 @@ from gateway.delivery.delivery_sets import (
     segments_with_rows,
     waiting_of,
 )
-from gateway.delivery.event_log import last_position
-from gateway.delivery.push import last_push_no
-from gateway.delivery_states import DeliveryState
-from gateway.store.audience.device_sets import SEGMENT_BITS, largest_tags, whole_segment
+from gateway.store.deliveries.event_log import last_position
 
 HOUR_MS = 3_600_000
 DAY_MS = 86_400_000

@@ -26,10 +26,10 @@ from pyroaring import BitMap
 
 from gateway.delivery.engine import Body, Engine, Message
 from gateway.delivery.fan_out import BUNDLE_BYTES, FanOutQueue
-from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK, handle_of
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.mailbox_reader import DeviceConnection, HandOverState, MailboxReader
 from gateway.delivery.push import ActivePush
+from gateway.delivery_handles import DEVICE_BITS, DEVICE_MASK, handle_of
 from gateway.delivery_states import DeliveryState
 from gateway.latency import BOUNDS_MS, LatencyHistogram
 from gateway.store.protocols import Timers, Writer

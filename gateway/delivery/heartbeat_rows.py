@@ -27,12 +27,12 @@ from pydantic import ConfigDict, Field, model_validator
 from pyroaring import BitMap
 
 from gateway.delivery.duties import ChosenDevices, chosen_devices
-from gateway.delivery.event_log import log_of_device, remove_events_to
 from gateway.delivery.push import DeviceId
 from gateway.delivery.retention import remove_beats
 from gateway.described_model import DescribedModel
 from gateway.errors import Problem, problem
 from gateway.names import Name
+from gateway.store.deliveries.event_log import log_of_device, remove_events_to
 from gateway.timestamps import rfc3339, rfc3339_or_none
 
 SERVER_APP = 0

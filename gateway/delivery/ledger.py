@@ -38,8 +38,13 @@ from typing import TypeVar
 from pyroaring import BitMap
 
 from gateway.delivery.attempts import count_attempts
-from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK, handle_of
-from gateway.delivery.ledger_statements import (
+from gateway.delivery.engine import ReasonCode
+from gateway.delivery.push import ActivePush, ActivePushes, load_pushes, push_number
+from gateway.delivery.stale_deliveries import end_stale_rows, recover_rows
+from gateway.delivery.whole_deliveries import whole_delivery
+from gateway.delivery_handles import DEVICE_BITS, DEVICE_MASK, handle_of
+from gateway.delivery_states import DeliveryState
+from gateway.store.deliveries.ledger_statements import (
     ENDED_DELIVERIES,
     end_devices,
     end_rows,
@@ -49,10 +54,6 @@ from gateway.delivery.ledger_statements import (
     sweep_rows,
     waiting_handles,
 )
-from gateway.delivery.push import ActivePush, ActivePushes, load_pushes, push_number
-from gateway.delivery.stale_deliveries import end_stale_rows, recover_rows
-from gateway.delivery.whole_deliveries import whole_delivery
-from gateway.delivery_states import DeliveryState
 from gateway.store.protocols import Timers, Writer
 
 log = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ class Ledger:
         self._clock_ms = clock_ms
         self._timers = timers
         self._outcomes: dict[tuple[int, int], list[int]] = {}
-        self._refusals: list[tuple[int, int]] = []
+        self._refusals: list[tuple[int, str]] = []
         self._unhandled: list[int] = []
         self._lost: list[int] = []
         """Handles of what was lost and may not be worth sending again."""
@@ -168,7 +169,9 @@ class Ledger:
 
     def refused(self, push_no: int, device_no: int, reason_code: int) -> None:
         """Record that the device answered with a reason code >= 0x80, or could not be sent so large a packet (0x95)."""
-        self._refusals.append((handle_of(push_no, device_no), reason_code))
+        too_large = reason_code == ReasonCode.PACKET_TOO_LARGE
+        reason = "packet_too_large" if too_large else f"reason_code_0x{reason_code:02x}"
+        self._refusals.append((handle_of(push_no, device_no), reason))
         if not self._gathering:
             self._gather()
 
@@ -261,7 +264,7 @@ class Ledger:
     def _recorded(
         self,
         outcomes: dict[tuple[int, int], list[int]],
-        refusals: list[tuple[int, int]],
+        refusals: list[tuple[int, str]],
     ) -> None:
         exactly_once: list[int] = []
         for (push_no, qos), devices in outcomes.items():

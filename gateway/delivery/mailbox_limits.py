@@ -23,11 +23,12 @@ from typing import TypeVar
 
 from pyroaring import BitMap
 
-from gateway.delivery import delivery_sets
 from gateway.delivery.ledger import Ledger
-from gateway.delivery.ledger_statements import overflow_rows
-from gateway.delivery.mailbox_quota import Mailbox, MailboxQuota, count_mailboxes
+from gateway.delivery.mailbox_quota import MailboxQuota
 from gateway.delivery.submission import PendingPush
+from gateway.store.deliveries import delivery_sets
+from gateway.store.deliveries.ledger_statements import overflow_rows
+from gateway.store.deliveries.mailboxes import Mailbox, count_mailboxes
 
 T = TypeVar("T")
 

@@ -13,33 +13,13 @@ It belongs to the writer's thread, and is never behind what that has stored.
 
 from __future__ import annotations
 
-import json
-import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable
 
-from pyroaring import BitMap
-
-from gateway.delivery import delivery_sets
-from gateway.delivery_states import IS_WAITING
+from gateway.store.deliveries import delivery_sets
+from gateway.store.deliveries.mailboxes import Mailbox
 
 MAX_DEVICES = 200_000
 """Devices remembered, about 30 MB; over it all are forgotten, and counted again as they come."""
-
-
-class Mailbox(NamedTuple):
-    """The size of what waits for a device, in all and in rows."""
-
-    device_no: int
-    deliveries: int
-    size: int
-    rows: int
-    row_bytes: int
-
-    @property
-    def is_deep(self) -> bool:
-        """Whether sets may bring it above a limit."""
-        return self.rows >= delivery_sets.DEEP_DELIVERIES or self.row_bytes >= delivery_sets.DEEP_BYTES
 
 
 class MailboxQuota:
@@ -89,45 +69,3 @@ class MailboxQuota:
     def forget(self) -> None:
         """Have every mailbox counted again. Any thread."""
         self._until = {}
-
-
-# -- on the writer thread ----------------------------------------------------------------------------------------------
-
-
-def count_mailboxes(
-    connection: sqlite3.Connection, app_no: int, devices: Sequence[int], sets_of_all: bool
-) -> list[Mailbox]:
-    """Count what waits for each of these devices of an app; those with nothing are left out. Writer thread.
-
-    Unless `sets_of_all`, sets are counted for deep mailboxes only: the others have room for those and for the rows that
-    they may still get until they are deep. A thousand devices are in two hundred thousand sets.
-    """
-    (text,) = connection.execute(
-        "SELECT json_group_array(json_array(device_no, count, total)) FROM ("
-        " SELECT device_no, count(*) AS count, sum(size) AS total FROM delivery INDEXED BY delivery_mailbox"
-        f" WHERE state {IS_WAITING} AND device_no IN (SELECT value FROM json_each(?)) GROUP BY device_no)",
-        (json.dumps(list(devices)),),
-    ).fetchone()
-    found = {device_no: Mailbox(device_no, count, total, count, total) for device_no, count, total in json.loads(text)}
-    in_sets = BitMap(devices if sets_of_all else [each.device_no for each in found.values() if each.is_deep])
-    for entry in delivery_sets.mailbox_entries(connection, [app_no], in_sets):
-        for device_no in entry.devices:
-            before = found.get(device_no) or Mailbox(device_no, 0, 0, 0, 0)
-            found[device_no] = before._replace(deliveries=before.deliveries + 1, size=before.size + entry.size)
-    return list(found.values())
-
-
-def rows_of_priority(connection: sqlite3.Connection, device_no: int, priority: int) -> Iterator[tuple[int, int]]:
-    """Yield (push number, bytes) of the rows that wait for a device with a priority, the oldest first. Writer thread.
-
-    No more is read than is taken.
-    """
-    rows = connection.execute(
-        "SELECT push_no, size FROM delivery INDEXED BY delivery_mailbox"
-        f" WHERE device_no = ? AND state {IS_WAITING} AND priority = ? ORDER BY push_no",
-        (device_no, priority),
-    )
-    try:
-        yield from rows
-    finally:
-        rows.close()

@@ -33,11 +33,12 @@ from enum import Enum
 
 from pyroaring import BitMap
 
-from gateway.delivery.delivery_sets import mailbox_entries
 from gateway.delivery.engine import Message
 from gateway.delivery.ledger import RETRY_SECONDS, Ledger
 from gateway.delivery.push import ActivePush, last_push_no, load_pushes
-from gateway.delivery_states import IS_WAITING, PRIORITIES
+from gateway.delivery_states import PRIORITIES
+from gateway.store.deliveries.conditions import IS_WAITING
+from gateway.store.deliveries.delivery_sets import mailbox_entries
 from gateway.store.protocols import Timers, Writer
 
 log = logging.getLogger(__name__)

@@ -20,10 +20,11 @@ from typing import Any, NamedTuple
 
 from pyroaring import BitMap
 
-from gateway.delivery.delivery_sets import with_rows
-from gateway.delivery.event_log import log_of_device
-from gateway.delivery_states import MISSED, DeliveryState, is_one_of
+from gateway.delivery_states import MISSED, DeliveryState
 from gateway.store.audience.device_sets import segments_of, unpack
+from gateway.store.deliveries.conditions import is_one_of
+from gateway.store.deliveries.delivery_sets import with_rows
+from gateway.store.deliveries.event_log import log_of_device
 from gateway.store.protocols import Timers, Writer
 from gateway.timestamps import rfc3339
 

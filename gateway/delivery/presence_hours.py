@@ -32,7 +32,7 @@ from typing import NamedTuple
 from pyroaring import BitMap
 
 from gateway.delivery.device_activity import DeviceActivity
-from gateway.delivery.handles import DEVICE_MASK
+from gateway.delivery_handles import DEVICE_MASK
 from gateway.store.audience.device_sets import SEGMENT_BITS, pack, segments_of, stored_devices, unpack, whole_segment
 from gateway.store.database import Database
 from gateway.store.rows import insert_rows

@@ -15,18 +15,13 @@ from typing import Any
 from pyroaring import BitMap
 
 from gateway.audience.policy import PolicyStore
-from gateway.delivery import delivery_sets
 from gateway.delivery.acceptance_queue import FEW_DELIVERIES
 from gateway.delivery.attachments import fetch_within
 from gateway.delivery.consent import preferences_of, unwanted, unwanted_selected
-from gateway.delivery.delivery_sets import insert_set
 from gateway.delivery.digest import PushNumbers
-from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK
 from gateway.delivery.idempotency_records import remember_answers, remembered_answer
 from gateway.delivery.ledger import Ledger
-from gateway.delivery.ledger_statements import end_devices, insert_listed_rows, insert_single_rows, supersede_rows
 from gateway.delivery.mailbox_limits import EnforcedLimits, MailboxLimits
-from gateway.delivery.not_before import mark_accepted_rows
 from gateway.delivery.push_texts import insert_texts
 from gateway.delivery.submission import (
     AcceptedPush,
@@ -36,10 +31,20 @@ from gateway.delivery.submission import (
     new_push_ids,
     nobody_known,
 )
+from gateway.delivery_handles import DEVICE_BITS, DEVICE_MASK
 from gateway.delivery_states import DeliveryState
 from gateway.errors import Problem
 from gateway.store.audience.device_sets import live_devices, selected_devices
 from gateway.store.audience.devices import device_rows
+from gateway.store.deliveries import delivery_sets
+from gateway.store.deliveries.delivery_sets import insert_set
+from gateway.store.deliveries.ledger_statements import (
+    end_devices,
+    insert_listed_rows,
+    insert_single_rows,
+    supersede_rows,
+)
+from gateway.store.deliveries.not_before import mark_limited_rows, mark_muted_rows
 from gateway.store.rows import insert_rows
 
 _WAITING = int(DeliveryState.WAITING)
@@ -150,7 +155,7 @@ class PushStore:
         insert_single_rows(connection, single)
         for number, reason, devices in withheld:
             end_devices(connection, number, devices, DeliveryState.SUPPRESSED, reason, now_ms)
-        if mark_accepted_rows(connection, pending_pushes, self._policies):
+        if self._mark_limited(connection, pending_pushes):
             self._ledger.limited = True  # here: whatever reads mailboxes on this thread comes later
         stored = self._collapse_and_limit(connection, pending_pushes, last_no + 1, now_ms)
         for pending in pending_pushes:
@@ -169,6 +174,23 @@ class PushStore:
                 ],
             )
         return stored
+
+    def _mark_limited(self, connection: sqlite3.Connection, pending_pushes: list[PendingPush]) -> bool:
+        """Mark deliveries of new pushes: to everybody, or to those who have muted the channel. Whether there are any.
+
+        The latter are noted in the pending push.
+        """
+        stored = [pending for pending in pending_pushes if pending.push_no]
+        limited = [pending.push_no for pending in stored if pending.limited]
+        if limited:
+            mark_limited_rows(connection, limited)
+        for pending in stored:
+            app_no, channel = pending.app.no, pending.channel
+            if pending.limited or not self._policies.may_pass_mute(app_no, pending.kind, channel, pending.priority):
+                continue
+            assert channel is not None, "what has none cannot be muted"
+            pending.muted = frozenset(mark_muted_rows(connection, pending.push_no, channel))
+        return any(pending.limited or pending.muted for pending in stored)
 
     def _known_preferences(
         self, connection: sqlite3.Connection, known: dict[int, dict[str, int]]

@@ -28,16 +28,16 @@ from pyroaring import BitMap
 
 from gateway.auth import DeviceIdentity
 from gateway.delivery.consent import CONSENT_ACTIONS, DeviceSettings, PreferenceStore, TooManyChoices
-from gateway.delivery.delivery_sets import to_rows
 from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery.device_messages import Receipt, Unusable, parse
 from gateway.delivery.engine import PACKET_ID_BITS, Message, ReasonCode
-from gateway.delivery.handles import handle_of
 from gateway.delivery.ledger import RETRY_SECONDS, Ledger
-from gateway.delivery.ledger_statements import ReceiptRow, RecordActs, receipt_rows
 from gateway.delivery.uplink import UplinkLimits, store_uplink
+from gateway.delivery_handles import handle_of
 from gateway.device_topics import split_client_id, split_topic
 from gateway.merge_patch import merge_patch
+from gateway.store.deliveries.delivery_sets import to_rows
+from gateway.store.deliveries.ledger_statements import ReceiptRow, RecordActs, receipt_rows
 from gateway.store.errors import StorageError
 from gateway.store.protocols import Timers, Writer
 

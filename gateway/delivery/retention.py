@@ -16,17 +16,17 @@ import json
 import sqlite3
 from dataclasses import dataclass
 
-from gateway.delivery.delivery_sets import remove_sets
 from gateway.delivery.escalation_rows import remove_escalations
-from gateway.delivery.event_log import remove_events
 from gateway.delivery.funnels import DAY_MS, HOUR_MS, finish_row
 from gateway.delivery.plan_parts import remove_parts
 from gateway.delivery.presence_hours import remove_hours
 from gateway.delivery.push_texts import MARK, forget_templates, remove_texts
 from gateway.delivery.reports import count_states
-from gateway.delivery_states import IS_WAITING
 from gateway.store.analytics.forecasts import remove_forecasts
 from gateway.store.database import Database
+from gateway.store.deliveries.conditions import IS_WAITING
+from gateway.store.deliveries.delivery_sets import remove_sets
+from gateway.store.deliveries.event_log import remove_events
 
 SLICE_ROWS = 2_000
 """Rows that one operation removes: about 10 ms of the writer."""

@@ -27,14 +27,14 @@ from pyroaring import BitMap
 
 from gateway.audience.policy import PolicyStore
 from gateway.delivery.alert_limiter import AlertLimiter, mark_changed_rows
-from gateway.delivery.app_slices import BEGIN, SlicePosition, cut, next_slice
 from gateway.delivery.consent import PreferenceStore, end_unwanted_parts, muted_devices, unwanted_selected
-from gateway.delivery.delivery_sets import note_rows_made, some_to_rows, to_rows, waiting_of
-from gateway.delivery.handles import handle_of
 from gateway.delivery.ledger import Ledger
-from gateway.delivery.ledger_statements import SWEEP_DEVICES, end_devices
+from gateway.delivery_handles import handle_of
 from gateway.delivery_states import DeliveryState
 from gateway.store.database import Database
+from gateway.store.deliveries.app_slices import BEGIN, SlicePosition, cut, next_slice
+from gateway.store.deliveries.delivery_sets import note_rows_made, some_to_rows, to_rows, waiting_of
+from gateway.store.deliveries.ledger_statements import SWEEP_DEVICES, end_devices
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import base64
 import sqlite3
 from dataclasses import dataclass
 
-from gateway.delivery.event_log import log_of_device
+from gateway.store.deliveries.event_log import log_of_device
 
 LONG_TEXT_BYTES = 1_024
 """Bytes of an uplink message from which on it is looked at what it would be as JSON."""

@@ -23,13 +23,13 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, StringConstraints
 
-from gateway.delivery.event_log import log_of_app
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.submission import AppRef, PendingPush
 from gateway.described_model import DescribedModel
 from gateway.errors import Problem, problem
 from gateway.names import Name
 from gateway.store.database import Database
+from gateway.store.deliveries.event_log import log_of_app
 from gateway.timestamps import rfc3339, rfc3339_or_none
 
 MAX_WATCHES = 20

@@ -14,7 +14,11 @@ from typing import Any, NamedTuple
 
 from pyroaring import BitMap
 
-from gateway.delivery.delivery_sets import (
+from gateway.delivery_handles import DEVICE_MASK
+from gateway.delivery_states import DeliveryState
+from gateway.store.audience.device_sets import SEGMENT_BITS, whole_segment
+from gateway.store.deliveries.conditions import IS_WAITING
+from gateway.store.deliveries.delivery_sets import (
     Outcome,
     mailbox_entries,
     outcomes_of,
@@ -23,9 +27,6 @@ from gateway.delivery.delivery_sets import (
     stored_in_sets,
     waiting_of,
 )
-from gateway.delivery.handles import DEVICE_MASK
-from gateway.delivery_states import IS_WAITING, DeliveryState
-from gateway.store.audience.device_sets import SEGMENT_BITS, whole_segment
 from gateway.timestamps import rfc3339_or_none
 
 CHUNK_DEVICES = 1_000

@@ -29,7 +29,6 @@ from pydantic import Field, StringConstraints, model_validator
 
 from gateway.audience.enrolments import EnrolmentQuota, too_many_devices
 from gateway.auth import new_token, secret_hash
-from gateway.delivery.event_log import log_of_device
 from gateway.delivery.push import DeviceId
 from gateway.delivery.reports import cursor_number
 from gateway.devices import (
@@ -48,6 +47,7 @@ from gateway.pages import ListPage, fill_page
 from gateway.store.audience.devices import device_rows
 from gateway.store.audited_writes import about
 from gateway.store.database import Database
+from gateway.store.deliveries.event_log import log_of_device
 from gateway.store.rows import insert_rows
 from gateway.timestamps import rfc3339, rfc3339_or_none
 from gateway.token_lifetimes import NEW_TOKEN

@@ -29,7 +29,6 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import ConfigDict, StringConstraints
 
 from gateway.auth import APP_ID, secret_hash
-from gateway.delivery.event_log import log_of_device
 from gateway.delivery.push import DeviceId
 from gateway.described_model import DescribedModel
 from gateway.device_topics import DEFAULT_APP
@@ -38,6 +37,7 @@ from gateway.enrolment.codes import ALPHABET
 from gateway.errors import Problem, problem
 from gateway.printable import Printable
 from gateway.store.database import Database
+from gateway.store.deliveries.event_log import log_of_device
 from gateway.timestamps import rfc3339, rfc3339_or_none
 
 log = logging.getLogger(__name__)

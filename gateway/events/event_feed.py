@@ -14,10 +14,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from gateway.delivery.event_log import TYPES, EventPage, Position, last_position, lost_before, make_event, read_events
 from gateway.errors import problem
 from gateway.pages import to_json
 from gateway.store.database import Database
+from gateway.store.deliveries.event_log import (
+    TYPES,
+    EventPage,
+    Position,
+    last_position,
+    lost_before,
+    make_event,
+    read_events,
+)
 from gateway.store.protocols import Timers
 
 log = logging.getLogger(__name__)

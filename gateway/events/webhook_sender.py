@@ -30,7 +30,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from gateway.delivery.event_log import Event, Position, log_of_app
 from gateway.errors import problem
 from gateway.events.bounded_streams import ExtraReads
 from gateway.events.dns import ConcurrencyLimit, DnsResolver, RequestFailed
@@ -47,6 +46,7 @@ from gateway.events.webhooks import (
 )
 from gateway.pages import to_json
 from gateway.store.database import Database
+from gateway.store.deliveries.event_log import Event, Position, log_of_app
 from gateway.store.events import webhooks as rows
 from gateway.store.transaction import Transaction
 from gateway.timestamps import retry_after_ms, rfc3339, wall_time

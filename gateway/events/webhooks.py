@@ -20,7 +20,6 @@ from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, StringConstraints, field_validator
 
-from gateway.delivery.event_log import Position, last_position
 from gateway.delivery.reports import cursor_number
 from gateway.described_model import DescribedModel
 from gateway.errors import Problem, problem
@@ -29,6 +28,7 @@ from gateway.events.guarded_client import Network, may_be_asked
 from gateway.pages import ListPage, fill_page
 from gateway.store.audited_writes import about
 from gateway.store.database import Database
+from gateway.store.deliveries.event_log import Position, last_position
 from gateway.store.events import webhooks as rows
 from gateway.store.events.webhooks import WebhookKey
 from gateway.store.transaction import Transaction

@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 
 from pyroaring import BitMap
 
-from gateway.delivery.event_log import log_of_app
 from gateway.delivery.push import PushRequest
 from gateway.plans.campaign_fields import Plan, merged_push
 from gateway.store.audience.device_sets import pack, segments_of, stored_devices
+from gateway.store.deliveries.event_log import log_of_app
 from gateway.store.rows import insert_rows
 
 HOLDOUT = -1

@@ -2,14 +2,14 @@
 
 Conventions: `no` is the internal integer key, `id` the public name. Times are integer milliseconds of server time
 (Unix epoch, UTC). JSON is stored as text. Hot statements are written in SQL against these names
-(`delivery/ledger_statements.py`); everything else goes through SQLModel.
+(`deliveries/ledger_statements.py`); everything else goes through SQLModel.
 
 Two choices carry the speed. `delivery` is WITHOUT ROWID, clustered by (push_no, device_no), so a fan-out appends and
 its acknowledgements touch neighbouring rows. The mailbox is a *partial* index over waiting deliveries only: it is the
 device's queue in mailbox order, and history costs it nothing.
 
 The deliveries of a push to many devices are sets (`waiting_set`, `outcome_set`) until something is true of one alone;
-`delivery/delivery_sets.py` explains them.
+`deliveries/delivery_sets.py` explains them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy import BLOB, Column, Connection, Index, Table, Text, event, text
 from sqlmodel import Field, SQLModel
 
-from gateway.delivery_states import COUNTED_TRIGGER, IS_WAITING, MISSED, is_one_of
+from gateway.delivery_states import MISSED
 from gateway.store import (
     attribute_models,
     audience_models,
@@ -34,6 +34,7 @@ from gateway.store import (
     plan_models,
     watch_models,
 )  # fmt: skip
+from gateway.store.deliveries.conditions import COUNTED_TRIGGER, IS_WAITING, is_one_of
 
 _DEFINED_BY_IMPORT = (
     attribute_models, audience_models, audit_models, campaign_models, content_models, duty_models,
@@ -421,7 +422,7 @@ class Funnel(SQLModel, table=True):
 
 
 class EventEntry(SQLModel, table=True):
-    """An entry of the event log (`delivery/event_log`): about deliveries of a push, a device, or the app."""
+    """An entry of the event log (`deliveries/event_log`): about deliveries of a push, a device, or the app."""
 
     __tablename__ = "event"
     __table_args__ = (Index("event_of_app", "app_no", "no"), {"sqlite_autoincrement": True})

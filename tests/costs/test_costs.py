@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from broker.sqlite_file import PAGE_BYTES
-from gateway.delivery.handles import handle_of
+from gateway.delivery_handles import handle_of
 from tests.costs.counters import COUNTERS, ROOT, Counters
 from tests.costs.recorded import NO_REASON, RecordedCost, RecordedCosts, compare, versions_here
 from tests.end_to_end.harness import clean_environment
@@ -109,7 +109,7 @@ def test_each_counter_counts(tmp_path: Path) -> None:
             insert(connection, rows)
             costs.append(counters.stop())
     few, many = (cost.counts for cost in costs)
-    assert costs[0].functions == {"gateway/delivery/handles.py handle_of": 1}
+    assert costs[0].functions == {"gateway/delivery_handles.py handle_of": 1}
     assert (few["statements"], few["commits"]) == (12, 1)
     assert (many["statements"], many["commits"]) == (22, 1)
     assert many["steps"] - few["steps"] >= 10

@@ -24,12 +24,12 @@ from client_sim.push import Push
 from client_sim.simulator.scenario import NetworkConditions, PeopleHabits, Phase, Scenario, Stream
 from client_sim.testing import FakeServer
 from gateway.delivery.device_messages import Unusable, parse
-from gateway.delivery.event_log import TYPES
 from gateway.delivery.notification import Action, Enclosure, Notification
 from gateway.delivery.push import ActivePush, PushRequest
 from gateway.delivery.push_timing import SCHEDULE_FIELDS
 from gateway.delivery_states import PRIORITIES
 from gateway.settings import Settings
+from gateway.store.deliveries.event_log import TYPES
 from tests.documents.markdown import Block, blocks, prose
 from tests.gateway.in_process import InProcessGateway
 

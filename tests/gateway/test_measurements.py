@@ -9,7 +9,6 @@ import pytest
 
 from gateway import measurements
 from gateway.auth import DeviceIdentity
-from gateway.delivery.ledger_statements import end_rows
 from gateway.delivery_states import DeliveryState
 from gateway.measurements import (
     CPU_FACTOR,
@@ -21,6 +20,7 @@ from gateway.measurements import (
     critical_rows,
     with_pause,
 )
+from gateway.store.deliveries.ledger_statements import end_rows
 from tests.gateway.in_process import InProcessGateway
 
 

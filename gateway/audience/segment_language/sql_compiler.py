@@ -54,8 +54,9 @@ from gateway.audience.segment_language.terms import (
     VersionComparison,
     terms_within,
 )
-from gateway.delivery_states import MISSED, DeliveryState, is_one_of
+from gateway.delivery_states import MISSED, DeliveryState
 from gateway.store.attribute_index import CROWDED, FALSE, PREFIX_CHARACTERS, TRUE, entries
+from gateway.store.deliveries.conditions import is_one_of
 
 
 class Given(Enum):

@@ -84,24 +84,21 @@ from broker.connection import Connection
 from broker.protocol.packets import Publish
 from gateway.__main__ import main
 from gateway.audience.policy import PolicyStore, Rules
-from gateway.delivery import acceptance, consent, event_log, ledger_statements, push_store, receipts, reports
+from gateway.delivery import acceptance, consent, push_store, receipts, reports
 from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.analytics import Analytics
 from gateway.delivery.connection_events import ConnectionEvents
-from gateway.delivery.delivery_sets import handles_to_rows
 from gateway.delivery.device_connections import DeviceConnections, Presence
 from gateway.delivery.engine import ACKNOWLEDGED, Body, EmbeddedEngine, Message
-from gateway.delivery.event_log import Event, EventPage, log_handles
 from gateway.delivery.hand_over import HandOver
-from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK, handle_of
 from gateway.delivery.ledger import Ledger
-from gateway.delivery.ledger_statements import end_devices
 from gateway.delivery.mailbox_reader import HandOverState
 from gateway.delivery.push import ActivePush
 from gateway.delivery.push_store import PushStore
 from gateway.delivery.receipts import Receipts
 from gateway.delivery.reports import Reports
 from gateway.delivery.submission import AppRef, PendingPush, Submission, pending_push
+from gateway.delivery_handles import DEVICE_BITS, DEVICE_MASK, handle_of
 from gateway.delivery_states import DeliveryState
 from gateway.errors import problem
 from gateway.events.event_feed import EventFeed
@@ -109,6 +106,10 @@ from gateway.events.guarded_client import ReceiverResponse
 from gateway.events.webhook_sender import WebhookSender
 from gateway.plans import assignment, target_freeze
 from gateway.plans.conditions import Condition
+from gateway.store.deliveries import event_log, ledger_statements
+from gateway.store.deliveries.delivery_sets import handles_to_rows
+from gateway.store.deliveries.event_log import Event, EventPage, log_handles
+from gateway.store.deliveries.ledger_statements import end_devices
 
 EVERY = 1_000
 LONGER = 30

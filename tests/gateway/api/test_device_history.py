@@ -5,7 +5,7 @@ from typing import Any
 from pyroaring import BitMap
 
 from gateway.api.responses import DeviceDeliveriesResponse, DeviceEventsResponse, ReasonsResponse
-from gateway.delivery.delivery_sets import to_rows
+from gateway.store.deliveries.delivery_sets import to_rows
 from tests.gateway.api.test_stats import connect
 from tests.gateway.in_process import InProcessGateway
 

@@ -8,7 +8,7 @@ import tracemalloc
 import pytest
 
 from gateway.api import events
-from gateway.delivery.event_log import Event, EventPage, Position
+from gateway.store.deliveries.event_log import Event, EventPage, Position
 from tests.gateway.in_process import InProcessGateway
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gateway.delivery import delivery_sets
+from gateway.store.deliveries import delivery_sets
 from tests.gateway.delivery.world import World
 
 ALWAYS_IN_BOTH = {

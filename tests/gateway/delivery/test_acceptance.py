@@ -19,9 +19,9 @@ from gateway.delivery.acceptance import (
     PREPARED_PUSHES_OF_APP,
 )
 from gateway.delivery.acceptance_queue import BATCH_PUSHES
-from gateway.delivery.ledger_statements import supersede_rows
 from gateway.delivery.submission import AcceptedPush, PendingPush
 from gateway.errors import Problem, problem
+from gateway.store.deliveries.ledger_statements import supersede_rows
 from gateway.store.errors import StorageFull
 from tests.gateway.delivery.machinery import counted_steps
 from tests.gateway.delivery.world import APP, World

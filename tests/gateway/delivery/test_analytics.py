@@ -9,9 +9,9 @@ import pytest
 
 from gateway.audience.policy import NewChannel
 from gateway.delivery.analytics import STAGES
-from gateway.delivery.event_log import last_position, remove_events_to
 from gateway.errors import Problem
 from gateway.store.audience.device_sets import add_devices
+from gateway.store.deliveries.event_log import last_position, remove_events_to
 from gateway.timestamps import rfc3339
 from tests.gateway.delivery.world import ALERT, APP, START, World
 

@@ -8,8 +8,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from gateway.delivery import app_slices
-from gateway.delivery.app_slices import BEGIN, EVERY_DEVICE, PushPart, SlicePosition, cut, next_slice
+from gateway.store.deliveries import app_slices
+from gateway.store.deliveries.app_slices import BEGIN, EVERY_DEVICE, PushPart, SlicePosition, cut, next_slice
 from tests.gateway.delivery.machinery import fresh_database
 
 COLUMNS = (

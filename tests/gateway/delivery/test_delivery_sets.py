@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from gateway.audience.policy import ChannelFields, NewChannel
-from gateway.delivery import delivery_sets, retention, rule_changes
-from gateway.delivery.mailbox_quota import count_mailboxes
+from gateway.delivery import retention, rule_changes
+from gateway.store.deliveries import delivery_sets
+from gateway.store.deliveries.mailboxes import count_mailboxes
 from tests.gateway.delivery.test_alert_limiter import cap
 from tests.gateway.delivery.world import ALERT, APP, World
 

@@ -8,8 +8,8 @@ import json
 import pytest
 
 from gateway.delivery import event_log_quota
-from gateway.delivery.event_log import EventPage, Position, log_of_app, log_of_device, remove_events
 from gateway.delivery.event_log_quota import EventLogQuota
+from gateway.store.deliveries.event_log import EventPage, Position, log_of_app, log_of_device, remove_events
 from tests.gateway.in_process import START, InProcessGateway
 
 SIZE = 1_000

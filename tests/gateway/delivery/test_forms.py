@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from gateway.audience.device_filter import DeviceFilter
 from gateway.audience.enrolments import EnrolmentQuota
-from gateway.delivery import delivery_sets, device_deliveries, device_timeline, history_pages
+from gateway.delivery import device_deliveries, device_timeline, history_pages
 from gateway.delivery.analytics import By
 from gateway.delivery.device_deliveries import DeviceDeliveries, Wanted
 from gateway.delivery.device_timeline import DeviceTimeline
@@ -35,6 +35,7 @@ from gateway.measurements import DeliveryCensus
 from gateway.pages import ListPage
 from gateway.store.audience import device_sets
 from gateway.store.audience.device_sets import add_to_sets
+from gateway.store.deliveries import delivery_sets
 from tests.gateway.delivery.conftest import store_everything_as_sets
 from tests.gateway.delivery.machinery import HandOver, ManualWriter
 from tests.gateway.delivery.test_retention import DAY, KEEP

@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from gateway.delivery import ledger, ledger_statements
+from gateway.delivery import ledger
+from gateway.store.deliveries import ledger_statements
 from tests.gateway.delivery.world import APP, World
 
 

@@ -21,14 +21,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from gateway.auth import DeviceIdentity
-from gateway.delivery import delivery_sets, fan_out
+from gateway.delivery import fan_out
 from gateway.delivery.engine import Body, Message
-from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK
 from gateway.delivery.push import PushRequest
 from gateway.delivery.reports import count_states
 from gateway.delivery.submission import AcceptedPush
+from gateway.delivery_handles import DEVICE_BITS, DEVICE_MASK
 from gateway.delivery_states import RECEIPT_STATES, DeliveryState
 from gateway.errors import Problem
+from gateway.store.deliveries import delivery_sets
 from tests.gateway.delivery.conftest import store_everything_as_sets
 from tests.gateway.delivery.machinery import HandOver
 from tests.gateway.delivery.world import APP, World

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.delivery import mailbox_quota
-from gateway.delivery.mailbox_quota import Mailbox, MailboxQuota
+from gateway.delivery.mailbox_quota import MailboxQuota
+from gateway.store.deliveries.mailboxes import Mailbox
 
 LIMIT, LIMIT_BYTES = 5, 50
 DEVICES = (1, 2, 3)

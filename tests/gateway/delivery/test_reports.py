@@ -5,10 +5,10 @@ import sqlite3
 import pytest
 from pyroaring import BitMap
 
-from gateway.delivery.delivery_sets import SET_DEVICES, to_rows
 from gateway.delivery.reports import count_states
 from gateway.delivery_states import DeliveryState
 from gateway.errors import Problem
+from gateway.store.deliveries.delivery_sets import SET_DEVICES, to_rows
 from tests.gateway.delivery.world import APP, World, items
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.audience.policy import NewChannel, Policy
-from gateway.delivery import app_slices
+from gateway.store.deliveries import app_slices
 from tests.gateway.delivery.test_alert_limiter import cap, not_before
 from tests.gateway.delivery.test_consent import full_disk
 from tests.gateway.delivery.world import APP, World

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.delivery import ledger_statements
+from gateway.store.deliveries import ledger_statements
 from tests.gateway.delivery.world import APP, World
 
 
@@ -17,7 +17,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """Parts of two deliveries; five devices, mailboxes of fifty."""
     for name in (
         "gateway.delivery.ledger",
-        "gateway.delivery.ledger_statements",
+        "gateway.store.deliveries.ledger_statements",
         "gateway.delivery.device_connections",
     ):
         monkeypatch.setattr(f"{name}.ENDED_DELIVERIES", 2)

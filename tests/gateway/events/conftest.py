@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.delivery.event_log import EventPage, Position
+from gateway.store.deliveries.event_log import EventPage, Position
 from tests.gateway.in_process import InProcessGateway
 from tests.receiver import Receiver
 

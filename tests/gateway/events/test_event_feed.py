@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from gateway.delivery.event_log import PAGE_BYTES, Position, log_of_device, remove_events
 from gateway.errors import Problem
 from gateway.events import event_feed
 from gateway.events.event_feed import STREAMS_OF_APP, STREAMS_OF_KEY
+from gateway.store.deliveries.event_log import PAGE_BYTES, Position, log_of_device, remove_events
 from tests.gateway.events.conftest import HOUR, Fleet
 from tests.gateway.in_process import InProcessGateway
 

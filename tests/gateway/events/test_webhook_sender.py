@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from gateway.delivery.event_log import Event, Position
 from gateway.events import dns, webhook_sender
 from gateway.events.webhooks import LANES_PER_WEBHOOK, MAX_WEBHOOKS
 from gateway.pages import to_json
+from gateway.store.deliveries.event_log import Event, Position
 from gateway.store.errors import StorageFull
 from tests.gateway.events.conftest import HOUR, MINUTE, Fleet, MakeReceiver, check_order
 from tests.gateway.in_process import InProcessGateway

@@ -20,10 +20,10 @@ from broker.sqlite_store import SqliteStore
 from broker.store import StoredOutbound, StoredSession, StoredSubscription
 from gateway.auth import secret_hash
 from gateway.data_directory import KEY_FILE
-from gateway.delivery.event_log import DELIVERY_TYPES, EventPage, Position, read_events
-from gateway.delivery.handles import handle_of
+from gateway.delivery_handles import handle_of
 from gateway.keys import insert_key
 from gateway.roles import SCOPES
+from gateway.store.deliveries.event_log import DELIVERY_TYPES, EventPage, Position, read_events
 from tests import wire
 from tests.costs.server import KeptSocket
 from tests.gateway.in_process import START, InProcessGateway

@@ -82,7 +82,7 @@ def upgrade() -> None:
 
 
 def _note_deep_mailboxes() -> None:
-    rows = op.get_bind().exec_driver_sql(  # the thresholds of `delivery/delivery_sets`
+    rows = op.get_bind().exec_driver_sql(  # the thresholds of `deliveries/delivery_sets`
         "SELECT device_no FROM delivery INDEXED BY delivery_mailbox WHERE state = 0"
         " GROUP BY device_no HAVING count(*) >= 100 OR sum(size) >= 262144"
     )

@@ -24,9 +24,10 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK
-from gateway.delivery_states import ENDS_A_RECEIPT_REVIVES, IS_WAITING, RECEIPT_STATES, DeliveryState, is_one_of
+from gateway.delivery_handles import DEVICE_BITS, DEVICE_MASK
+from gateway.delivery_states import ENDS_A_RECEIPT_REVIVES, RECEIPT_STATES, DeliveryState
 from gateway.pages import to_json
+from gateway.store.deliveries.conditions import IS_WAITING, is_one_of
 from gateway.store.set_functions import DEVICES_JSON
 from gateway.timestamps import rfc3339
 

@@ -1,22 +1,13 @@
-"""Handles name one delivery, in Python and in SQL."""
+"""SQL finds deliveries by their handles and by the names of their states."""
 
 from __future__ import annotations
 
 import json
 
-from hypothesis import given
-from hypothesis import strategies as st
-
-from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK, handle_of, row_of_handle
-from gateway.delivery_states import MISSED, DeliveryState, is_one_of
+from gateway.delivery_handles import handle_of
+from gateway.delivery_states import MISSED, DeliveryState
+from gateway.store.deliveries.conditions import is_one_of, row_of_handle
 from tests.gateway.delivery.machinery import add_device, fresh_database
-
-
-@given(st.integers(0, 2**31 - 1), st.integers(0, 2**32 - 1))
-def test_a_handle_is_its_push_and_its_device(push_no: int, device_no: int) -> None:
-    handle = handle_of(push_no, device_no)
-    assert (handle >> DEVICE_BITS, handle & DEVICE_MASK) == (push_no, device_no)
-    assert handle < 2**63, "SQLite's integers"
 
 
 def test_sql_finds_the_rows_of_handles() -> None:

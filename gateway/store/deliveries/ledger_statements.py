@@ -1,4 +1,4 @@
-"""The statements of the ledger: and of `delivery_sets`: the only SQL that writes the state of a delivery.
+"""The statements of the ledger: with those of `delivery_sets`, the only SQL that writes the state of a delivery.
 
 Every function runs on the writer thread inside an operation, over many deliveries; the laws that they keep are in
 `ledger`. Events are logged with the statement that makes them true (`event_log`). Deliveries may be stored as sets or
@@ -16,8 +16,12 @@ from typing import Any
 
 from pyroaring import BitMap
 
-from gateway.delivery import delivery_sets
-from gateway.delivery.delivery_sets import (
+from gateway.delivery_handles import DEVICE_BITS, DEVICE_MASK, handle_of
+from gateway.delivery_states import ENDS_A_RECEIPT_REVIVES, PRIORITIES, RECEIPT_STATES, DeliveryState
+from gateway.errors import problem
+from gateway.store.deliveries import delivery_sets
+from gateway.store.deliveries.conditions import IS_WAITING, row_of_handle
+from gateway.store.deliveries.delivery_sets import (
     app_of,
     by_push,
     device_to_rows,
@@ -31,12 +35,8 @@ from gateway.delivery.delivery_sets import (
     to_rows,
     waiting_of,
 )
-from gateway.delivery.engine import ReasonCode
-from gateway.delivery.event_log import HANDED_OVER, log_deliveries, log_handles, log_moved, log_push
-from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK, handle_of, row_of_handle
-from gateway.delivery.mailbox_quota import rows_of_priority
-from gateway.delivery_states import ENDS_A_RECEIPT_REVIVES, IS_WAITING, PRIORITIES, RECEIPT_STATES, DeliveryState
-from gateway.errors import problem
+from gateway.store.deliveries.event_log import HANDED_OVER, log_deliveries, log_handles, log_moved, log_push
+from gateway.store.deliveries.mailboxes import rows_of_priority
 from gateway.store.rows import insert_rows
 
 ENDED_DELIVERIES = 100
@@ -167,17 +167,16 @@ def digest_rows(
 def record_outcomes(
     connection: sqlite3.Connection,
     outcomes: dict[tuple[int, int], list[int]],
-    refusals: Iterable[tuple[int, int]],
+    refusals: Iterable[tuple[int, str]],
     now_ms: int,
     maybe_sets: Collection[int] = (),
 ) -> None:  # Hot path.
-    """Record acknowledgements, by push and effective QoS, and refusals as (handle, reason code).
+    """Record acknowledgements, by push and effective QoS, and refusals as (handle, reason).
 
     `maybe_sets`: the pushes among them that may have been stored as sets.
     """
 
-    for handle, code in refusals:
-        reason = "packet_too_large" if code == ReasonCode.PACKET_TOO_LARGE else f"reason_code_0x{code:02x}"
+    for handle, reason in refusals:
         end_rows(connection, [handle], DeliveryState.REFUSED, reason, now_ms)
     single: dict[int, list[int]] = {}
     first: list[tuple[int, list[int]]] = []

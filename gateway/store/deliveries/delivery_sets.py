@@ -27,10 +27,11 @@ from typing import NamedTuple
 
 from pyroaring import BitMap
 
-from gateway.delivery.event_log import ENTRY_DEVICES, log_outcome
-from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK, handle_of
-from gateway.delivery_states import IS_WAITING, DeliveryState
+from gateway.delivery_handles import DEVICE_BITS, DEVICE_MASK, handle_of
+from gateway.delivery_states import DeliveryState
 from gateway.store.audience.device_sets import SEGMENT_BITS, pack, segments_of, stored_devices, unpack
+from gateway.store.deliveries.conditions import IS_WAITING
+from gateway.store.deliveries.event_log import ENTRY_DEVICES, log_outcome
 
 SET_DEVICES = 24
 """Devices of a segment that are worth a set: fewer are written, acknowledged and counted as rows at less cost."""

@@ -10,36 +10,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from pyroaring import BitMap
 
-from gateway.audience.policy import PolicyStore
-from gateway.delivery.app_slices import EVERY_DEVICE, PushPart
-from gateway.delivery.delivery_sets import device_to_rows, note_rows_made
-from gateway.delivery.handles import row_of_handle
-from gateway.delivery.submission import PendingPush
-from gateway.delivery_states import IS_WAITING
-
-
-def mark_accepted_rows(
-    connection: sqlite3.Connection, pending_pushes: Iterable[PendingPush], policies: PolicyStore
-) -> bool:
-    """Mark deliveries of new pushes: to everybody, or to those who have muted the channel. Whether there are any.
-
-    The latter are noted in the pending push.
-    """
-    stored = [pending for pending in pending_pushes if pending.push_no]
-    limited = [pending.push_no for pending in stored if pending.limited]
-    if limited:
-        mark_limited_rows(connection, limited)
-    for pending in stored:
-        channel = pending.channel
-        if pending.limited or not policies.may_pass_mute(pending.app.no, pending.kind, channel, pending.priority):
-            continue
-        assert channel is not None, "what has none cannot be muted"
-        pending.muted = frozenset(mark_muted_rows(connection, pending.push_no, channel))
-    return any(pending.limited or pending.muted for pending in stored)
+from gateway.store.deliveries.app_slices import EVERY_DEVICE, PushPart
+from gateway.store.deliveries.conditions import IS_WAITING, row_of_handle
+from gateway.store.deliveries.delivery_sets import device_to_rows, note_rows_made
 
 
 def mark_limited_rows(connection: sqlite3.Connection, push_nos: list[int]) -> None:

@@ -9,8 +9,3 @@ DEVICE_MASK = (1 << DEVICE_BITS) - 1
 def handle_of(push_no: int, device_no: int) -> int:
     """The handle of a delivery; `>> DEVICE_BITS` is its push again, `& DEVICE_MASK` its device."""
     return push_no << DEVICE_BITS | device_no
-
-
-def row_of_handle(table: str, handle: str = "handle.value") -> str:
-    """An SQL condition: this row of a table with `push_no` and `device_no` belongs to that handle."""
-    return f"{table}.push_no = {handle} >> {DEVICE_BITS} AND {table}.device_no = {handle} & {DEVICE_MASK}"
