@@ -23,7 +23,6 @@ import logging
 import os
 import re
 import secrets
-import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
@@ -36,6 +35,15 @@ from gateway.delivery.push import PushRequest
 from gateway.errors import RetryableProblem, problem
 from gateway.store.audited_writes import about
 from gateway.store.database import Database
+from gateway.store.deliveries.attachments import (
+    AttachmentRow,
+    extend_attachments,
+    has_owner,
+    keep_attachment,
+    remove_attachments,
+    stored_attachments,
+)
+from gateway.store.transaction import Transaction
 from gateway.timestamps import rfc3339
 
 log = logging.getLogger(__name__)
@@ -138,13 +146,8 @@ class Attachments:
 
     async def load(self) -> None:
         """Read the rows after a restart, and remove files without one."""
-        rows = await self._database.read(
-            lambda connection: connection.execute(
-                "SELECT app_no, id, content_type, size, created_at, expires_at FROM attachment"
-            ).fetchall()
-        )
-        for app_no, *fields in rows:
-            self._keep(app_no, StoredAttachment(*fields))
+        for row in await self._database.read(stored_attachments):
+            self._keep(row.app_no, StoredAttachment(*row[1:]))
         await asyncio.to_thread(_tidy, self._folder, set(self._owners))
 
     def get(self, app_no: int, attachment_id: str) -> StoredAttachment:
@@ -282,16 +285,13 @@ class Attachments:
 
         about("attachment", attachment_id, size=size)
 
-        def write(connection: sqlite3.Connection) -> None:
+        row = AttachmentRow(app_no, attachment_id, content_type, size, new.created_at, new.expires_at)
+
+        def write(transaction: Transaction) -> None:
             if partial.exists():  # an operation may run twice
                 os.replace(partial, final)
                 sync_directory(self._folder)
-            connection.execute(
-                "INSERT INTO attachment (app_no, id, content_type, size, created_at, expires_at)"
-                " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (app_no, id) DO UPDATE SET"
-                " content_type = excluded.content_type, expires_at = max(expires_at, excluded.expires_at)",
-                (app_no, attachment_id, content_type, size, new.created_at, new.expires_at),
-            )
+            keep_attachment(transaction, row)
 
         self._naming.add(key)
         try:
@@ -330,14 +330,11 @@ class Attachments:
             if not owners:
                 del self._owners[attachment.id]
                 self.stored -= attachment.size
-        await self._database.write(
-            lambda connection: connection.executemany("DELETE FROM attachment WHERE app_no = ? AND id = ?", keys)
-        )
+        await self._database.write(lambda transaction: remove_attachments(transaction, keys))
 
-        def unlink(connection: sqlite3.Connection) -> None:
+        def unlink(transaction: Transaction) -> None:
             for attachment_id in {attachment_id for _, attachment_id in keys}:
-                row = connection.execute("SELECT 1 FROM attachment WHERE id = ? LIMIT 1", (attachment_id,)).fetchone()
-                if row is None:
+                if not has_owner(transaction, attachment_id):
                     (self._folder / attachment_id).unlink(missing_ok=True)
 
         # By the writer although nothing is written: what it names after the commit above, it names before or after.
@@ -398,11 +395,9 @@ class Attachments:
         for attachment in longer:
             attachment.expires_at = until
         if longer:
-            rows = [(until, app_no, attachment.id) for attachment in longer]
+            ids = [attachment.id for attachment in longer]
             self._database.submit(
-                lambda connection: connection.executemany(
-                    "UPDATE attachment SET expires_at = max(expires_at, ?) WHERE app_no = ? AND id = ?", rows
-                ),
+                lambda transaction: extend_attachments(transaction, app_no, ids, until),
                 lambda _: None,
                 lambda _: None,  # the push that comes right behind it has the same trouble, and says so
             )

@@ -6,10 +6,11 @@ Runs on the writer thread, but for `uplink_content`. What an app may have of the
 from __future__ import annotations
 
 import base64
-import sqlite3
 from dataclasses import dataclass
 
 from gateway.store.deliveries.event_log import log_of_device
+from gateway.store.deliveries.uplink_messages import insert_uplink, remove_uplinks_behind, remove_uplinks_beyond
+from gateway.store.transaction import Transaction
 
 LONG_TEXT_BYTES = 1_024
 """Bytes of an uplink message from which on it is looked at what it would be as JSON."""
@@ -45,23 +46,11 @@ def uplink_content(topic: str, payload: bytes) -> dict[str, str]:
 
 
 def store_uplink(
-    connection: sqlite3.Connection, device_no: int, topic: str, payload: bytes, limits: UplinkLimits, now_ms: int
+    transaction: Transaction, device_no: int, topic: str, payload: bytes, limits: UplinkLimits, now_ms: int
 ) -> None:
     """Store a message of a device, and remove what it may not have kept besides. Writer thread."""
-    stored = connection.execute(
-        "INSERT INTO uplink_message (device_no, topic, payload, received_at) VALUES (?, ?, ?, ?)",
-        (device_no, topic, payload, now_ms),
-    )
-    log_of_device(connection, "device.uplink", now_ms, device_no, uplink_content(topic, payload))
-    connection.execute(
-        "DELETE FROM uplink_message WHERE device_no = ?1 AND no <= (SELECT no FROM uplink_message"
-        " WHERE device_no = ?1 ORDER BY no DESC LIMIT 1 OFFSET ?2)",
-        (device_no, limits.keep),
-    )
+    number = insert_uplink(transaction, device_no, topic, payload, now_ms)
+    log_of_device(transaction, "device.uplink", now_ms, device_no, uplink_content(topic, payload))
+    remove_uplinks_behind(transaction, device_no, limits.keep)
     if len(payload) > UPLINK_BYTES // limits.keep:  # as many as are kept of what is smaller are no more
-        connection.execute(
-            "DELETE FROM uplink_message WHERE no IN (SELECT no FROM (SELECT no,"
-            " sum(length(payload)) OVER (ORDER BY no DESC) AS total FROM uplink_message WHERE device_no = ?1)"
-            " WHERE total > ?2 AND no < ?3)",
-            (device_no, UPLINK_BYTES, stored.lastrowid),
-        )
+        remove_uplinks_beyond(transaction, device_no, UPLINK_BYTES, number)

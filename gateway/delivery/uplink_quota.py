@@ -8,11 +8,11 @@ TOTAL_BYTES, the oldest messages of that app (of the one with most) leave, a sli
 from __future__ import annotations
 
 import logging
-import sqlite3
 from collections import Counter
-from typing import NamedTuple
+from functools import partial
 
 from gateway.store.database import Database
+from gateway.store.deliveries.uplink_messages import measure_uplinks, measure_uplinks_of_app, remove_oldest_uplinks
 
 log = logging.getLogger(__name__)
 
@@ -22,21 +22,11 @@ TOTAL_BYTES = 1024 * 1024 * 1024
 """Bytes of all apps: four as large as can be."""
 KEPT_SHARE = 0.9
 """Share of the bound that is kept when it was passed: so that not every message that comes makes another go."""
-MESSAGE_BYTES = 64
-"""Size of a message besides its topic and payload, with its places in the indexes, about."""
 MEASURED_MESSAGES = 2_000
 """Messages that one read measures, about 2 ms: only their lengths are read."""
 REMOVED_BYTES = 4 * 1024 * 1024
 """Bytes that one operation removes, about 5 ms of the writer: a thousand pages."""
 REMOVED_MESSAGES = 1_000
-
-
-class _Measured(NamedTuple):
-    sizes: dict[int, int]
-    """Bytes by app."""
-    to: int
-    """Number of the last message that was looked at."""
-    more: bool
 
 
 class UplinkQuota:
@@ -64,8 +54,7 @@ class UplinkQuota:
             return
         more = True
         while more:
-            seen = self._seen
-            found = await self._database.read(lambda connection: measure(connection, seen))  # noqa: B023  awaited here
+            found = await self._database.read(partial(measure_uplinks, after=self._seen, count=MEASURED_MESSAGES))
             self._sizes.update(found.sizes)
             self._seen, more = found.to, found.more
         for app_no in [app_no for app_no, size in self._sizes.items() if size > BYTES_OF_APP]:
@@ -81,9 +70,8 @@ class UplinkQuota:
         size = 0
         after: int | None = 0
         while after is not None:
-            seen = after
             part, after = await self._database.read(
-                lambda connection: measure_app(connection, app_no, seen)  # noqa: B023  awaited here
+                partial(measure_uplinks_of_app, app_no=app_no, after=after, count=MEASURED_MESSAGES)
             )
             size += part
         self._sizes[app_no] = size
@@ -92,52 +80,11 @@ class UplinkQuota:
             return
         log.warning("app %d has %d MiB of uplink messages: the oldest are removed", app_no, size >> 20)
         while too_much > 0:
-            count, freed = await self._database.write(lambda connection: remove_oldest(connection, app_no))
+            count, freed = await self._database.write(
+                partial(remove_oldest_uplinks, app_no=app_no, count=REMOVED_MESSAGES, size=REMOVED_BYTES)
+            )
             if not count:
                 return
             self.removed += count
             self._sizes[app_no] -= freed
             too_much -= freed
-
-
-def measure(connection: sqlite3.Connection, after: int) -> _Measured:
-    """Measure the messages behind this one, by app. Reader thread."""
-    rows = connection.execute(
-        f"SELECT u.no, d.app_no, {_SIZE} FROM uplink_message AS u"
-        " CROSS JOIN device AS d ON d.no = u.device_no WHERE u.no > ? ORDER BY u.no LIMIT ?",
-        (after, MEASURED_MESSAGES),
-    ).fetchall()
-    sizes: Counter[int] = Counter()
-    for no, app_no, size in rows:
-        sizes[app_no] += size
-        after = no
-    return _Measured(sizes, after, len(rows) == MEASURED_MESSAGES)
-
-
-_SIZE = f"{MESSAGE_BYTES} + length(u.topic) + length(u.payload)"
-
-
-def measure_app(connection: sqlite3.Connection, app_no: int, after: int) -> tuple[int, int | None]:
-    """Measure some of an app's messages behind this one: bytes, and where to go on; None: that was all."""
-    rows = connection.execute(
-        f"SELECT u.no, iif(d.app_no = ?, {_SIZE}, 0) FROM uplink_message AS u"
-        " CROSS JOIN device AS d ON d.no = u.device_no WHERE u.no > ? ORDER BY u.no LIMIT ?",
-        (app_no, after, MEASURED_MESSAGES),
-    ).fetchall()
-    return sum(size for _, size in rows), rows[-1][0] if len(rows) == MEASURED_MESSAGES else None
-
-
-def remove_oldest(connection: sqlite3.Connection, app_no: int) -> tuple[int, int]:
-    """Remove some of an app's oldest messages; how many, and their bytes. Writer thread."""
-    rows = connection.execute(
-        f"SELECT u.no, {_SIZE} FROM uplink_message AS u CROSS JOIN device AS d ON d.no = u.device_no"
-        " WHERE d.app_no = ? ORDER BY u.no LIMIT ?",
-        (app_no, REMOVED_MESSAGES),
-    ).fetchall()
-    count = freed = 0
-    for no, size in rows:
-        connection.execute("DELETE FROM uplink_message WHERE no = ?", (no,))
-        count, freed = count + 1, freed + size
-        if freed >= REMOVED_BYTES:
-            break
-    return count, freed

@@ -16,9 +16,9 @@ heard last is stored with the next operation that has something to say, or after
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, StringConstraints
@@ -30,6 +30,16 @@ from gateway.errors import Problem, problem
 from gateway.names import Name
 from gateway.store.database import Database
 from gateway.store.deliveries.event_log import log_of_app
+from gateway.store.deliveries.watches import (
+    HeardWatch,
+    count_other_watches,
+    has_key,
+    note_heard,
+    remove_watch,
+    replace_watch,
+    stored_watches,
+)
+from gateway.store.transaction import Transaction
 from gateway.timestamps import rfc3339, rfc3339_or_none
 
 MAX_WATCHES = 20
@@ -114,12 +124,7 @@ class Watches:
     async def load(self, stopped_at: int) -> None:
         """Read all watches, and give senders the time that the server was down. `stopped_at`: the last server time
         that an earlier run has stored; 0: there was none."""
-        rows = await self._database.read(
-            lambda connection: connection.execute(
-                "SELECT w.app_no, a.id, w.id, w.content, w.created_at, w.updated_at, w.due_at, w.heard_at, w.silent_at"
-                " FROM watch AS w JOIN application AS a ON a.no = w.app_no ORDER BY w.app_no, w.id"
-            ).fetchall()
-        )
+        rows = await self._database.read(stored_watches)
         now_ms = self._clock_ms()
         down = max(0, now_ms - stopped_at) if stopped_at else 0
         for app_no, app_id, name, content, created_at, updated_at, due_at, heard_at, silent_at in rows:
@@ -166,18 +171,15 @@ class Watches:
         now_ms = self._clock_ms()
         self._store_at = now_ms + STORE_MS
         changed = [
-            (one.due_at, one.heard_at, one.silent_at, one.app.no, one.name, one.updated_at) for one in self._unstored
+            HeardWatch(one.due_at, one.heard_at, one.silent_at, one.app.no, one.name, one.updated_at)
+            for one in self._unstored
         ]
         self._unstored = {}
 
-        def operation(connection: sqlite3.Connection) -> None:
-            connection.executemany(
-                "UPDATE watch SET due_at = ?, heard_at = ?, silent_at = ?"
-                " WHERE app_no = ? AND id = ? AND updated_at = ?",
-                changed,
-            )
+        def operation(transaction: Transaction) -> None:
+            note_heard(transaction, changed)
             for event, watch, content in events:
-                log_of_app(connection, event, now_ms, watch.app.no, content)
+                log_of_app(transaction, event, now_ms, watch.app.no, content)
 
         self._ledger.submit_until_done(operation, lambda _: None)
 
@@ -189,26 +191,18 @@ class Watches:
         before = self.by_app.get(app.no, {}).get(name)
         created_at = now_ms if before is None else before.created_at
         watch = Watch(app, name, fields, created_at, now_ms, now_ms + fields.every_s * 1000)
-        row: Sequence[Any] = (app.no, name, fields.model_dump_json(), watch.due_at, created_at, now_ms)
+        content = fields.model_dump_json()
 
-        def operation(connection: sqlite3.Connection) -> None:
-            ours, all_others = connection.execute(
-                "SELECT count(*) FILTER (WHERE app_no = ?1), count(*) FROM watch WHERE app_no <> ?1 OR id <> ?2",
-                (app.no, name),
-            ).fetchone()
+        def operation(transaction: Transaction) -> None:
+            ours, all_others = count_other_watches(transaction, app.no, name)
             if ours >= MAX_WATCHES or all_others >= ALL_WATCHES:
                 raise problem(
                     "invalid_request",
                     f"an app has at most {MAX_WATCHES} watches, all together {ALL_WATCHES}: remove one first",
                 )
-            key = "SELECT 1 FROM api_key WHERE app_no = ? AND id = ? AND revoked_at IS NULL"
-            if fields.key_id is not None and connection.execute(key, (app.no, fields.key_id)).fetchone() is None:
+            if fields.key_id is not None and not has_key(transaction, app.no, fields.key_id):
                 raise problem("key_not_found", f"no key {fields.key_id!r} in this app")
-            connection.execute(
-                "INSERT OR REPLACE INTO watch (app_no, id, content, due_at, created_at, updated_at)"
-                " VALUES (?, ?, ?, ?, ?, ?)",
-                row,
-            )
+            replace_watch(transaction, app.no, name, content, watch.due_at, created_at, now_ms)
 
         await self._database.write(operation, app.no)
         of_app = self.by_app.setdefault(app.no, {})
@@ -235,10 +229,7 @@ class Watches:
         """Remove a watch. Raises Problem 404."""
         if name not in self.by_app.get(app_no, {}):
             raise unknown_watch(name)
-        await self._database.write(
-            lambda connection: connection.execute("DELETE FROM watch WHERE app_no = ? AND id = ?", (app_no, name)),
-            app_no,
-        )
+        await self._database.write(partial(remove_watch, app_no=app_no, name=name), app_no)
         of_app = self.by_app.get(app_no, {})
         of_app.pop(name, None)
         if not of_app:
