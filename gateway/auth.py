@@ -20,22 +20,23 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import json
 import logging
 import re
 import secrets
-import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 from broker.authorization import Accepted, ClientCertificate, Credentials, Refused
 from broker.protocol.packets import ReasonCode
 from gateway.device_topics import DEFAULT_APP
 from gateway.errors import problem
+from gateway.store.access.credentials import FoundDevice, device_tokens, find_devices
+from gateway.store.access.keys import ValidKey, find_key
 from gateway.store.protocols import Timers
+from gateway.store.transaction import Transaction
 from gateway.timestamps import rfc3339
-from gateway.token_lifetimes import TERMS, TokenTerms
+from gateway.token_lifetimes import TokenTerms
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -92,7 +93,7 @@ def credential_generation(token_hash: bytes) -> str:
 class KeyReader(Protocol):
     """The part of the database that keys need."""
 
-    async def read_soon(self, operation: Callable[[sqlite3.Connection], T]) -> T: ...
+    async def read_soon(self, operation: Callable[[Transaction], T]) -> T: ...
 
 
 class CredentialReader(Protocol):
@@ -100,7 +101,7 @@ class CredentialReader(Protocol):
 
     def look_up(
         self,
-        operation: Callable[[sqlite3.Connection], T],
+        operation: Callable[[Transaction], T],
         on_done: Callable[[T], None],
         on_error: Callable[[BaseException], None],
     ) -> None: ...
@@ -180,20 +181,20 @@ class KeyCache:
     async def _find(self, digest: bytes) -> Principal | None:
         while True:
             revocations = self._revocations
-            principal = await self._database.read_soon(lambda connection: _find_key(connection, digest))
+            found = await self._database.read_soon(lambda transaction: find_key(transaction, digest))
             if revocations == self._revocations:
-                return principal
+                return _holder(found, digest)
 
     async def authenticate_device(self, name: str, token: str) -> Principal:
         """The device of that id (with `APP/` before it: of that app) with its own token. Not remembered. Raises Problem
         401."""
         digest = secret_hash(token)
         app, _, device_id = name.rpartition("/")
-        rows = await self._database.read_soon(lambda connection: _device_tokens(connection, device_id))
+        rows = await self._database.read_soon(lambda transaction: device_tokens(transaction, device_id))
         now_ms = self._clock_ms()
         expired = False
-        for device_no, app_no, app_id, token_hash, row in rows:
-            terms = None if row is None else TokenTerms.of(json.loads(row))
+        for device_no, app_no, app_id, token_hash, stored_terms in rows:
+            terms = None if stored_terms is None else TokenTerms.of(stored_terms)
             current = hmac.compare_digest(token_hash, digest)
             previous = terms is not None and terms.accepts_previous(digest.hex(), now_ms)
             if not (current or previous) or app not in ("", app_id):
@@ -237,23 +238,11 @@ def shown_token(authorization: str | None) -> str | None:
     return basic[1] if basic is not None else token_of(authorization)
 
 
-def _device_tokens(connection: sqlite3.Connection, device_id: str) -> list[tuple[int, int, str, bytes, str | None]]:
-    return connection.execute(
-        f"SELECT d.no, a.no, a.id, d.token_hash, {TERMS} FROM application AS a CROSS JOIN device AS d"
-        " ON d.app_no = a.no AND d.id = ? AND d.removed_at IS NULL",
-        (device_id,),
-    ).fetchall()
-
-
-def _find_key(connection: sqlite3.Connection, digest: bytes) -> Principal | None:
-    row = connection.execute(
-        "SELECT k.secret_hash, k.app_no, a.id, k.id, k.scopes, k.name FROM api_key AS k"
-        " JOIN application AS a ON a.no = k.app_no WHERE k.secret_hash = ? AND k.revoked_at IS NULL",
-        (digest,),
-    ).fetchone()
-    if row is None or not hmac.compare_digest(row[0], digest):
+def _holder(key: ValidKey | None, digest: bytes) -> Principal | None:
+    """The holder of a key that was found by its hash; compared in constant time."""
+    if key is None or not hmac.compare_digest(key.secret_hash, digest):
         return None
-    return Principal(row[1], row[2], row[3], frozenset(row[4].split()), name=row[5])
+    return Principal(key.app_no, key.app_id, key.key_id, frozenset(key.scopes.split()), name=key.name)
 
 
 # -- MQTT ----------------------------------------------------------------------------------------------------
@@ -311,11 +300,6 @@ class DevicePermissions:
 
     def _deny(self, text: str) -> None:
         self._on_denied(self._identity, text)
-
-
-_Found: TypeAlias = tuple[int, int, str, list[object] | None]
-"""Device number, app number, token hash in hexadecimal, terms of a token that ends; a plain tuple, because a fleet that
-returns makes thousands."""
 
 
 class _Claim(NamedTuple):
@@ -381,10 +365,10 @@ class DeviceAuthenticator:
         """Look up what has collected; what arrives meanwhile, and in the pause after it, is the next batch."""
         claims, self._pending = self._pending[:MAX_BATCH_CREDENTIALS], self._pending[MAX_BATCH_CREDENTIALS:]
         revocations = self._revocations
-        wanted = json.dumps([[claim.app_id, claim.device_id] for claim in claims])
+        wanted = [(claim.app_id, claim.device_id) for claim in claims]
         self._under_way = True
 
-        def answered(found: dict[int, _Found] | None) -> None:
+        def answered(found: dict[int, FoundDevice] | None) -> None:
             self._timers.call_later(LOOKUP_PAUSE_SECONDS, self._start_next)
             for index, claim in enumerate(claims):
                 try:
@@ -392,7 +376,7 @@ class DeviceAuthenticator:
                 except Exception:  # the others wait as well
                     log.exception("an answer to a CONNECT failed")
 
-        def on_done(found: dict[int, _Found]) -> None:
+        def on_done(found: dict[int, FoundDevice]) -> None:
             if revocations != self._revocations:
                 self._pending = [*claims, *self._pending]
                 self._look_up()
@@ -403,14 +387,14 @@ class DeviceAuthenticator:
             log.error("devices cannot be authenticated: %s", error)
             answered(None)
 
-        self._database.look_up(lambda connection: _find_devices(connection, wanted), on_done, on_error)
+        self._database.look_up(lambda transaction: find_devices(transaction, wanted), on_done, on_error)
 
     def _start_next(self) -> None:
         self._under_way = False
         if self._pending:
             self._look_up()
 
-    def _decide(self, claim: _Claim, found: _Found | None) -> Accepted | Refused:
+    def _decide(self, claim: _Claim, found: FoundDevice | None) -> Accepted | Refused:
         stored = found[2] if found is not None else _NOBODY
         # An unknown device is compared as well: how long an answer takes must not tell which ids exist.
         matches = claim.digest is None or hmac.compare_digest(stored, claim.digest)
@@ -420,7 +404,9 @@ class DeviceAuthenticator:
             return self._refused("its token is wrong" if found is not None else "no such device is enrolled")
         return self._accept(claim, found, (stored,))
 
-    def _decide_by_terms(self, claim: _Claim, found: _Found, terms: TokenTerms, is_current: bool) -> Accepted | Refused:
+    def _decide_by_terms(
+        self, claim: _Claim, found: FoundDevice, terms: TokenTerms, is_current: bool
+    ) -> Accepted | Refused:
         """Decide about a device whose token ends."""
         now_ms = self._clock_ms()
         is_previous = claim.digest is not None and terms.accepts_previous(claim.digest, now_ms)
@@ -432,7 +418,7 @@ class DeviceAuthenticator:
         overlaps = terms.previous_until is not None and now_ms < terms.previous_until
         return self._accept(claim, found, (found[2], terms.previous) if overlaps else (found[2],))
 
-    def _accept(self, claim: _Claim, found: _Found, hashes: tuple[str, ...]) -> Accepted | Refused:
+    def _accept(self, claim: _Claim, found: FoundDevice, hashes: tuple[str, ...]) -> Accepted | Refused:
         """Accept a device with a good token, or a certificate of one of these: those that are good now."""
         if claim.generation is not None and not any(
             hmac.compare_digest(credential_generation(bytes.fromhex(token_hash)), claim.generation)
@@ -489,18 +475,3 @@ def _generation(certificate: ClientCertificate | None) -> str | None:
 
 def _is_side(main: str, actual: str) -> bool:
     return actual.startswith(main + ":") and SIDE_SUFFIX.fullmatch(actual, len(main) + 1) is not None
-
-
-def _find_devices(connection: sqlite3.Connection, wanted: str) -> dict[int, _Found]:
-    """Find devices by position in `wanted`, a JSON array of [app id, device id]. Runs on a reader. One row for all of
-    them: each row that SQLite hands out is a pass of the interpreter lock to and fro, and a fleet that returns asks for
-    thousands."""
-    (rows,) = connection.execute(
-        # CROSS JOIN keeps the order of the tables: from the list to the rows, by index.
-        f"SELECT json_group_array(json_array(wanted.key, d.no, a.no, lower(hex(d.token_hash)), {TERMS}))"
-        " FROM json_each(?) AS wanted"
-        " CROSS JOIN application AS a ON a.id = wanted.value ->> 0"
-        " CROSS JOIN device AS d ON d.app_no = a.no AND d.id = wanted.value ->> 1 AND d.removed_at IS NULL",
-        (wanted,),
-    ).fetchone()
-    return {index: (no, app_no, token_hash, terms) for index, no, app_no, token_hash, terms in json.loads(rows)}

@@ -39,6 +39,7 @@ from gateway.merge_patch import merge_patch
 from gateway.names import Name
 from gateway.pages import PAGE_BYTES, ListPage, fill_page
 from gateway.printable import Printable
+from gateway.store.access.credentials import renew_token, renewable_token, rotate_token
 from gateway.store.attribute_index import INDEXED_ATTRIBUTES
 from gateway.store.audience.device_sets import ALL_TAG, add_to_sets, remove_from_sets
 from gateway.store.audience.devices import device_rows
@@ -46,13 +47,12 @@ from gateway.store.audited_writes import about
 from gateway.store.database import Database
 from gateway.store.deliveries.delivery_sets import devices_with_waiting
 from gateway.store.rows import insert_rows
+from gateway.store.transaction import Transaction
 from gateway.timestamps import rfc3339, rfc3339_or_none
 from gateway.token_lifetimes import (
     DAY_MS,
     MAX_TOKEN_DAYS,
-    NEW_TOKEN,
     OVERLAP_MS,
-    RENEWAL_COLUMNS,
     RENEWAL_PAUSE_MS,
     lifetime,
 )
@@ -388,19 +388,14 @@ class DeviceRegistry:
         token = new_token()
         now_ms = self._clock_ms()
 
-        def write(connection: sqlite3.Connection) -> tuple[int | None] | None:
-            found: tuple[int | None] | None = connection.execute(
-                f"UPDATE device SET {NEW_TOKEN} WHERE app_no = ?3 AND id = ?4 AND removed_at IS NULL"
-                " AND (?5 IS NULL OR no = ?5) RETURNING token_expires_at",
-                (secret_hash(token), now_ms, app_no, device_id, device_no),
-            ).fetchone()
-            return found
-
-        row = await self._database.write(write, app_no)
-        if row is None:
+        given = await self._database.write(
+            lambda transaction: rotate_token(transaction, app_no, device_id, device_no, secret_hash(token), now_ms),
+            app_no,
+        )
+        if given is None:
             raise _unknown(device_id)
         self.void_connections(app_id, device_id)
-        return self.credential(app_id, device_id, token, row[0])
+        return self.credential(app_id, device_id, token, given.expires_at)
 
     async def renew(self, app_no: int, app_id: str, device_id: str, shown: str | None) -> dict[str, Any]:
         """A new token in the place of one that ends; that is good for OVERLAP_MS longer. `shown` is the token that the
@@ -409,15 +404,12 @@ class DeviceRegistry:
         now_ms = self._clock_ms()
         shown_hash = None if shown is None else secret_hash(shown)
 
-        def write(connection: sqlite3.Connection) -> int:
-            row = connection.execute(
-                f"SELECT no, {RENEWAL_COLUMNS} FROM device WHERE app_no = ? AND id = ? AND removed_at IS NULL",
-                (app_no, device_id),
-            ).fetchone()
-            if row is None:
+        def write(transaction: Transaction) -> int:
+            stored = renewable_token(transaction, app_no, device_id)
+            if stored is None:
                 raise _unknown(device_id)
-            device_no, token_hash, token_days, expires_at, previous, previous_until = row
-            if token_days is None:
+            device_no, token_hash, token_days, expires_at, previous, previous_until = stored
+            if token_days is None or expires_at is None:
                 raise problem("token_does_not_expire", "this device's token never ends; rotate it to have another")
             waits_ms = expires_at - token_days * DAY_MS + RENEWAL_PAUSE_MS - now_ms
             if waits_ms > 0:
@@ -425,12 +417,8 @@ class DeviceRegistry:
             if previous is None or shown_hash != previous:  # who showed that has never had the present one
                 previous, previous_until = token_hash, min(expires_at, now_ms + OVERLAP_MS)
             end = now_ms + token_days * DAY_MS
-            connection.execute(
-                "UPDATE device SET token_hash = ?, token_expires_at = ?, previous_token_hash = ?,"
-                " previous_token_until = ? WHERE no = ?",
-                (secret_hash(token), end, previous, previous_until, device_no),
-            )
-            return int(end)
+            renew_token(transaction, device_no, secret_hash(token), end, previous, previous_until)
+            return end
 
         return self.credential(app_id, device_id, token, await self._database.write(write, app_no))
 

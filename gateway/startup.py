@@ -12,17 +12,14 @@ import errno
 import logging
 import os
 import pwd
-import sqlite3
 import stat
 from collections.abc import Callable
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from broker.clock import ServerClock
-from broker.sqlite_file import Fault, connect, fault_of
+from broker.sqlite_file import Fault, fault_of
 from broker.sqlite_store import SqliteStore, StoreInUse, StoreTooNew
 from gateway import data_directory, disk_space, kept_ledger, replacement
 from gateway.auth import new_key, secret_hash
@@ -32,10 +29,13 @@ from gateway.keys import insert_key
 from gateway.program import PROGRAM
 from gateway.roles import SCOPES
 from gateway.settings import Settings
+from gateway.store.access.apps import add_app, app_number
+from gateway.store.connections import first_damage
 from gateway.store.database import Database
-from gateway.store.errors import StorageError
+from gateway.store.errors import DRIVER_ERRORS, StorageError
 from gateway.store.migrations import HEAD, MigrationFailed, NoSchema, SchemaTooNew
 from gateway.store.server_time import TOLD_MS, StoredClock, WallClock
+from gateway.store.transaction import Transaction
 from gateway.timestamps import wall_time
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ async def open_stores(settings: Settings, ending: AsyncExitStack) -> OpenStores:
 
     try:
         database = await Database.open(ledger, make_clock, on_full=lambda: disk_space.release(data_dir), fresh=is_new)
-    except (*NOT_MIGRATED, StorageError, OSError, sqlite3.Error, SQLAlchemyError) as error:
+    except (*NOT_MIGRATED, StorageError, OSError, *DRIVER_ERRORS) as error:
         raise refusal(ledger, error) from error
     ending.push_async_callback(database.close)
     sessions.keep_time(clock)
@@ -129,7 +129,7 @@ def _open_sessions(data_dir: Path, *, is_new: bool) -> SqliteStore:
         if not is_new and not path.exists():
             log.warning("%s is missing: sessions begin anew, and devices subscribe again", path)
         return SqliteStore(path, asyncio.get_running_loop())
-    except (StoreTooNew, StoreInUse, OSError, sqlite3.Error) as error:
+    except (StoreTooNew, StoreInUse, OSError, *DRIVER_ERRORS) as error:
         raise refusal(path, error) from error
 
 
@@ -147,18 +147,15 @@ def finish_restore(data_dir: Path) -> None:
 
 async def first_start(data_dir: Path, stored: OpenStores) -> Path | None:
     """Make the app `default` and its admin key if there is none; where the key is. Raises CannotStart."""
-    exists = await stored.database.read(
-        lambda connection: connection.execute("SELECT 1 FROM application WHERE id = ?", (DEFAULT_APP,)).fetchone()
-    )
-    if exists is not None:
+    if await stored.database.read(lambda transaction: app_number(transaction, DEFAULT_APP)) is not None:
         return None
     key = new_key()
     path = data_dir / data_directory.KEY_FILE
     now_ms = stored.clock_ms()
 
-    def make(connection: sqlite3.Connection) -> None:
-        connection.execute("INSERT INTO application (id, created_at) VALUES (?, ?)", (DEFAULT_APP, now_ms))
-        insert_key(connection, DEFAULT_APP, "first start", SCOPES, secret_hash(key), now_ms)
+    def make(transaction: Transaction) -> None:
+        add_app(transaction, DEFAULT_APP, now_ms)
+        insert_key(transaction, DEFAULT_APP, "first start", SCOPES, secret_hash(key), now_ms)
 
     try:
         data_directory.write_private(path, key + "\n")
@@ -306,12 +303,11 @@ def damage(data_dir: Path) -> str | None:
     way nobody thought of."""
     for path in (data_dir / LEDGER, data_dir / BROKER):
         try:
-            with closing(connect(path, must_exist=True)) as database:
-                (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
+            found = first_damage(path)
         except FileNotFoundError:
             continue
-        except (sqlite3.Error, OSError) as error:
+        except (*DRIVER_ERRORS, OSError) as error:
             return str(refusal(path, error))
-        if verdict != "ok":
-            return f"{path}: {_explained(path, Fault.DAMAGED, verdict.splitlines()[-1])}"
+        if found is not None:
+            return f"{path}: {_explained(path, Fault.DAMAGED, found)}"
     return None

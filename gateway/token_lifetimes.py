@@ -4,7 +4,7 @@ A token ends if its device was enrolled with `token_days`; others never do. A de
 The one that it showed for that is good for `OVERLAP_MS` longer, or until its own end: whoever dies between the server's
 commit and its own comes back with what it has, and renews again.
 
-Arithmetic and SQL only. Times are server time in milliseconds.
+Arithmetic only. Times are server time in milliseconds.
 """
 
 from __future__ import annotations
@@ -20,18 +20,6 @@ OVERLAP_MS: Final = 7 * DAY_MS
 a holiday, comes back in time."""
 RENEWAL_PAUSE_MS: Final = 60_000
 """Time after a new token in which there is no other: each is a commit."""
-RENEWAL_COLUMNS: Final = "token_hash, token_days, token_expires_at, previous_token_hash, previous_token_until"
-NEW_TOKEN: Final = (
-    "token_hash = ?1, updated_at = ?2, token_expires_at = ?2 + token_days * 86400000,"
-    " previous_token_hash = NULL, previous_token_until = NULL"
-)
-"""Assignments of a token (its hash, the time) that voids the one before. What never ends has no `token_days`, and NULL
-makes NULL."""
-TERMS: Final = (
-    "iif(d.token_expires_at IS NULL, NULL, json_array(d.token_expires_at,"
-    " lower(hex(d.previous_token_hash)), d.previous_token_until))"
-)
-"""Terms of a device's token as JSON, for one whose token ends."""
 
 
 class TokenTerms(NamedTuple):
@@ -44,9 +32,9 @@ class TokenTerms(NamedTuple):
 
     @classmethod
     def of(cls, row: Sequence[object]) -> TokenTerms:
-        """Read what `TERMS` has made."""
+        """Read terms as they are stored (`store/access/credentials`)."""
         expires_at, previous, until = row
-        assert isinstance(expires_at, int), "the statement gives terms with an end only"
+        assert isinstance(expires_at, int), "of a token that ends"
         assert isinstance(until, int | None), "a column of integers"
         return cls(expires_at, str(previous or ""), until)
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from gateway.api import responses
 from gateway.api.bodies import json_response, page_response
 from gateway.api.services import Administrator, Cursor, Limit, services, time_parameter
-from gateway.audit.audit_log import AuditFilter
+from gateway.store.audit_entries import AuditFilter
 from gateway.timestamps import wall_time
 
 router = APIRouter(prefix="/v1/audit", tags=["audit"])

@@ -12,7 +12,6 @@ Laws
 from __future__ import annotations
 
 import logging
-import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -22,9 +21,22 @@ from gateway.audit_chain import Head
 from gateway.delivery.reports import cursor_number
 from gateway.device_topics import DEFAULT_APP
 from gateway.pages import ListPage, fill_page
-from gateway.store.audit_entries import COLUMNS, Detail, EntryFacts, append, described, remove_oldest, stored_chain
+from gateway.store.access.apps import app_id_of, app_number
+from gateway.store.audit_entries import (
+    AuditFilter,
+    Detail,
+    EntryFacts,
+    append,
+    described,
+    entries_behind,
+    logs_due,
+    oldest_entry_at,
+    remove_oldest,
+    stored_chain,
+)
 from gateway.store.audited_writes import FAILED, REFUSED, Attempt, open_attempt
 from gateway.store.database import Database
+from gateway.store.transaction import Transaction
 from gateway.timestamps import rfc3339_of_wall, wall_time
 
 log = logging.getLogger(__name__)
@@ -37,37 +49,6 @@ APP_BYTES = 64 * 1024 * 1024
 """Bytes of an app's entries, 200,000 of the usual size; the oldest make room."""
 SLICE_ENTRIES = 500
 """Entries that one operation removes, about 2 ms of the writer."""
-
-
-@dataclass(slots=True, frozen=True, kw_only=True)
-class AuditFilter:
-    """The entries that a page is to have; None in a field: any."""
-
-    actor: str | None = None
-    action: str | None = None
-    """An action, or `KIND.*` for all of one kind."""
-    object: str | None = None
-    since: int | None = None
-    """Milliseconds of the wall clock."""
-    until: int | None = None
-    """Milliseconds of the wall clock; entries from it on are left out."""
-    oldest_first: bool = False
-
-    def sql(self) -> tuple[str, list[Any]]:
-        """Return the conditions as SQL, each with AND before it, and their values."""
-        conditions: list[tuple[str, Any]] = []
-        if self.action is not None and self.action.endswith(".*"):
-            conditions.append(("substr(action, 1, length(?)) = ?", self.action[:-1]))
-        elif self.action is not None:
-            conditions.append(("action = ?", self.action))
-        for column, value in (("actor = ?", self.actor), ("object = ?", self.object)):
-            if value is not None:
-                conditions.append((column, value))
-        for column, time in (("at >= ?", self.since), ("at < ?", self.until)):
-            if time is not None:
-                conditions.append((column, time))
-        values = [value for condition, value in conditions for _ in range(condition.count("?"))]
-        return "".join(f" AND {condition}" for condition, _ in conditions), values
 
 
 @dataclass(slots=True)
@@ -99,14 +80,9 @@ class AuditLog:
     async def page(self, app_no: int, wanted: AuditFilter, limit: int, cursor: str | None) -> ListPage:
         """List a page of an app's entries, the newest first unless the filter says otherwise. Raises Problem 422."""
         after = cursor_number(cursor) or (0 if wanted.oldest_first else 1 << 62)
-        behind, order = ("seq > ?", "seq") if wanted.oldest_first else ("seq < ?", "seq DESC")
-        conditions, values = wanted.sql()
 
-        def read(connection: sqlite3.Connection) -> ListPage:
-            rows = connection.execute(
-                f"SELECT {COLUMNS} FROM audit_entry WHERE app_no = ? AND {behind}{conditions} ORDER BY {order} LIMIT ?",
-                (app_no, after, *values, limit + 1),
-            )
+        def read(transaction: Transaction) -> ListPage:
+            rows = entries_behind(transaction, app_no, wanted, after, limit + 1)
             return fill_page(rows, limit, described, lambda row: row[0])
 
         return await self._database.read(read, app_no)
@@ -114,15 +90,14 @@ class AuditLog:
     async def chain(self, app_no: int) -> dict[str, Any]:
         """Describe the two ends of an app's chain."""
 
-        def read(connection: sqlite3.Connection) -> dict[str, Any]:
-            chain = stored_chain(connection, app_no)
-            oldest = connection.execute("SELECT min(seq), at FROM audit_entry WHERE app_no = ?", (app_no,)).fetchone()
-            (app_id,) = connection.execute("SELECT id FROM application WHERE no = ?", (app_no,)).fetchone()
+        def read(transaction: Transaction) -> dict[str, Any]:
+            chain = stored_chain(transaction, app_no)
+            oldest_at = oldest_entry_at(transaction, app_no)
             return {
-                "app": app_id,
+                "app": app_id_of(transaction, app_no),
                 "head": {"seq": chain.head.seq, "hash": chain.head.hash.hex()},
                 "base": {"seq": chain.base.seq, "hash": chain.base.hash.hex()},
-                "oldest_at": None if oldest[0] is None else rfc3339_of_wall(oldest[1]),
+                "oldest_at": None if oldest_at is None else rfc3339_of_wall(oldest_at),
                 "bytes": chain.size,
             }
 
@@ -147,13 +122,13 @@ class AuditLog:
 
     async def note(self, app_no: int, facts: EntryFacts) -> Head:
         """Write an entry of its own, of what changes nothing in the ledger, and answer its place."""
-        return await self._database.write(lambda connection: self._store(connection, app_no, facts), app_no)
+        return await self._database.write(lambda transaction: self._store(transaction, app_no, facts), app_no)
 
     async def note_attempt(self) -> None:
         """Write the entry of the request that is under way now, because what it changes is not in the ledger."""
         attempt = open_attempt()
         if attempt is not None:
-            await self._database.write(lambda connection: attempt.store(connection, None, self._clock_ms()))
+            await self._database.write(lambda transaction: attempt.store(transaction, None, self._clock_ms()))
 
     def _refusals_of(self, app_no: int | None) -> _Refusals:
         hour = self._clock_ms() // HOUR_MS
@@ -174,14 +149,14 @@ class AuditLog:
             log.warning("an entry of the audit log (%s, %s) is not stored: %s", attempt.action, result, error)
 
         self._database.submit(
-            lambda connection: self._store(connection, attempt.app_no, facts), lambda _: None, on_error
+            lambda transaction: self._store(transaction, attempt.app_no, facts), lambda _: None, on_error
         )
 
-    def _store(self, connection: sqlite3.Connection, app_no: int | None, facts: EntryFacts) -> Head:
+    def _store(self, transaction: Transaction, app_no: int | None, facts: EntryFacts) -> Head:
         if app_no is None:
-            (app_no,) = connection.execute("SELECT no FROM application WHERE id = ?", (DEFAULT_APP,)).fetchone()
+            app_no = app_number(transaction, DEFAULT_APP)
         assert app_no is not None, "the app is made at the first start"
-        return append(connection, app_no, facts, wall_time.of(self._clock_ms()))
+        return append(transaction, app_no, facts, wall_time.of(self._clock_ms()))
 
     # -- retention -----------------------------------------------------------------------------------------------------
 
@@ -194,7 +169,7 @@ class AuditLog:
                     self._append_left_out(app_no, found.left_out)
         before = wall_time.of(self._clock_ms()) - self._keep_ms
         removed = 0
-        due = await self._database.read(partial(_due, before=before))
+        due = await self._database.read(partial(logs_due, before=before, size=APP_BYTES))
         for app_no, is_crowded in due:
             if is_crowded and app_no not in self._crowded:
                 self._crowded.add(app_no)
@@ -206,12 +181,3 @@ class AuditLog:
                 removed += count
                 self.crowded_out += count * is_crowded
         return removed
-
-
-def _due(connection: sqlite3.Connection, before: int) -> list[tuple[int, bool]]:
-    """List the apps of which something is to leave, and whether for want of room. Reader thread."""
-    return connection.execute(
-        "SELECT c.app_no, c.size > ?1 FROM audit_chain AS c WHERE c.size > ?1 OR (SELECT e.at FROM audit_entry AS e"
-        " WHERE e.app_no = c.app_no ORDER BY e.seq LIMIT 1) < ?2",
-        (APP_BYTES, before),
-    ).fetchall()

@@ -11,7 +11,6 @@ Laws
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -26,9 +25,11 @@ from gateway.delivery.history_pages import HistoryPage
 from gateway.delivery.submission import AppRef
 from gateway.errors import RetryableProblem, problem
 from gateway.pages import to_json
-from gateway.store.audit_entries import COLUMNS, described, stored_chain
+from gateway.store.audience.devices import last_device_of_id
+from gateway.store.audit_entries import described, entries_between, stored_chain
 from gateway.store.audited_writes import DONE, Attempt
 from gateway.store.database import Database
+from gateway.store.transaction import Transaction
 from gateway.timestamps import rfc3339
 
 EXPORT_JOBS = 4
@@ -75,17 +76,14 @@ class EvidenceExports:
         """Begin the file about the device that has this id, or had it last: its lines, for the request of the attempt.
 
         Raises Problem 404, 503 if an export of the app is under way, or too many are."""
-        row = await self._database.read(
-            lambda connection: connection.execute(
-                "SELECT no FROM device WHERE app_no = ? AND id = ? ORDER BY no DESC LIMIT 1", (app.no, device_id)
-            ).fetchone(),
-            app.no,
+        device_no = await self._database.read(
+            lambda transaction: last_device_of_id(transaction, app.no, device_id), app.no
         )
-        if row is None:
+        if device_no is None:
             raise problem("device_not_found", f"no device {device_id!r} in this app, and none that was removed of late")
         if self._running[app.no] or self._running.total() >= EXPORT_JOBS:
             raise RetryableProblem("busy", "another export of evidence is under way: wait for it", RETRY_SECONDS)
-        lines = self._lines(app, int(row[0]), device_id, period, attempt)
+        lines = self._lines(app, device_no, device_id, period, attempt)
         await anext(lines)  # nothing awaits before it has its place, which it gives back however it ends
         return lines
 
@@ -142,7 +140,7 @@ class EvidenceExports:
         return await self._timeline.page(app_no, device_no, PAGE_ITEMS, cursor, lambda event: True)
 
     async def _proof(self, app_no: int, device_id: str, head: Head) -> AsyncIterator[bytes]:
-        chain = await self._database.read(lambda connection: stored_chain(connection, app_no), app_no)
+        chain = await self._database.read(lambda transaction: stored_chain(transaction, app_no), app_no)
         at = chain.base
         yield line_of("base", seq=at.seq, hash=at.hash.hex())
         seq = at.seq
@@ -157,18 +155,18 @@ class EvidenceExports:
 
 
 def _selected(
-    connection: sqlite3.Connection, kind: str, items: Sequence[bytes], period: EvidencePeriod
+    transaction: Transaction, kind: str, items: Sequence[bytes], period: EvidencePeriod
 ) -> tuple[list[bytes], bool]:
     """Select the items of a page that are of the period, deliveries with who sent their push; and say whether all
     further ones are older. Reader thread: a page is a mebibyte of JSON."""
     found, is_over = _within(items, "sent_at" if kind == "delivery" else "timestamp", period)
-    return _with_senders(connection, found) if kind == "delivery" else found, is_over
+    return _with_senders(transaction, found) if kind == "delivery" else found, is_over
 
 
-def _with_senders(connection: sqlite3.Connection, items: Sequence[bytes]) -> list[bytes]:
+def _with_senders(transaction: Transaction, items: Sequence[bytes]) -> list[bytes]:
     documents = [json.loads(item) for item in items]
     senders = dict(
-        connection.execute(
+        transaction.execute(
             "SELECT id, key_id FROM push WHERE id IN (SELECT value FROM json_each(?))",
             (json.dumps([document["push_id"] for document in documents]),),
         ).fetchall()
@@ -190,17 +188,12 @@ def _within(items: Sequence[bytes], time: str, period: EvidencePeriod) -> tuple[
     return found, False
 
 
-def _proof_lines(
-    connection: sqlite3.Connection, app_no: int, device_id: str, after: int, to: int
-) -> tuple[list[bytes], int]:
+def _proof_lines(transaction: Transaction, app_no: int, device_id: str, after: int, to: int) -> tuple[list[bytes], int]:
     """Make the lines of the entries behind one, and the number of the last. Reader thread."""
     lines: list[bytes] = []
     digests: list[str] = []
     about = f"device:{device_id}"
-    rows = connection.execute(
-        f"SELECT {COLUMNS} FROM audit_entry WHERE app_no = ? AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?",
-        (app_no, after, to, PROOF_ROWS),
-    ).fetchall()
+    rows = entries_between(transaction, app_no, after, to, PROOF_ROWS)
     for row in rows:
         entry = described(row)
         if entry["object"] == about or entry["details"].get("device") == device_id:

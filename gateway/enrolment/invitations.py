@@ -44,13 +44,13 @@ from gateway.enrolment.codes import LONGEST_INPUT_CHARACTERS, new_code, plain_co
 from gateway.enrolment.qr_codes import DRAWN_CODES
 from gateway.errors import Problem, problem
 from gateway.pages import ListPage, fill_page
+from gateway.store.access.credentials import replace_token
 from gateway.store.audience.devices import device_rows
 from gateway.store.audited_writes import about
 from gateway.store.database import Database
 from gateway.store.deliveries.event_log import log_of_device
 from gateway.store.rows import insert_rows
 from gateway.timestamps import rfc3339, rfc3339_or_none
-from gateway.token_lifetimes import NEW_TOKEN
 
 MAX_INVITATIONS = 10_000
 """Invitations of one request."""
@@ -381,13 +381,10 @@ def _spend(
     if spending.used_at is not None:
         if device_no is None or connected_at is not None:
             raise _code_used()
-        (expires_at,) = connection.execute(
-            f"UPDATE device SET {NEW_TOKEN} WHERE no = ?3 RETURNING token_expires_at",
-            (secret_hash(enrolment.token), now_ms, device_no),
-        ).fetchone()
+        given = replace_token(connection, device_no, secret_hash(enrolment.token), now_ms)
         connection.execute("UPDATE invitation SET answers = answers + 1 WHERE no = ?", (no,))
         about("device", device_id, invitation=invitation_id)
-        return _Enrolled(device_id, expires_at, True)
+        return _Enrolled(device_id, given.expires_at, True)
     if not insert_devices(connection, app_no, [enrolment], now_ms)[0]:
         raise problem(
             "device_exists",

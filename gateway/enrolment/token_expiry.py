@@ -6,13 +6,14 @@ a token that ends would end nothing.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery.device_connections import DeviceConnections
 from gateway.devices import DeviceRegistry
+from gateway.store.access.credentials import expired_tokens
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339
 
@@ -55,8 +56,9 @@ class TokenExpiry:
         now_ms = self._clock_ms()
         more = True
         while more:
-            start = self._position
-            rows = await self._database.read(lambda connection: _find_expired(connection, start, now_ms))  # noqa: B023  awaited here
+            rows = await self._database.read(
+                partial(expired_tokens, after=self._position, now_ms=now_ms, limit=SLICE_DEVICES)
+            )
             for expires_at, device_no, app_id, device_id in rows:
                 self._position = _Position(expires_at, device_no)
                 if self._connections.presence(device_no).online:
@@ -66,12 +68,3 @@ class TokenExpiry:
                     )
                     self._devices.void_connections(app_id, device_id)
             more = len(rows) == SLICE_DEVICES
-
-
-def _find_expired(connection: sqlite3.Connection, after: _Position, now_ms: int) -> list[tuple[int, int, str, str]]:
-    return connection.execute(
-        "SELECT d.token_expires_at, d.no, a.id, d.id FROM device AS d JOIN application AS a ON a.no = d.app_no"
-        " WHERE d.token_expires_at IS NOT NULL AND d.token_expires_at >= ?1 AND d.token_expires_at <= ?3"
-        " AND (d.token_expires_at, d.no) > (?1, ?2) ORDER BY d.token_expires_at, d.no LIMIT ?4",
-        (*after, now_ms, SLICE_DEVICES),
-    ).fetchall()

@@ -20,11 +20,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
-import sqlite3
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, StringConstraints
 
@@ -36,6 +35,7 @@ from gateway.devices import DeviceRegistry
 from gateway.enrolment.codes import ALPHABET
 from gateway.errors import Problem, problem
 from gateway.printable import Printable
+from gateway.store.audience.devices import device_of_app
 from gateway.store.database import Database
 from gateway.store.deliveries.event_log import log_of_device
 from gateway.timestamps import rfc3339, rfc3339_or_none
@@ -183,7 +183,7 @@ class TokenRequests:
         return await self._answer(found)
 
     async def _remember(self, asked: TokenRequest, digest: bytes, host: str) -> _Pending | None:
-        row = await self._database.read_soon(lambda connection: _find(connection, asked.app, asked.device_id))
+        row = await self._database.read_soon(lambda transaction: device_of_app(transaction, asked.app, asked.device_id))
         if row is None:
             self.outcomes["unknown_device"] += 1
             return None
@@ -277,7 +277,7 @@ class TokenRequests:
         )  # fmt: skip
         content = {"request": found.request_id, "address": found.host, "confirmation": found.confirmation}
         self._database.submit(
-            lambda connection: log_of_device(connection, "device.token_requested", now_ms, found.device_no, content),
+            lambda transaction: log_of_device(transaction, "device.token_requested", now_ms, found.device_no, content),
             lambda _: None,
             lambda error: log.warning("a token request is not in the event log: %s", error),
         )
@@ -334,17 +334,3 @@ def confirmation_of(secret: str) -> str:
     number = int.from_bytes(digest[:8], "big")
     plain = "".join(ALPHABET[number >> 5 * place & 31] for place in range(CONFIRMATION_CHARACTERS))
     return f"{plain[:3]}-{plain[3:]}"
-
-
-class _Row(NamedTuple):
-    device_no: int
-    app_no: int
-
-
-def _find(connection: sqlite3.Connection, app_id: str, device_id: str) -> _Row | None:
-    row = connection.execute(
-        "SELECT d.no, a.no FROM application AS a CROSS JOIN device AS d"
-        " ON d.app_no = a.no AND d.id = ? AND d.removed_at IS NULL WHERE a.id = ?",
-        (device_id, app_id),
-    ).fetchone()
-    return None if row is None else _Row(*row)

@@ -18,7 +18,6 @@ import hmac
 import json
 import logging
 import secrets
-import sqlite3
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -33,6 +32,7 @@ from gateway.people.browser_sign_in import SIGN_IN_SECONDS, BegunSignIn, Finishe
 from gateway.people.identity_provider import IdentityProvider, ProviderUnavailable, SignInRefused
 from gateway.printable import UNPRINTABLE
 from gateway.roles import SCOPES_OF_ROLE, RoleClaim, claim_values, roles_by_app
+from gateway.store.access.apps import app_numbers
 from gateway.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -179,7 +179,7 @@ class OidcSignIn:
         app_ids = [wanted] if wanted in roles else [] if wanted is not None else list(roles)
         subject = f"{self.provider.issuer}\0{claims['sub']}"
         person_id = f"u_{hashlib.sha256(subject.encode()).hexdigest()[:16]}"
-        apps = await self._database.read_soon(lambda connection: _app_numbers(connection, app_ids))
+        apps = await self._database.read_soon(lambda transaction: app_numbers(transaction, app_ids))
         for app_id in app_ids:
             if app_id in apps:
                 scopes = frozenset(SCOPES_OF_ROLE[roles[app_id]])
@@ -192,10 +192,3 @@ def _name_of(claims: Mapping[str, Any]) -> str:
     names = (claims.get(name) for name in ("name", "preferred_username", "email", "sub"))
     found = next(name for name in names if isinstance(name, str) and name.strip())
     return UNPRINTABLE.sub("", found)[:NAME_CHARACTERS].strip()
-
-
-def _app_numbers(connection: sqlite3.Connection, app_ids: Sequence[str]) -> dict[str, int]:
-    rows = connection.execute(
-        "SELECT id, no FROM application WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(app_ids),)
-    )
-    return dict(rows.fetchall())

@@ -18,12 +18,10 @@ Laws
 
 from __future__ import annotations
 
-import json
 import logging
 import secrets
-import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -31,6 +29,15 @@ from gateway.auth import TOKEN_BYTES, Principal, secret_hash
 from gateway.errors import Problem, RateLimited, problem
 from gateway.store.audited_writes import about
 from gateway.store.database import Database
+from gateway.store.people.sessions import (
+    SessionRow,
+    add_session,
+    is_session_stored,
+    live_sessions,
+    remove_sessions,
+    renew_sessions,
+)
+from gateway.store.transaction import Transaction
 
 log = logging.getLogger(__name__)
 
@@ -99,9 +106,9 @@ class ConsoleSessions:
         """Load the sessions that have not ended, before the first connection."""
         now_ms = self._clock_ms()
         idle_since = now_ms - self._idle_ms
-        rows = await self._database.read(lambda connection: _stored(connection, now_ms, idle_since))
-        for session in rows:
-            self._add(session)
+        rows = await self._database.read(lambda transaction: live_sessions(transaction, now_ms, idle_since))
+        for row in rows:
+            self._add(_of_row(row))
 
     def find(self, token: str) -> ConsoleSession | None:
         """Return the session of a cookie's value, and count this as its use; None if it has ended, or never was."""
@@ -137,9 +144,14 @@ class ConsoleSessions:
             self._forget(previous)
         endings = self._endings
         ended = tuple(self._ended)
-        if not await self._database.write(lambda connection: _store(connection, session, ended), principal.app_no):
+
+        def write(transaction: Transaction) -> bool:
+            remove_sessions(transaction, ended)
+            return add_session(transaction, _as_row(session), principal.kind == "person")
+
+        if not await self._database.write(write, principal.app_no):
             raise _ended()
-        if endings != self._endings and not await self._database.read_soon(lambda c: _is_stored(c, session.id)):
+        if endings != self._endings and not await self._database.read_soon(lambda t: is_session_stored(t, session.id)):
             raise _ended()
         self._add(session)
         log.info("%s begins the session %s of the console", principal.key_id, session.id)
@@ -149,7 +161,9 @@ class ConsoleSessions:
         """End a session, whose row is gone when this returns."""
         about("session", session.id)
         self._forget(session)
-        await self._database.write(lambda connection: _remove(connection, [session.id]), session.principal.app_no)
+        await self._database.write(
+            lambda transaction: remove_sessions(transaction, [session.id]), session.principal.app_no
+        )
 
     def end_of_key(self, key_id: str) -> None:
         """End the sessions of a key that was revoked.
@@ -176,9 +190,9 @@ class ConsoleSessions:
         if not used and not ended:
             return
 
-        def write(connection: sqlite3.Connection) -> None:
-            _renew(connection, used)
-            _remove(connection, ended)
+        def write(transaction: Transaction) -> None:
+            renew_sessions(transaction, used)
+            remove_sessions(transaction, ended)
 
         def failed(error: BaseException) -> None:
             log.warning("the use of %d sessions of the console could not be stored: %s", len(used), error)
@@ -229,69 +243,23 @@ def _ended() -> Problem:
     return problem("unauthorized", "the key was revoked meanwhile: sign in with another one")
 
 
-def _stored(connection: sqlite3.Connection, now_ms: int, idle_since: int) -> list[ConsoleSession]:
-    """Read the sessions that have not ended, the least lately used first. Runs on a reader."""
-    rows = connection.execute(
-        "SELECT s.id, s.token_hash, s.app_no, a.id, coalesce(k.id, s.person_id), s.name, s.scopes, s.created_at,"
-        " s.used_at, s.ends_at FROM console_session AS s JOIN application AS a ON a.no = s.app_no"
-        " LEFT JOIN api_key AS k ON k.no = s.key_no"
-        " WHERE s.ends_at > ?1 AND s.used_at > ?2 AND k.revoked_at IS NULL ORDER BY s.used_at",
-        (now_ms, idle_since),
-    )
-    return [
-        ConsoleSession(
-            Principal(app_no, app_id, holder, frozenset(scopes.split()), name=name, session_id=session_id),
-            token_hash, created_at, used_at, ends_at,
-        )
-        for session_id, token_hash, app_no, app_id, holder, name, scopes, created_at, used_at, ends_at in rows
-    ]  # fmt: skip
-
-
-def _store(connection: sqlite3.Connection, session: ConsoleSession, ended: Sequence[str]) -> bool:
-    """Store a session, and remove those that have ended; False if its key is not valid any more. Runs on the *writer
-    thread*."""
-    _remove(connection, ended)
+def _as_row(session: ConsoleSession) -> SessionRow:
     principal = session.principal
-    is_person = principal.kind == "person"
-    key = connection.execute(
-        "SELECT no FROM api_key WHERE id = ? AND revoked_at IS NULL", (principal.key_id,)
-    ).fetchone()
-    if key is None and not is_person:
-        return False
-    connection.execute(
-        "INSERT INTO console_session (id, token_hash, app_no, key_no, person_id, name, scopes, created_at, used_at,"
-        " ends_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            session.id,
-            session.token_hash,
-            principal.app_no,
-            None if is_person else key[0],
-            principal.key_id if is_person else None,
-            principal.name,
-            " ".join(sorted(principal.scopes)),
-            session.created_at,
-            session.used_at,
-            session.ends_at,
-        ),
-    )
-    return True
-
-
-def _is_stored(connection: sqlite3.Connection, session_id: str) -> bool:
-    return connection.execute("SELECT 1 FROM console_session WHERE id = ?", (session_id,)).fetchone() is not None
-
-
-def _renew(connection: sqlite3.Connection, used: Mapping[str, int]) -> None:
-    """Write when sessions were last used. Runs on the *writer thread*."""
-    connection.execute(
-        "UPDATE console_session SET used_at = u.value FROM json_each(?) AS u WHERE console_session.id = u.key",
-        (json.dumps(used),),
+    return SessionRow(
+        session.id,
+        session.token_hash,
+        principal.app_no,
+        principal.app_id,
+        principal.key_id,
+        principal.name,
+        " ".join(sorted(principal.scopes)),
+        session.created_at,
+        session.used_at,
+        session.ends_at,
     )
 
 
-def _remove(connection: sqlite3.Connection, session_ids: Sequence[str]) -> None:
-    """Remove the rows of sessions. Runs on the *writer thread*."""
-    if session_ids:
-        connection.execute(
-            "DELETE FROM console_session WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(session_ids),)
-        )
+def _of_row(row: SessionRow) -> ConsoleSession:
+    scopes = frozenset(row.scopes.split())
+    principal = Principal(row.app_no, row.app_id, row.holder, scopes, name=row.name, session_id=row.session_id)
+    return ConsoleSession(principal, row.token_hash, row.created_at, row.used_at, row.ends_at)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from gateway.audit_chain import ChainBroken, ChainVerifier, Head, canonical, digest_of
+from gateway.store.access.apps import app_id_of
 from gateway.timestamps import rfc3339_of_wall
 
 Detail: TypeAlias = str | int | bool | list[str]
@@ -44,6 +45,37 @@ class EntryFacts:
     result: str
     """`done`, `refused` or `failed`."""
     details: Mapping[str, Detail]
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class AuditFilter:
+    """The entries that a page is to have; None in a field: any."""
+
+    actor: str | None = None
+    action: str | None = None
+    """An action, or `KIND.*` for all of one kind."""
+    object: str | None = None
+    since: int | None = None
+    """Milliseconds of the wall clock."""
+    until: int | None = None
+    """Milliseconds of the wall clock; entries from it on are left out."""
+    oldest_first: bool = False
+
+    def conditions(self) -> tuple[str, list[Any]]:
+        """Return the conditions as SQL, each with AND before it, and their values."""
+        conditions: list[tuple[str, Any]] = []
+        if self.action is not None and self.action.endswith(".*"):
+            conditions.append(("substr(action, 1, length(?)) = ?", self.action[:-1]))
+        elif self.action is not None:
+            conditions.append(("action = ?", self.action))
+        for column, value in (("actor = ?", self.actor), ("object = ?", self.object)):
+            if value is not None:
+                conditions.append((column, value))
+        for column, time in (("at >= ?", self.since), ("at < ?", self.until)):
+            if time is not None:
+                conditions.append((column, time))
+        values = [value for condition, value in conditions for _ in range(condition.count("?"))]
+        return "".join(f" AND {condition}" for condition, _ in conditions), values
 
 
 @dataclass(slots=True, frozen=True)
@@ -80,8 +112,7 @@ def stored_chain(connection: sqlite3.Connection, app_no: int) -> StoredChain:
         "SELECT base_seq, base_hash, seq, hash, size FROM audit_chain WHERE app_no = ?", (app_no,)
     ).fetchone()
     if row is None:
-        (app_id,) = connection.execute("SELECT id FROM application WHERE no = ?", (app_no,)).fetchone()
-        genesis = Head.genesis(app_id)
+        genesis = Head.genesis(app_id_of(connection, app_no))
         return StoredChain(genesis, genesis, 0)
     return StoredChain(Head(row[0], row[1]), Head(row[2], row[3]), row[4])
 
@@ -111,6 +142,34 @@ def described(row: Sequence[Any]) -> dict[str, Any]:
         "details": json.loads(details),
         "hash": entry_hash.hex(),
     }
+
+
+def entries_behind(
+    connection: sqlite3.Connection, app_no: int, wanted: AuditFilter, after: int, limit: int
+) -> Iterator[tuple[Any, ...]]:
+    """Yield rows of COLUMNS that a filter wants, behind a number: the newest first unless it says otherwise."""
+    behind, order = ("seq > ?", "seq") if wanted.oldest_first else ("seq < ?", "seq DESC")
+    conditions, values = wanted.conditions()
+    return connection.execute(
+        f"SELECT {COLUMNS} FROM audit_entry WHERE app_no = ? AND {behind}{conditions} ORDER BY {order} LIMIT ?",
+        (app_no, after, *values, limit),
+    )
+
+
+def entries_between(
+    connection: sqlite3.Connection, app_no: int, after: int, to: int, limit: int
+) -> list[tuple[Any, ...]]:
+    """List rows of COLUMNS behind a number and up to another, in their order."""
+    return connection.execute(
+        f"SELECT {COLUMNS} FROM audit_entry WHERE app_no = ? AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?",
+        (app_no, after, to, limit),
+    ).fetchall()
+
+
+def oldest_entry_at(connection: sqlite3.Connection, app_no: int) -> int | None:
+    """Return the wall time of the oldest entry of an app (ms); None: it has no entries."""
+    seq, at = connection.execute("SELECT min(seq), at FROM audit_entry WHERE app_no = ?", (app_no,)).fetchone()
+    return None if seq is None else int(at)
 
 
 def _text(text: str) -> str:
@@ -159,14 +218,25 @@ def remove_oldest(connection: sqlite3.Connection, app_no: int, before: int, size
     return removed
 
 
+def logs_due(connection: sqlite3.Connection, before: int, size: int) -> list[tuple[int, bool]]:
+    """List the apps of which something is to leave: entries of before a wall time, or more than `size` bytes.
+
+    With each, whether it is for want of room. Reader thread.
+    """
+    return connection.execute(
+        "SELECT c.app_no, c.size > ?1 FROM audit_chain AS c WHERE c.size > ?1 OR (SELECT e.at FROM audit_entry AS e"
+        " WHERE e.app_no = c.app_no ORDER BY e.seq LIMIT 1) < ?2",
+        (size, before),
+    ).fetchall()
+
+
 # -- verification ------------------------------------------------------------------------------------------------------
 
 
 def verify(connection: sqlite3.Connection, app_no: int, noted: Iterable[Head] = ()) -> ChainVerifier:
     """Verify what is kept of an app's log, and its head. Raises ChainBroken. Any connection, in one snapshot."""
     chain = stored_chain(connection, app_no)
-    (app_id,) = connection.execute("SELECT id FROM application WHERE no = ?", (app_no,)).fetchone()
-    verifier = ChainVerifier(app_id, chain.base, noted)
+    verifier = ChainVerifier(app_id_of(connection, app_no), chain.base, noted)
     size = 0
     for row in _rows(connection, app_no):
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,14 @@ def make_engine(path: Path, busy_ms: int, cached_statements: int = CACHED_STATEM
             connection.execute(f"PRAGMA {pragma}")
 
     return engine
+
+
+def first_damage(path: Path) -> str | None:
+    """Say the first that SQLite's own check finds wrong in a file; None: nothing. Raises sqlite3.Error,
+    FileNotFoundError."""
+    with closing(connect(path, must_exist=True)) as database:
+        (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    return None if verdict == "ok" else str(verdict.splitlines()[-1])
 
 
 def raw_connection(connection: Any) -> sqlite3.Connection:

@@ -36,7 +36,6 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
-from sqlmodel import Session
 
 from broker.sqlite_file import PAGE_BYTES, Fault, fault_of, log_pages
 from gateway.latency import LatencyHistogram
@@ -222,17 +221,6 @@ class Database:
         self.submit(operation, on_commit, on_error, app_no)
         return await future
 
-    async def write_models(self, operation: Callable[[Session], T], app_no: int) -> T:
-        """Run `operation` with a SQLModel session on the writer thread and wait for the commit.
-
-        For the paths of an app where a row at a time is fine. Raises as `write`.
-        """
-
-        def run(_: sqlite3.Connection) -> T:
-            return _in_session(self._writer_connection, operation)
-
-        return await self.write(run, app_no)
-
     def _write_groups(self) -> None:
         raw = raw_connection(self._writer_connection)
         next_look = 0.0
@@ -390,10 +378,6 @@ class Database:
                 raise self.reads.refusal(app_no, "too_long", f"this takes longer than {READ_SECONDS:g} s") from None
             raise
 
-    async def read_models(self, operation: Callable[[Session], T], app_no: int) -> T:
-        """Run `operation` with a SQLModel session on a reader thread, in the app's turn. Raises as `read`."""
-        return await self.read(lambda _: _in_session(self._local.connection, operation), app_no)
-
     async def read_soon(self, operation: Callable[[sqlite3.Connection], T]) -> T:
         """Run a single statement, of some rows at most, on the thread that is kept for such look-ups."""
 
@@ -548,15 +532,6 @@ def _vacuum_slice(connection: sqlite3.Connection, all_pages: bool) -> int:
     return given
 
 
-def _in_session(connection: Any, operation: Callable[[Session], T]) -> T:
-    """Run in a session whose transaction is a savepoint of the one that is open on the raw connection."""
-    with connection.begin(), Session(connection, join_transaction_mode="create_savepoint") as session:
-        result = operation(session)
-        session.commit()
-        session.expunge_all()
-        return result
-
-
 def _roll_back(raw: sqlite3.Connection) -> None:
     if raw.in_transaction:
         try:
@@ -566,7 +541,7 @@ def _roll_back(raw: sqlite3.Connection) -> None:
 
 
 def _is_interrupted(error: BaseException | None) -> bool:
-    """Did the progress handler end the statement? SQLAlchemy wraps the driver's error."""
+    """Did the progress handler end the statement? Whatever its error became on the way."""
     while error is not None:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
             return True

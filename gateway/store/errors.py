@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import sqlite3
+from typing import ClassVar, Final
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from broker.sqlite_file import Fault, fault_of
 from gateway.errors import Problem, problem
 from gateway.program import PROGRAM
+
+DRIVER_ERRORS: Final = (sqlite3.Error, SQLAlchemyError)
+"""Errors of the database's driver, where a file is opened or looked at and nothing has explained them yet."""
 
 
 class StorageError(Exception):

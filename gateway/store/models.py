@@ -1,8 +1,8 @@
 """Every table of the gateway on one page, but for those of `duty_models` and the other modules beside it.
 
 Conventions: `no` is the internal integer key, `id` the public name. Times are integer milliseconds of server time
-(Unix epoch, UTC). JSON is stored as text. Hot statements are written in SQL against these names
-(`deliveries/ledger_statements.py`); everything else goes through SQLModel.
+(Unix epoch, UTC). JSON is stored as text. Statements are written in SQL against these names, in the packages beside
+this module; the classes are what migrations are compared with.
 
 Two choices carry the speed. `delivery` is WITHOUT ROWID, clustered by (push_no, device_no), so a fan-out appends and
 its acknowledgements touch neighbouring rows. The mailbox is a *partial* index over waiting deliveries only: it is the

@@ -1,1 +1,1 @@
-"""Devices and their sets: who may get a push, as rows."""
+"""Devices, their tags and topics, and the sets of both, as rows."""

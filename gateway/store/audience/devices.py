@@ -9,11 +9,37 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from pyroaring import BitMap
 
 EXAMPLE_DEVICES = 5
 """Devices that are named beside a count: enough to notice a mistake."""
+
+
+class DeviceOfApp(NamedTuple):
+    """The numbers of a device and of its app."""
+
+    device_no: int
+    app_no: int
+
+
+def device_of_app(connection: sqlite3.Connection, app_id: str, device_id: str) -> DeviceOfApp | None:
+    """Return the live device of this id in the app of that id; None if there is none."""
+    row = connection.execute(
+        "SELECT d.no, a.no FROM application AS a CROSS JOIN device AS d"
+        " ON d.app_no = a.no AND d.id = ? AND d.removed_at IS NULL WHERE a.id = ?",
+        (device_id, app_id),
+    ).fetchone()
+    return None if row is None else DeviceOfApp(*row)
+
+
+def last_device_of_id(connection: sqlite3.Connection, app_no: int, device_id: str) -> int | None:
+    """Return the number of the device that has an id, or had it last; None if its row has gone too, or never was."""
+    row = connection.execute(
+        "SELECT no FROM device WHERE app_no = ? AND id = ? ORDER BY no DESC LIMIT 1", (app_no, device_id)
+    ).fetchone()
+    return None if row is None else int(row[0])
 
 
 def device_rows(connection: sqlite3.Connection, app_no: int, device_ids: Sequence[str]) -> dict[str, int]:

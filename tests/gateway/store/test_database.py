@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlmodel import select
 
 from gateway.errors import RetryableProblem
 from gateway.store.connections import APP_READER_STATEMENTS
 from gateway.store.database import Database
 from gateway.store.errors import StorageBusy, StorageDamaged, StorageFull
-from gateway.store.models import Application, UplinkMessage
 from gateway.store.server_time import StoredClock
 
 INSERT = "INSERT INTO uplink_message (device_no, topic, payload, received_at) VALUES (?, '', x'', 0)"
@@ -149,14 +147,9 @@ async def test_a_full_disk_refuses_what_writes_and_serves_what_reads(tmp_path: P
     with pytest.raises(StorageFull):
         await full
     assert await reading == (1,)
-    with pytest.raises(StorageFull):
-        await database.write_models(
-            lambda session: session.add(UplinkMessage(device_no=1, topic="", payload=bytes(100_000), received_at=0)),
-            1,
-        )
     assert await numbers(database) == [1]
     await database.write(lambda connection: connection.execute("PRAGMA max_page_count = 1000000").fetchone())
-    await database.write_models(lambda session: session.add(Application(id="a", created_at=1)), 1)
+    await database.write(insert(2))
     await database.close()
 
 
@@ -273,15 +266,6 @@ async def test_readers_see_a_snapshot_and_never_wait_for_the_writer(database: Da
 async def test_a_reader_cannot_write(database: Database) -> None:
     await database.read(insert(1))  # rolled back with its snapshot
     assert await numbers(database) == []
-
-
-async def test_models_take_part_in_the_group_and_in_its_failures(database: Database) -> None:
-    await database.write_models(lambda session: session.add(Application(id="a", created_at=1)), 1)
-    with pytest.raises(Exception, match="UNIQUE"):
-        await database.write_models(lambda session: session.add(Application(id="a", created_at=2)), 1)
-    await database.write_models(lambda session: session.add(Application(id="b", created_at=3)), 1)
-    found = await database.read_models(lambda session: [app.id for app in session.exec(select(Application)).all()], 1)
-    assert found == ["a", "b"]
 
 
 async def test_close_stores_and_calls_back_everything_submitted(tmp_path: Path) -> None:

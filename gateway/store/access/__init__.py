@@ -1,0 +1,1 @@
+"""Apps, their keys, and the tokens of devices, as rows."""
