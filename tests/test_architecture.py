@@ -181,7 +181,6 @@ SAY_SQL_STILL = {
     "gateway.delivery.missed_pushes",
     "gateway.delivery.notices",
     "gateway.delivery.plan_parts",
-    "gateway.delivery.presence_hours",
     "gateway.delivery.push",
     "gateway.delivery.push_store",
     "gateway.delivery.push_texts",

@@ -24,16 +24,7 @@ from gateway.delivery.consent import unwanted_selects
 from gateway.delivery.device_connections import DeviceConnections
 from gateway.delivery.duties import devices_of_step, read_duty, unknown_duty
 from gateway.delivery.limit_forecast import forecast_limits
-from gateway.delivery.presence_hours import (
-    DAY_HOURS,
-    KEPT_WEEKS,
-    WEEK_HOURS,
-    ExpectedReach,
-    PresenceSample,
-    expected_reach,
-    read_sample,
-    sampled_windows,
-)
+from gateway.delivery.presence_hours import DAY_HOURS, ExpectedReach, expected_reach, sampled_windows
 from gateway.delivery.push import PushRequest
 from gateway.delivery.push_store import NO_TEXT
 from gateway.delivery.submission import (
@@ -50,6 +41,7 @@ from gateway.delivery.text_rendering import TextRenderer
 from gateway.delivery_states import PRIORITIES
 from gateway.errors import Problem
 from gateway.store.analytics.forecasts import KeptForecast, keep_forecast
+from gateway.store.analytics.presence_hours import KEPT_WEEKS, WEEK_HOURS, PresenceSample, read_sample
 from gateway.store.audience.device_sets import queried_devices, selected_devices
 from gateway.store.audience.devices import device_rows
 from gateway.store.database import Database

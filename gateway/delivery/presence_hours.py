@@ -1,10 +1,10 @@
 """Hours in which devices were connected: what a forecast knows of when they come.
 
 For each hour there is one set of the devices that were connected in it, whichever their app, in segments of 65,536
-numbers (`device_sets`): not a row for each device, of which a million would be written anew each hour. They
-are kept for four weeks: long enough to average over, and short enough to follow a fleet that changes. The same hour of
-earlier weeks is looked for by its distance, so it takes no clock on the wall and no time zone; when clocks are set to
-summer time, habits move by an hour and the sets follow within the four weeks.
+numbers (`device_sets`): not a row for each device, of which a million would be written anew each hour. They are kept
+for four weeks: long enough to average over, and short enough to follow a fleet that changes. The same hour of earlier
+weeks is looked for by its distance, so it takes no clock on the wall and no time zone; when clocks are set to summer
+time, habits move by an hour and the sets follow within the four weeks.
 
 Laws
 1. CONNECT pays nothing. `device_activity` notes who has connected when it writes that down, a batch at a time; who
@@ -16,15 +16,11 @@ Laws
 3. Not promises: a kill forgets up to WRITE_MS of an hour. What was written is gone on with after a restart.
 4. Segment 0 has a row for each hour in which the server ran, empty or not. An hour without one says nothing of anybody,
    such as one that the disk had no room for.
-
-The methods of `PresenceHours` belong to the loop, the functions to whatever thread their connection does.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import sqlite3
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -33,24 +29,17 @@ from pyroaring import BitMap
 
 from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery_handles import DEVICE_MASK
-from gateway.store.audience.device_sets import SEGMENT_BITS, pack, segments_of, stored_devices, unpack, whole_segment
+from gateway.store.analytics.presence_hours import HOUR_MS, KEPT_HOURS, PresenceSample, read_hour, write_hour
+from gateway.store.audience.device_sets import SEGMENT_BITS
 from gateway.store.database import Database
-from gateway.store.rows import insert_rows
 
 log = logging.getLogger(__name__)
 
-HOUR_MS = 3_600_000
-DAY_HOURS, WEEK_HOURS = 24, 168
-KEPT_WEEKS = 4
-KEPT_HOURS = KEPT_WEEKS * WEEK_HOURS
-"""Hours that are kept, before the present one."""
+DAY_HOURS = 24
 WRITE_MS = 300_000
 """Time between two writes: what a kill forgets, and a twelfth of an hour at most."""
 WRITTEN_SEGMENTS = 64
 """Segments of one operation, four million devices: 512 KiB at most."""
-MIN_RECORDED_SHARE = 0.5
-"""Part of a window's hours in which the server must have run for the window to say something: devices that were kept
-away by an outage come when it is over."""
 
 
 class PresenceHours:
@@ -86,7 +75,7 @@ class PresenceHours:
     async def load(self) -> None:
         """Go on with the hour that an earlier run has begun; before the first connection."""
         hour = self._hour
-        for segment, devices in await self._database.read(lambda connection: read_hour(connection, hour)):
+        for segment, devices in await self._database.read(lambda transaction: read_hour(transaction, hour)):
             self._seen |= devices
             self._written[segment] = len(devices)
 
@@ -126,53 +115,7 @@ class PresenceHours:
         log.warning("presence of devices not stored, trying again: %s", error)
 
 
-def write_hour(
-    connection: sqlite3.Connection, hour: int, seen: BitMap, segments: range, written: dict[int, int]
-) -> dict[int, int]:
-    """Write the segments of an hour's set that have more devices than are `written`; how many they have. Writer
-    thread."""
-    changed: dict[int, int] = {}
-    rows: list[tuple[int, int, bytes]] = []
-    for segment in segments:
-        here = seen & whole_segment(segment)
-        if len(here) > written.get(segment, 0) or (segment == 0 and segment not in written):
-            changed[segment] = len(here)
-            rows.append((hour, segment, pack(here)))
-    insert_rows(
-        connection,
-        "presence_hour",
-        "hour, segment, devices",
-        rows,
-        "(hour, segment) DO UPDATE SET devices = excluded.devices",
-    )
-    return changed
-
-
-def remove_hours(connection: sqlite3.Connection, now_ms: int, limit: int) -> int:
-    """Remove sets that are kept no longer, at most `limit`; how many. Writer thread."""
-    return connection.execute(
-        "DELETE FROM presence_hour WHERE (hour, segment) IN"
-        " (SELECT hour, segment FROM presence_hour WHERE hour < ? LIMIT ?)",
-        (now_ms // HOUR_MS - KEPT_HOURS, limit),
-    ).rowcount
-
-
-def read_hour(connection: sqlite3.Connection, hour: int) -> list[tuple[int, BitMap]]:
-    """The segments of an hour's set: number and devices."""
-    rows = connection.execute("SELECT segment, devices FROM presence_hour WHERE hour = ?", (hour,))
-    return [(segment, unpack(devices)) for segment, devices in rows]
-
-
 # -- what a forecast asks ----------------------------------------------------------------------------------------------
-
-
-class PresenceSample(NamedTuple):
-    """A window of earlier hours, as long as that of a push: who was there, and whose absence says something."""
-
-    seen: BitMap
-    """Devices that were connected in any of its hours."""
-    enrolled_to: int
-    """Number of the last device that had been enrolled when it began."""
 
 
 class ExpectedReach(NamedTuple):
@@ -196,43 +139,6 @@ def sampled_windows(now_ms: int, ttl_ms: int, step_hours: int, count: int) -> li
         for back in range(step_hours, count * step_hours + 1, step_hours)
         if hours <= back
     ]
-
-
-def read_sample(connection: sqlite3.Connection, window: range, devices: BitMap) -> PresenceSample | None:
-    """Read which of the devices were there in a window; None if the server did not run for long enough in it. Reader
-    thread."""
-    (recorded,) = connection.execute(
-        "SELECT count(*) FROM presence_hour WHERE hour >= ? AND hour < ? AND segment = 0", (window.start, window.stop)
-    ).fetchone()
-    if recorded < MIN_RECORDED_SHARE * len(window):
-        return None
-    seen = BitMap()
-    if devices:
-        # Only those with such devices: an app of two, enrolled with a million of others between them, reads two.
-        segments = json.dumps([segment for segment, _ in segments_of(devices)])
-        seen = stored_devices(
-            connection,
-            "SELECT devices FROM presence_hour WHERE hour >= ? AND hour < ?"
-            " AND segment IN (SELECT value FROM json_each(?))",
-            (window.start, window.stop, segments),
-        )
-    return PresenceSample(seen & devices, _enrolled_before(connection, window.start * HOUR_MS))
-
-
-def _enrolled_before(connection: sqlite3.Connection, at_ms: int) -> int:
-    """The number of the last device that was enrolled before a time. Numbers are given in the order of enrolment."""
-    (last,) = connection.execute("SELECT coalesce(max(no), 0) FROM device").fetchone()
-    first = 0
-    while first < last:
-        middle = (first + last) // 2
-        found = connection.execute(
-            "SELECT no, created_at FROM device WHERE no > ? ORDER BY no LIMIT 1", (middle,)
-        ).fetchone()
-        if found is None or found[1] >= at_ms:
-            last = middle
-        else:
-            first = found[0]
-    return first
 
 
 def expected_reach(devices: BitMap, samples: Sequence[PresenceSample]) -> ExpectedReach:

@@ -7,7 +7,7 @@ from sqlmodel import Field, SQLModel
 
 
 class PresenceHour(SQLModel, table=True):
-    """A segment of the devices that were connected in an hour (`delivery/presence_hours`)."""
+    """A segment of the devices that were connected in an hour (`analytics/presence_hours`)."""
 
     __tablename__ = "presence_hour"
     # With a rowid, as `DeviceSet`.

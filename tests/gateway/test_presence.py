@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway import composition
-from gateway.delivery.presence_hours import HOUR_MS, WEEK_HOURS
+from gateway.store.analytics.presence_hours import HOUR_MS, WEEK_HOURS
 from tests.gateway.in_process import InProcessGateway
 
 

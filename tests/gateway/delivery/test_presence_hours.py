@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from pyroaring import BitMap
 
-from gateway.delivery.presence_hours import HOUR_MS, KEPT_HOURS, read_hour, remove_hours
+from gateway.store.analytics.presence_hours import HOUR_MS, KEPT_HOURS, read_hour, remove_hours
 from tests.gateway.delivery.world import APP, START, World
 
 DAY, WEEK = 24, 168
