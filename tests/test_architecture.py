@@ -162,7 +162,6 @@ SAY_SQL_STILL = {
     "gateway.delivery.device_activity",
     "gateway.delivery.device_connections",
     "gateway.delivery.device_deliveries",
-    "gateway.delivery.device_timeline",
     "gateway.delivery.digest",
     "gateway.delivery.duties",
     "gateway.delivery.escalation_rows",

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from gateway.delivery.history_pages import HistoryPage, Slice, SliceSize, fill_history, search_history
+from gateway.delivery.history_pages import HistoryPage, SliceSize, fill_history, search_history
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.push_texts import shown_text
 from gateway.delivery.whole_deliveries import WholeDelivery, describe_delivery, member_of
@@ -26,6 +26,7 @@ from gateway.pages import to_json
 from gateway.store.audience.device_sets import SEGMENT_BITS
 from gateway.store.database import Database
 from gateway.store.deliveries.delivery_sets import outcomes_of, pushes_waiting_for
+from gateway.store.deliveries.device_history import Slice
 from gateway.timestamps import rfc3339
 
 FIRST_PUSHES, MOST_PUSHES = 5_000, 50_000

@@ -17,6 +17,7 @@ from typing import Generic, NamedTuple, TypeVar
 from gateway.delivery.reports import cursor_number
 from gateway.pages import PAGE_BYTES, to_json
 from gateway.store.database import Database
+from gateway.store.deliveries.device_history import Slice
 from gateway.store.transaction import Transaction
 from gateway.timestamps import rfc3339_or_none
 
@@ -28,18 +29,6 @@ MAX_SLICES = 10
 """Slices that a request looks through."""
 LEAST_ROWS = 100
 _NEWEST = 2**62
-
-
-class Slice(NamedTuple, Generic[Hit]):
-    """Hits of one slice, the newest first."""
-
-    hits: list[Hit]
-    reached: int
-    """Number of the last row that was looked at."""
-    is_end: bool
-    """Whether no older one is worth a look."""
-    reached_at: int | None = None
-    """Its time in milliseconds of server time, if the slice has seen it."""
 
 
 class FoundHistory(NamedTuple, Generic[Hit]):

@@ -9,8 +9,9 @@ import pytest
 
 from gateway.delivery import device_deliveries, device_timeline, history_pages
 from gateway.delivery.device_deliveries import CANDIDATES, SLICE, DeviceDeliveries, find_pushes
-from gateway.delivery.device_timeline import FOUND, DeviceTimeline, find_entries
+from gateway.delivery.device_timeline import DeviceTimeline
 from gateway.delivery.history_pages import LEAST_ROWS, SliceSize
+from gateway.store.deliveries.device_history import FOUND, find_entries
 from tests.gateway.delivery.conftest import store_everything_as_sets
 from tests.gateway.delivery.world import APP, World, items
 
