@@ -57,3 +57,5 @@ MISSED = (DeliveryState.EXPIRED, DeliveryState.CANCELLED, DeliveryState.OVERFLOW
 
 PRIORITIES = ("critical", "high", "normal", "low")
 """Priorities in mailbox order; the index is what the database holds."""
+SHOWN = ("alert", "in_app")
+"""Kinds of pushes that a person sees; only those belong to a channel that can be muted."""

@@ -49,7 +49,7 @@ NUMBERS_WITHOUT_UNIT = {
     "gateway.audience.policy.CRITICAL": "an index of PRIORITIES",
     "gateway.store.deliveries.app_slices.EVERY_DEVICE": "an end of a range of device numbers",
     "gateway.store.deliveries.event_log.END_OF_ENTRY": "a place",
-    "gateway.delivery.funnels.LAST_DEVICE": "an end of a range of device numbers",
+    "gateway.store.analytics.funnels.LAST_DEVICE": "an end of a range of device numbers",
     "gateway.delivery_handles.DEVICE_MASK": "a mask",
     "gateway.delivery.heartbeat_rows.SERVER_APP": "a number that stands for an app",
     "gateway.plans.campaign_rows.HOLDOUT": "a number that stands for a group",

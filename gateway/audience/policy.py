@@ -17,17 +17,17 @@ from pydantic import ConfigDict, Field, StringConstraints, field_validator
 from gateway.audience.cap_segments import CapSegments
 from gateway.audience.frequency import AdaptiveCap, Caps, ChannelCaps, GroupSelector, QuietHours
 from gateway.audience.time_zones import is_time_zone
+from gateway.delivery_states import SHOWN
 from gateway.described_model import DescribedModel
 from gateway.errors import Problem, problem
 from gateway.misspelling import nearest
 from gateway.names import Name
 from gateway.pages import entity_tag
 from gateway.printable import Printable
+from gateway.store.audience.preferences import MAX_CHANNELS
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339
 
-MAX_CHANNELS = 200
-"""Channels of an app: more than a person could look through."""
 MAX_JOINABLE_TOPICS = 100
 """Topics, or beginnings of their names, that an app lets devices join: looked through for each that one joins."""
 
@@ -36,8 +36,6 @@ Verdict = Literal["allow", "suppress"]
 TopicPattern = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9_.:-]{1,64}|[A-Za-z0-9_.:-]{0,63}\*)$")]
 CRITICAL = 0
 """The priority, as the database holds it."""
-SHOWN = ("alert", "in_app")
-"""Kinds that a person sees; only those belong to a channel that can be muted."""
 
 
 class _Strict(DescribedModel):
@@ -589,9 +587,3 @@ def _described_step(adapted: AdaptedCap) -> dict[str, Any]:
 
 def _unknown(channel_id: str) -> Problem:
     return problem("channel_not_found", f"no channel {channel_id!r} in this app; make it with POST /v1/channels")
-
-
-def choices_of(text: str) -> dict[str, bool]:
-    """A person's choices as the database holds them."""
-    found: dict[str, bool] = json.loads(text)
-    return found

@@ -27,10 +27,10 @@ from typing import Any, Literal, NamedTuple
 
 from gateway.audience.frequency import AdaptiveCap
 from gateway.audience.policy import AdaptedCap, Channel, PolicyStore
-from gateway.delivery.alert_days import WEEK_DAYS, bucket_name, bucket_of
 from gateway.delivery.fatigue import MEASURES, Fatigue, Figures, described_share, is_known
-from gateway.delivery.funnels import DAY_MS
 from gateway.delivery.significance import Verdict, compare
+from gateway.store.analytics.alert_days import WEEK_DAYS, bucket_name, bucket_of
+from gateway.store.analytics.funnels import DAY_MS
 from gateway.store.deliveries.event_log import log_of_app
 from gateway.store.transaction import Transaction
 

@@ -33,7 +33,7 @@ from functools import partial
 from typing import Any
 
 from gateway.audience.frequency import LONGEST_MS, MAX_CAP_ALERTS, WINDOWS_MS, Hours
-from gateway.audience.policy import CRITICAL, PolicyStore, choices_of
+from gateway.audience.policy import CRITICAL, PolicyStore
 from gateway.delivery.alert_rules import Alert, Person, SentAlert, check_alert, members_of
 from gateway.delivery.device_connections import DeviceConnections
 from gateway.delivery.digest import Digests
@@ -42,6 +42,7 @@ from gateway.delivery.ledger import RETRY_SECONDS, Ledger
 from gateway.delivery.push import ActivePush, load_pushes
 from gateway.delivery_handles import handle_of
 from gateway.delivery_states import PRIORITIES, DeliveryState
+from gateway.store.audience.preferences import choices_of
 from gateway.store.database import Database
 from gateway.store.deliveries.app_slices import PushPart
 from gateway.store.deliveries.conditions import IS_WAITING

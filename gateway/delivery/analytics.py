@@ -20,10 +20,8 @@ behind that position is counted anew, whatever its age: each change of a deliver
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import math
-import sqlite3
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
@@ -35,7 +33,9 @@ from weakref import WeakValueDictionary
 from gateway.audience.policy import PolicyStore
 from gateway.audience.time_zones import time_zone
 from gateway.delivery.campaign_parts import add_up_campaigns
-from gateway.delivery.funnels import (
+from gateway.delivery.ledger import Ledger
+from gateway.errors import problem
+from gateway.store.analytics.funnels import (
     HOUR_MS,
     KEPT_TAGS,
     MAX_TAGS,
@@ -49,17 +49,16 @@ from gateway.delivery.funnels import (
     count_rows,
     known_hours,
     open_pushes,
-    opted_out_after,
     position,
+    read_tally,
     store_counts,
     store_position,
     uncounted_pushes,
 )
-from gateway.delivery.ledger import Ledger
-from gateway.delivery.push import push_number
-from gateway.errors import problem
 from gateway.store.database import Database
+from gateway.store.deliveries.pushes import push_number
 from gateway.store.protocols import Timers
+from gateway.store.transaction import Transaction
 from gateway.timestamps import rfc3339, wall_time
 
 log = logging.getLogger(__name__)
@@ -163,10 +162,10 @@ class Analytics:
         reached = self._position if not self._aged else None
         later = self._large.union(self._asked, self._on_reader)
 
-        def operation(connection: sqlite3.Connection) -> Uncounted:
-            rest = count_rows(connection, changed)
+        def operation(transaction: Transaction) -> Uncounted:
+            rest = count_rows(transaction, changed)
             if reached is not None and not rest.left:
-                store_position(connection, reached, later.union(rest.large))
+                store_position(transaction, reached, later.union(rest.large))
             return rest
 
         def on_commit(rest: Uncounted) -> None:
@@ -217,7 +216,7 @@ class Analytics:
         Of all as far as CATCH_UP_SECONDS allow.
         """
         self._ledger.flush()
-        await self._database.write(lambda connection: None)  # what was flushed is called back
+        await self._database.write(lambda transaction: None)  # what was flushed is called back
         # And what is being counted: it may have been read before its last change.
         changed = self._aged.union(self._ledger.changed, self._large, self._on_writer, self._on_reader)
         if push_no is not None:  # an old one may never have been counted, or not since a crash
@@ -265,8 +264,8 @@ class Analytics:
                         tags.setdefault(tag, Counter()).update(of_tag)
                 tags = dict(sorted(tags.items(), key=lambda item: (-item[1]["targeted"], item[0]))[:MAX_TAGS])
                 await self._database.write(
-                    lambda connection: store_counts(
-                        connection, open_pushes(connection, [push_no]), {push_no: tally}, {push_no: tags}
+                    lambda transaction: store_counts(
+                        transaction, open_pushes(transaction, [push_no]), {push_no: tally}, {push_no: tags}
                     )
                 )
                 if len(self._counted) >= RECOUNTED_PUSHES:
@@ -277,21 +276,12 @@ class Analytics:
 
     async def of_push(self, app_no: int, push_id: str) -> dict[str, Any]:
         """The funnel of one push. Raises Problem 404, 410."""
-        push_no = await self._database.read(lambda connection: push_number(connection, app_no, push_id), app_no)
+        push_no = await self._database.read(lambda transaction: push_number(transaction, app_no, push_id), app_no)
         if push_no is None:
             raise problem("push_not_found", f"no push {push_id!r} in this app")
         await self.catch_up(push_no)
 
-        def read(connection: sqlite3.Connection) -> Tally | None:
-            row = connection.execute("SELECT content FROM push_funnel WHERE push_no = ?", (push_no,)).fetchone()
-            if row is None:
-                return None
-            tally: Tally = Counter(json.loads(row[0])["tally"])
-            if "opted_out" not in tally:  # its deliveries are still there
-                tally["opted_out"] = opted_out_after(connection, push_no)
-            return tally
-
-        tally = await self._database.read(read, app_no)
+        tally = await self._database.read(partial(read_tally, push_no=push_no), app_no)
         if tally is None:
             raise problem("gone", "this push ended long ago and its counts are no longer kept")
         return {"push_id": push_id, **_described(tally), "counted_at": rfc3339(self._clock_ms())}

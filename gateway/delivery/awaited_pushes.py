@@ -20,7 +20,6 @@ from contextlib import closing
 from typing import Any, NamedTuple
 
 from gateway.delivery.ledger import Ledger
-from gateway.delivery.push import push_number
 from gateway.delivery.reports import Reports
 from gateway.delivery.submission import AcceptedPush, PendingPush
 from gateway.delivery.waiting_callers import WaitingCallers
@@ -28,6 +27,7 @@ from gateway.delivery_states import DeliveryState
 from gateway.errors import problem
 from gateway.store.database import Database
 from gateway.store.deliveries.conditions import IS_WAITING
+from gateway.store.deliveries.pushes import push_number
 from gateway.store.protocols import Timers
 
 log = logging.getLogger(__name__)

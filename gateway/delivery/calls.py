@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field
 
 from gateway.delivery.acceptance import Acceptance
-from gateway.delivery.push import MAX_TTL_SECONDS, EncryptedPush, PushRequest, SignedPush, push_number
+from gateway.delivery.push import MAX_TTL_SECONDS, EncryptedPush, PushRequest, SignedPush
 from gateway.delivery.submission import AppRef
 from gateway.delivery.waiting_callers import WaitingCallers
 from gateway.delivery.whole_deliveries import whole_delivery
@@ -25,6 +25,7 @@ from gateway.errors import problem
 from gateway.names import Name
 from gateway.store.audited_writes import open_attempt
 from gateway.store.database import Database
+from gateway.store.deliveries.pushes import push_number
 
 MAX_WAIT_SECONDS = 120
 """Seconds: common proxies give up on a silent request soon after."""

@@ -15,7 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
-from gateway.delivery.funnels import HOUR_MS, Tally
+from gateway.store.analytics.funnels import HOUR_MS, Tally
 
 READ_CAMPAIGNS = 20
 """Campaigns that one read adds up: with 200 parts each about 30 ms."""

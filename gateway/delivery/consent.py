@@ -20,18 +20,19 @@ from pydantic import ConfigDict, Field, StringConstraints
 from pyroaring import BitMap
 
 from gateway.audience.frequency import GroupSelector, Hours
-from gateway.audience.policy import CRITICAL, Channel, Consent, PolicyStore, Rules, choices_of
+from gateway.audience.policy import CRITICAL, Channel, Consent, PolicyStore, Rules
 from gateway.audience.topics import TOPICS_OF_DEVICE, change_own_topics, topics_of
-from gateway.delivery.alert_days import note_opt_out
 from gateway.delivery.alert_rules import members_of
-from gateway.delivery.funnels import opted_out
 from gateway.delivery.ledger import Ledger
 from gateway.delivery_handles import DEVICE_BITS, DEVICE_MASK, handle_of
 from gateway.delivery_states import DeliveryState
 from gateway.described_model import DescribedModel
 from gateway.errors import problem
 from gateway.names import Name
+from gateway.store.analytics.alert_days import note_opt_out
+from gateway.store.analytics.funnels import opted_out
 from gateway.store.audience.device_sets import queried_devices
+from gateway.store.audience.preferences import choices_of
 from gateway.store.database import Database
 from gateway.store.deliveries.app_slices import BEGIN, PushPart, SlicePosition, ranges_json
 from gateway.store.deliveries.conditions import IS_WAITING, row_of_handle

@@ -20,7 +20,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from gateway.delivery.alert_days import (
+from gateway.delivery.analytics import percentiles
+from gateway.delivery.significance import MIN_OBSERVATIONS, Share, Verdict, compare, wilson_interval, z_score
+from gateway.store.analytics.alert_days import (
     BUCKETS,
     RECENT_DAYS,
     FatiguePosition,
@@ -38,9 +40,7 @@ from gateway.delivery.alert_days import (
     store_day,
     store_followed,
 )
-from gateway.delivery.analytics import percentiles
-from gateway.delivery.funnels import DAY_MS
-from gateway.delivery.significance import MIN_OBSERVATIONS, Share, Verdict, compare, wilson_interval, z_score
+from gateway.store.analytics.funnels import DAY_MS
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339
 

@@ -39,7 +39,7 @@ from pyroaring import BitMap
 
 from gateway.delivery.attempts import count_attempts
 from gateway.delivery.engine import ReasonCode
-from gateway.delivery.push import ActivePush, ActivePushes, load_pushes, push_number
+from gateway.delivery.push import ActivePush, ActivePushes, load_pushes
 from gateway.delivery.stale_deliveries import end_stale_rows, recover_rows
 from gateway.delivery.whole_deliveries import whole_delivery
 from gateway.delivery_handles import DEVICE_BITS, DEVICE_MASK, handle_of
@@ -54,6 +54,7 @@ from gateway.store.deliveries.ledger_statements import (
     sweep_rows,
     waiting_handles,
 )
+from gateway.store.deliveries.pushes import push_number
 from gateway.store.protocols import Timers, Writer
 
 log = logging.getLogger(__name__)

@@ -35,10 +35,11 @@ from pyroaring import BitMap
 
 from gateway.delivery.engine import Message
 from gateway.delivery.ledger import RETRY_SECONDS, Ledger
-from gateway.delivery.push import ActivePush, last_push_no, load_pushes
+from gateway.delivery.push import ActivePush, load_pushes
 from gateway.delivery_states import PRIORITIES
 from gateway.store.deliveries.conditions import IS_WAITING
 from gateway.store.deliveries.delivery_sets import mailbox_entries
+from gateway.store.deliveries.pushes import last_push_no
 from gateway.store.protocols import Timers, Writer
 
 log = logging.getLogger(__name__)

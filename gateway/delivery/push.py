@@ -462,19 +462,6 @@ _COLUMNS = (
 )
 
 
-def push_number(connection: sqlite3.Connection, app_no: int, push_id: str) -> int | None:
-    """The number of a push; None if the app has none of this id."""
-
-    row = connection.execute("SELECT no FROM push WHERE id = ? AND app_no = ?", (push_id, app_no)).fetchone()
-    return row[0] if row is not None else None
-
-
-def last_push_no(connection: sqlite3.Connection) -> int:
-    """The number of the push that was stored last; 0 before the first."""
-    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'push'").fetchone()
-    return int(row[0]) if row is not None else 0
-
-
 LOADED_TEXT_SETS = 20_000
 """Sets of devices that one operation looks through for the texts of pushes, about 20 ms of the writer: twenty pushes
 with a thousand texts each."""

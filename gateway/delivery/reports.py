@@ -27,7 +27,6 @@ from gateway.delivery.escalation_rows import (
 )
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.plan_parts import plan_members
-from gateway.delivery.push import push_number
 from gateway.delivery.push_texts import described_text, has_texts, page_of_texts, template_of, text_of_device
 from gateway.delivery.whole_deliveries import WholeDelivery, describe_delivery, whole_deliveries, whole_delivery
 from gateway.delivery_states import PRIORITIES, DeliveryState
@@ -37,6 +36,7 @@ from gateway.store.analytics.forecasts import KeptForecast, read_forecasts
 from gateway.store.database import Database
 from gateway.store.deliveries.conditions import IS_WAITING
 from gateway.store.deliveries.delivery_sets import pushes_waiting_for, state_counts
+from gateway.store.deliveries.pushes import push_number
 from gateway.timestamps import rfc3339, rfc3339_or_none
 
 # Made once: the enumeration takes longer to say a name than the database to count a push.

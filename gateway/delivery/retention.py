@@ -17,11 +17,11 @@ import sqlite3
 from dataclasses import dataclass
 
 from gateway.delivery.escalation_rows import remove_escalations
-from gateway.delivery.funnels import DAY_MS, HOUR_MS, finish_row
 from gateway.delivery.plan_parts import remove_parts
 from gateway.delivery.push_texts import MARK, forget_templates, remove_texts
 from gateway.delivery.reports import count_states
 from gateway.store.analytics.forecasts import remove_forecasts
+from gateway.store.analytics.funnels import DAY_MS, HOUR_MS, finish_row
 from gateway.store.analytics.presence_hours import remove_hours
 from gateway.store.database import Database
 from gateway.store.deliveries.conditions import IS_WAITING

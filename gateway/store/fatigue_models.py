@@ -7,7 +7,7 @@ from sqlmodel import Field, SQLModel
 
 
 class AlertDay(SQLModel, table=True):
-    """Sets of the devices of a segment that had alerts on a day, or whose people did something (`delivery/alert_days`).
+    """Sets of a segment's devices that had alerts on a day, or whose people did something (`analytics/alert_days`).
 
     For RECENT_DAYS.
     """
@@ -21,7 +21,7 @@ class AlertDay(SQLModel, table=True):
     channel: str = Field(primary_key=True)
     """Empty: alerts without a channel; of `opted_out`, consent."""
     measure: str = Field(primary_key=True)
-    """`alerts`, `opened`, `dismissed`: counts (`delivery/alert_counts`). `times`: those who opened, by the step of the
+    """`alerts`, `opened`, `dismissed`: counts (`analytics/alert_counts`). `times`: those who opened, by the step of the
     time that it took. `opted_out`: a set."""
     devices: bytes = Field(sa_column=Column(BLOB, nullable=False))
     """Roaring bitmap of places in the segment, stacked by digit or step."""
@@ -40,7 +40,7 @@ class FatigueDay(SQLModel, table=True):
 
 
 class FatiguePositionRow(SQLModel, table=True):
-    """One row: how far the event log was followed, and the last day that was summed up (`delivery/alert_days`)."""
+    """One row: how far the event log was followed, and the last day that was summed up (`analytics/alert_days`)."""
 
     __tablename__ = "fatigue_position"
     no: int | None = Field(default=None, primary_key=True)

@@ -16,10 +16,10 @@ from gateway.audience.cap_segments import MAX_CAP_SEGMENTS
 from gateway.audience.frequency import AdaptiveCap
 from gateway.audience.policy import AdaptedCap, ChannelFields, NewChannel, Policy
 from gateway.delivery.adaptive_caps import COOLING_DAYS, Reason, decide, steps_of
-from gateway.delivery.alert_days import BUCKETS, bucket_of
 from gateway.delivery.fatigue import Figures
-from gateway.delivery.funnels import DAY_MS
 from gateway.errors import Problem, RetryableProblem
+from gateway.store.analytics.alert_days import BUCKETS, bucket_of
+from gateway.store.analytics.funnels import DAY_MS
 from tests.gateway.delivery.world import APP, START, World
 
 YESTERDAY = START // DAY_MS - 1

@@ -157,7 +157,7 @@ def test_a_push_that_no_restart_counted_is_counted_when_it_is_asked_for(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The newest are counted after a restart; what came to an older one just before a crash is not lost."""
-    monkeypatch.setattr("gateway.delivery.funnels.RECOUNTED_PUSHES", 0)
+    monkeypatch.setattr("gateway.store.analytics.funnels.RECOUNTED_PUSHES", 0)
     push_id = push(world)
     world.crash()
     assert funnel(world, push_id)["delivered"] == 0
@@ -178,7 +178,7 @@ def count(world: World) -> None:
 def test_what_comes_just_before_a_crash_is_counted_however_old_the_push(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.delivery.funnels.RECOUNTED_PUSHES", 0)
+    monkeypatch.setattr("gateway.store.analytics.funnels.RECOUNTED_PUSHES", 0)
     world.connect(1)
     old, newer = push(world, channel="old"), [push(world, channel="newer") for _ in range(3)]
     world.acknowledge_all(1)
@@ -198,10 +198,10 @@ def test_what_comes_just_before_a_crash_is_counted_however_old_the_push(
 
 
 def test_a_crash_while_changes_are_counted_loses_none_of_them(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.delivery.funnels.RECOUNTED_PUSHES", 0)
+    monkeypatch.setattr("gateway.store.analytics.funnels.RECOUNTED_PUSHES", 0)
     monkeypatch.setattr("gateway.delivery.analytics.COUNTED_PUSHES", 1)
-    monkeypatch.setattr("gateway.delivery.funnels.PART_DELIVERIES", 2)
-    monkeypatch.setattr("gateway.delivery.funnels.WRITER_DELIVERIES", 2)
+    monkeypatch.setattr("gateway.store.analytics.funnels.PART_DELIVERIES", 2)
+    monkeypatch.setattr("gateway.store.analytics.funnels.WRITER_DELIVERIES", 2)
     small = [push(world, {"device": "d1"}) for _ in range(3)]
     large = push(world)
     count(world)
@@ -248,8 +248,8 @@ def test_what_is_being_counted_is_counted_once_more_for_who_asks(world: World) -
 
 
 def test_a_large_push_is_counted_in_parts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.delivery.funnels.PART_DELIVERIES", 2)
-    monkeypatch.setattr("gateway.delivery.funnels.WRITER_DELIVERIES", 2)
+    monkeypatch.setattr("gateway.store.analytics.funnels.PART_DELIVERIES", 2)
+    monkeypatch.setattr("gateway.store.analytics.funnels.WRITER_DELIVERIES", 2)
     world.connection.execute("INSERT INTO device_tag (app_no, tag, device_no) VALUES (1, 'foyer', 1), (1, 'foyer', 3)")
     add_devices(world.connection, 1, "foyer", [1, 3])
     for device_no in (1, 2, 3):
@@ -266,8 +266,8 @@ def test_a_large_push_is_counted_in_parts(world: World, monkeypatch: pytest.Monk
 
 
 def test_large_pushes_are_counted_by_themselves(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.delivery.funnels.PART_DELIVERIES", 2)
-    monkeypatch.setattr("gateway.delivery.funnels.WRITER_DELIVERIES", 2)
+    monkeypatch.setattr("gateway.store.analytics.funnels.PART_DELIVERIES", 2)
+    monkeypatch.setattr("gateway.store.analytics.funnels.WRITER_DELIVERIES", 2)
     counting = world.loop.create_task(world.analytics.count_large())
     large = push(world)
     world.passes(5)
@@ -280,16 +280,16 @@ def test_large_pushes_are_counted_by_themselves(world: World, monkeypatch: pytes
 
 def test_a_slice_at_a_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.delivery.analytics.COUNTED_PUSHES", 2)
-    monkeypatch.setattr("gateway.delivery.funnels.PART_DELIVERIES", 4)
-    monkeypatch.setattr("gateway.delivery.funnels.WRITER_DELIVERIES", 4)
+    monkeypatch.setattr("gateway.store.analytics.funnels.PART_DELIVERIES", 4)
+    monkeypatch.setattr("gateway.store.analytics.funnels.WRITER_DELIVERIES", 4)
     for _ in range(5):
         push(world)
     assert by(world, "channel")[None]["targeted"] == 15
 
 
 def test_tags_beyond_a_bound_are_not_counted_and_that_is_said(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("funnels", "analytics"):
-        monkeypatch.setattr(f"gateway.delivery.{module}.MAX_TAGS", 4)
+    for module in ("store.analytics.funnels", "delivery.analytics"):
+        monkeypatch.setattr(f"gateway.{module}.MAX_TAGS", 4)
     rows = [(1, f"own-{device_no}-{number}", device_no) for device_no in (1, 2, 3) for number in range(3)]
     rows += [(1, "common", device_no) for device_no in (1, 2, 3)]
     world.connection.executemany("INSERT INTO device_tag (app_no, tag, device_no) VALUES (?, ?, ?)", rows)
@@ -328,8 +328,8 @@ def test_many_hours_are_added_up_a_part_at_a_time(world: World, monkeypatch: pyt
     assert whole.keys() == {"at-0", "at-1", "at-2", "at-700", "at-2000"}
     some = by(world, "channel", START, START + 700 * 3_600_000)
     assert some.keys() == {"at-0", "at-1", "at-2"}
-    monkeypatch.setattr("gateway.delivery.funnels.PART_HOURS", 100)
-    monkeypatch.setattr("gateway.delivery.funnels.PART_ROWS", 1)
+    monkeypatch.setattr("gateway.store.analytics.funnels.PART_HOURS", 100)
+    monkeypatch.setattr("gateway.store.analytics.funnels.PART_ROWS", 1)
     assert by(world, "channel") == whole
     assert sum(item["targeted"] for item in by(world, "hour").values()) == 15
 
@@ -341,7 +341,7 @@ def test_the_newest_hours_are_the_answer_if_there_is_no_time_for_all(
         world.now = START + hours * 3_600_000
         push(world, channel=f"at-{hours}")
     world.run(world.analytics.catch_up())
-    monkeypatch.setattr("gateway.delivery.funnels.PART_ROWS", 2)
+    monkeypatch.setattr("gateway.store.analytics.funnels.PART_ROWS", 2)
     monkeypatch.setattr("gateway.delivery.analytics.ADD_UP_SECONDS", -1.0)
     found = world.run(world.analytics.by(APP.no, "channel", None, None))
     assert [item["channel"] for item in found["items"]] == ["at-3", "at-4"]
@@ -352,7 +352,7 @@ def test_the_newest_hours_are_the_answer_if_there_is_no_time_for_all(
 
 def test_the_sums_of_few_tags_are_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.delivery.analytics.KEPT_TAGS", 2)
-    monkeypatch.setattr("gateway.delivery.funnels.PART_ROWS", 1)
+    monkeypatch.setattr("gateway.store.analytics.funnels.PART_ROWS", 1)
     for hours in range(4):
         world.connection.execute("DELETE FROM device_tag")
         world.connection.executemany(

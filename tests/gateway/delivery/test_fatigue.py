@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from gateway.delivery import alert_days, fatigue
-from gateway.delivery.alert_days import BUCKETS, bucket_name, bucket_of
+from gateway.delivery import fatigue
 from gateway.delivery.fatigue import Figures, base_of, first_higher_bucket, verdict_of
-from gateway.delivery.funnels import DAY_MS
+from gateway.store.analytics import alert_days
+from gateway.store.analytics.alert_days import BUCKETS, bucket_name, bucket_of
+from gateway.store.analytics.funnels import DAY_MS
 from gateway.store.audience.device_sets import add_devices
 from tests.gateway.delivery.world import ALERT, APP, World
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from gateway.delivery import funnels
 from gateway.delivery_states import DeliveryState
+from gateway.store.analytics import funnels
 from gateway.store.audience.device_sets import add_to_sets
 from gateway.store.deliveries import delivery_sets, event_log
 from tests.gateway.delivery.test_retention import DAY, sweep

@@ -17,7 +17,6 @@ segment with fifty tags is summed up in 7 ms. The writer stores sets as they are
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,12 +24,13 @@ from typing import NamedTuple
 
 from pyroaring import BitMap
 
-from gateway.audience.policy import MAX_CHANNELS, choices_of
-from gateway.delivery.alert_counts import SEGMENT_SIZE, DeviceCounts, unstack
-from gateway.delivery.funnels import DAY_MS, MAX_TAGS, time_step
+from gateway.store.analytics.alert_counts import SEGMENT_SIZE, DeviceCounts, unstack
+from gateway.store.analytics.funnels import DAY_MS, MAX_TAGS, time_step
 from gateway.store.audience.device_sets import ALL_TAG, SEGMENT_BITS, largest_tags, pack, segments_of, unpack
+from gateway.store.audience.preferences import MAX_CHANNELS, choices_of
 from gateway.store.deliveries.event_log import last_position
 from gateway.store.rows import insert_rows
+from gateway.store.transaction import Transaction
 
 BUCKETS = (0, 2, 4, 8, 15, 29)
 """First number of alerts within seven days of each bucket: 0-1, 2-3, 4-7, 8-14, 15-28, 29 and more. Their ends are a
@@ -105,14 +105,14 @@ class FollowedEvents(NamedTuple):
 # -- following the event log -------------------------------------------------------------------------------------------
 
 
-def follow_events(connection: sqlite3.Connection, after: int) -> FollowedEvents:
+def follow_events(transaction: Transaction, after: int) -> FollowedEvents:
     """Read the next entries of the event log, and add them to the days' rows. Reader thread, one at a time.
 
     Only `store_followed` writes those rows, so they are still the same when it does.
     """
-    end = last_position(connection).entry
+    end = last_position(transaction).entry
     last = min(after + READ_ENTRIES, end)
-    rows = connection.execute(
+    rows = transaction.execute(
         "SELECT e.no, e.app_no, e.at, e.type, coalesce(p.channel, ''), p.accepted_at, p.no, e.devices, o.devices"
         " FROM event AS e CROSS JOIN push AS p ON p.no = e.push_no LEFT JOIN outcome_set AS o ON o.no = e.outcome_no"
         " WHERE e.no > ? AND e.no <= ? AND e.type IN (SELECT value FROM json_each(?)) AND p.kind = 'alert'"
@@ -135,12 +135,12 @@ def follow_events(connection: sqlite3.Connection, after: int) -> FollowedEvents:
         last_day = at // DAY_MS
         room -= len(devices)
         if event in ("opened", "acted"):
-            devices = _opened_first(connection, push_no, event, devices)
+            devices = _opened_first(transaction, push_no, event, devices)
         for segment, here in segments_of(devices):
             places = here.shift(-(segment << SEGMENT_BITS))
             channels = known.get((app_no, segment, last_day))
             if channels is None:
-                channels = known[app_no, segment, last_day] = _known_channels(connection, app_no, segment, last_day)
+                channels = known[app_no, segment, last_day] = _known_channels(transaction, app_no, segment, last_day)
             counted_as = channel if channel in channels or len(channels) < MAX_CHANNELS else NO_CHANNEL
             channels.add(counted_as)
             key = DayKey(app_no, segment, last_day, counted_as)
@@ -156,17 +156,17 @@ def follow_events(connection: sqlite3.Connection, after: int) -> FollowedEvents:
     rows.close()
     for (key, measure), added in single.items():
         getattr(found[key], measure).add_each(added)
-    return FollowedEvents(list(_merged(connection, found)), last, last_day, last < end)
+    return FollowedEvents(list(_merged(transaction, found)), last, last_day, last < end)
 
 
-def _opened_first(connection: sqlite3.Connection, push_no: int, event: str, devices: BitMap) -> BitMap:
+def _opened_first(transaction: Transaction, push_no: int, event: str, devices: BitMap) -> BitMap:
     """Leave out devices that this event is not the first opening of: what was acted on counts as opened, once."""
     earlier = (
         "acted_at IS NOT NULL AND acted_at < opened_at"
         if event == "opened"
         else "opened_at IS NOT NULL AND opened_at <= acted_at"
     )
-    (twice,) = connection.execute(
+    (twice,) = transaction.execute(
         "SELECT json_group_array(d.device_no) FROM json_each(?) AS x CROSS JOIN delivery AS d"
         f" ON d.push_no = ? AND d.device_no = x.value WHERE {earlier}",
         (json.dumps(list(devices)), push_no),
@@ -174,10 +174,10 @@ def _opened_first(connection: sqlite3.Connection, push_no: int, event: str, devi
     return devices - BitMap(json.loads(twice))
 
 
-def _known_channels(connection: sqlite3.Connection, app_no: int, segment: int, day: int) -> set[str]:
+def _known_channels(transaction: Transaction, app_no: int, segment: int, day: int) -> set[str]:
     return {
         channel
-        for (channel,) in connection.execute(
+        for (channel,) in transaction.execute(
             "SELECT channel FROM alert_day WHERE app_no = ? AND segment = ? AND day = ? AND measure = 'alerts'",
             (app_no, segment, day),
         )
@@ -185,11 +185,11 @@ def _known_channels(connection: sqlite3.Connection, app_no: int, segment: int, d
 
 
 def _merged(
-    connection: sqlite3.Connection, found: Mapping[DayKey, DayCounts]
+    transaction: Transaction, found: Mapping[DayKey, DayCounts]
 ) -> Iterator[tuple[int, int, int, str, str, bytes]]:
     for key, added in found.items():
         stored = dict(
-            connection.execute(
+            transaction.execute(
                 "SELECT measure, devices FROM alert_day"
                 " WHERE app_no = ? AND segment = ? AND day = ? AND channel = ? AND measure <> 'opted_out'",
                 key,
@@ -212,15 +212,15 @@ def _day_counts(stored: Mapping[str, bytes]) -> DayCounts:
     return DayCounts(**counts, times=unpack(stored["times"]) if "times" in stored else BitMap())
 
 
-def store_followed(connection: sqlite3.Connection, followed: FollowedEvents) -> None:
+def store_followed(transaction: Transaction, followed: FollowedEvents) -> None:
     """Store what was added together with how far the log was read, so that nothing counts twice. Writer thread."""
-    _store_rows(connection, followed.rows)
-    connection.execute("UPDATE fatigue_position SET event_no = ? WHERE no = 1", (followed.reached,))
+    _store_rows(transaction, followed.rows)
+    transaction.execute("UPDATE fatigue_position SET event_no = ? WHERE no = 1", (followed.reached,))
 
 
-def _store_rows(connection: sqlite3.Connection, rows: Iterable[tuple[int, int, int, str, str, bytes]]) -> None:
+def _store_rows(transaction: Transaction, rows: Iterable[tuple[int, int, int, str, str, bytes]]) -> None:
     insert_rows(
-        connection,
+        transaction,
         "alert_day",
         "app_no, segment, day, channel, measure, devices",
         list(rows),
@@ -229,7 +229,7 @@ def _store_rows(connection: sqlite3.Connection, rows: Iterable[tuple[int, int, i
 
 
 def note_opt_out(
-    connection: sqlite3.Connection, app_no: int, device_no: int, denied: bool, muted: Iterable[str], now_ms: int
+    transaction: Transaction, app_no: int, device_no: int, denied: bool, muted: Iterable[str], now_ms: int
 ) -> None:
     """Note that a person has denied consent or muted channels today. Writer thread.
 
@@ -238,7 +238,7 @@ def note_opt_out(
     segment, place, day = device_no >> SEGMENT_BITS, device_no & (SEGMENT_SIZE - 1), now_ms // DAY_MS
     left = [CONSENT] * denied + list(muted)
     stored = dict(
-        connection.execute(
+        transaction.execute(
             # The sets of other channels are not read: they have 8 KiB each.
             "SELECT channel, iif(channel IN (SELECT value FROM json_each(?)), devices, NULL) FROM alert_day"
             " WHERE app_no = ? AND segment = ? AND day = ? AND measure = 'opted_out'",
@@ -251,7 +251,7 @@ def note_opt_out(
             devices = unpack(stored[channel]) if channel in stored else BitMap()
             devices.add(place)
             rows.append((app_no, segment, day, channel, "opted_out", pack(devices)))
-    _store_rows(connection, rows)
+    _store_rows(transaction, rows)
 
 
 # -- the sums of a day -------------------------------------------------------------------------------------------------
@@ -265,23 +265,23 @@ def new_tally() -> list[Counter[str]]:
     return [Counter() for _ in BUCKETS]
 
 
-def next_segment(connection: sqlite3.Connection, app_no: int, after: int) -> tuple[int, int] | None:
+def next_segment(transaction: Transaction, app_no: int, after: int) -> tuple[int, int] | None:
     """The next (app, segment) that something is known of, behind this one."""
-    row: tuple[int, int] | None = connection.execute(
+    row: tuple[int, int] | None = transaction.execute(
         "SELECT app_no, segment FROM alert_day WHERE (app_no, segment) > (?, ?) ORDER BY app_no, segment LIMIT 1",
         (app_no, after),
     ).fetchone()
     return row
 
 
-def count_segment(connection: sqlite3.Connection, app_no: int, segment: int, day: int) -> Tallies:
+def count_segment(transaction: Transaction, app_no: int, segment: int, day: int) -> Tallies:
     """Sum up a day of an app's segment, by bucket. Reader thread.
 
     In memory are the days of one channel at a time, and those of all together.
     """
     opted_out: dict[str, BitMap] = {}
     later: dict[str, BitMap] = defaultdict(BitMap)
-    for of_day, channel, blob in connection.execute(
+    for of_day, channel, blob in transaction.execute(
         "SELECT day, channel, devices FROM alert_day"
         " WHERE app_no = ? AND segment = ? AND day >= ? AND measure = 'opted_out'",
         (app_no, segment, day),
@@ -289,13 +289,13 @@ def count_segment(connection: sqlite3.Connection, app_no: int, segment: int, day
         later[channel] |= unpack(blob)
         if of_day == day:
             opted_out[channel] = unpack(blob)
-    denied, muted = _opted_out_before(connection, app_no, segment)
+    denied, muted = _opted_out_before(transaction, app_no, segment)
     consent = opted_out.pop(CONSENT, BitMap())
-    live = _places(connection, app_no, segment) - (denied - later[CONSENT])
+    live = _places(transaction, app_no, segment) - (denied - later[CONSENT])
     every_day: dict[int, DayCounts] = defaultdict(DayCounts)
     tallies: Tallies = {}
-    for channel in _channels_with_alerts(connection, app_no, segment, day):
-        of_channel = _days_of_channel(connection, app_no, segment, day, channel)
+    for channel in _channels_with_alerts(transaction, app_no, segment, day):
+        of_channel = _days_of_channel(transaction, app_no, segment, day, channel)
         for of_day, counts in of_channel.items():
             every_day[of_day].add(counts)
         left = opted_out.get(channel, BitMap())
@@ -306,15 +306,15 @@ def count_segment(connection: sqlite3.Connection, app_no: int, segment: int, day
     tallies["all", ""] = _count_buckets(buckets, every_day, day, left)
     among = BitMap.union(*buckets)
     first = segment << SEGMENT_BITS
-    for tag, devices in largest_tags(connection, app_no, segment, among.shift(first), MAX_TAGS).items():
+    for tag, devices in largest_tags(transaction, app_no, segment, among.shift(first), MAX_TAGS).items():
         places = devices.shift(-first)
         tallies["tag", tag] = _count_buckets([bucket & places for bucket in buckets], every_day, day, left)
     return tallies
 
 
-def _channels_with_alerts(connection: sqlite3.Connection, app_no: int, segment: int, day: int) -> list[str]:
+def _channels_with_alerts(transaction: Transaction, app_no: int, segment: int, day: int) -> list[str]:
     """The channels of which a segment has had alerts in the RECENT_DAYS up to a day."""
-    rows = connection.execute(
+    rows = transaction.execute(
         "SELECT DISTINCT channel FROM alert_day WHERE app_no = ? AND segment = ? AND day > ? AND day <= ?"
         " AND measure <> 'opted_out'",
         (app_no, segment, day - RECENT_DAYS, day),
@@ -323,12 +323,12 @@ def _channels_with_alerts(connection: sqlite3.Connection, app_no: int, segment: 
 
 
 def _days_of_channel(
-    connection: sqlite3.Connection, app_no: int, segment: int, day: int, channel: str
+    transaction: Transaction, app_no: int, segment: int, day: int, channel: str
 ) -> dict[int, DayCounts]:
     """The counts of a channel in the RECENT_DAYS up to a day; of the days before that one the alerts alone."""
     blobs: dict[int, dict[str, bytes]] = defaultdict(dict)
     days = json.dumps(list(range(day - RECENT_DAYS + 1, day + 1)))
-    for of_day, measure, blob in connection.execute(
+    for of_day, measure, blob in transaction.execute(
         "SELECT d.day, d.measure, d.devices FROM json_each(?) AS x CROSS JOIN alert_day AS d"
         " ON d.app_no = ? AND d.segment = ? AND d.day = x.value AND d.channel = ?"
         " AND (d.measure = 'alerts' OR (d.day = ? AND d.measure <> 'opted_out'))",
@@ -338,19 +338,19 @@ def _days_of_channel(
     return {of_day: _day_counts(stored) for of_day, stored in blobs.items()}
 
 
-def _places(connection: sqlite3.Connection, app_no: int, segment: int) -> BitMap:
-    row = connection.execute(
+def _places(transaction: Transaction, app_no: int, segment: int) -> BitMap:
+    row = transaction.execute(
         "SELECT devices FROM device_set WHERE app_no = ? AND tag = ? AND segment = ?", (app_no, ALL_TAG, segment)
     ).fetchone()
     return BitMap() if row is None else unpack(row[0]).shift(-(segment << SEGMENT_BITS))
 
 
-def _opted_out_before(connection: sqlite3.Connection, app_no: int, segment: int) -> tuple[BitMap, dict[str, BitMap]]:
+def _opted_out_before(transaction: Transaction, app_no: int, segment: int) -> tuple[BitMap, dict[str, BitMap]]:
     """The places of devices whose person denies consent, and of those who have muted a channel, now."""
     first = segment << SEGMENT_BITS
     denied: list[int] = []
     muted: dict[str, list[int]] = defaultdict(list)
-    for device_no, consent, choices in connection.execute(
+    for device_no, consent, choices in transaction.execute(
         "SELECT no, consent, channels FROM device INDEXED BY device_restricted"
         " WHERE app_no = ? AND no >= ? AND no < ? AND (consent = 'denied' OR channels <> '{}')",
         (app_no, first, first + SEGMENT_SIZE),
@@ -409,7 +409,7 @@ def _device_days(buckets: Iterable[Counter[str]]) -> int:
     return sum(tally["device_days"] for tally in buckets)
 
 
-def store_day(connection: sqlite3.Connection, app_no: int, day: int, tallies: Tallies) -> None:
+def store_day(transaction: Transaction, app_no: int, day: int, tallies: Tallies) -> None:
     """Store the sums of an app's day; it may have been done before. Writer thread."""
     tags = sorted((key for key in tallies if key[0] == "tag"), key=lambda key: -_device_days(tallies[key]))
     rows = [
@@ -418,7 +418,7 @@ def store_day(connection: sqlite3.Connection, app_no: int, day: int, tallies: Ta
         if key not in tags[MAX_TAGS:] and _device_days(buckets)
     ]
     insert_rows(
-        connection,
+        transaction,
         "fatigue_day",
         "app_no, dimension, key, day, content",
         rows,
@@ -426,23 +426,23 @@ def store_day(connection: sqlite3.Connection, app_no: int, day: int, tallies: Ta
     )
 
 
-def has_alerts(connection: sqlite3.Connection) -> bool:
+def has_alerts(transaction: Transaction) -> bool:
     """Whether anything is known of the last days. Reader thread."""
-    return bool(connection.execute("SELECT EXISTS (SELECT 1 FROM alert_day)").fetchone()[0])
+    return bool(transaction.execute("SELECT EXISTS (SELECT 1 FROM alert_day)").fetchone()[0])
 
 
-def close_day(connection: sqlite3.Connection, day: int) -> None:
+def close_day(transaction: Transaction, day: int) -> None:
     """Note that a day has been summed up for all apps. Writer thread."""
-    connection.execute("UPDATE fatigue_position SET closed_day = ? WHERE no = 1", (day,))
+    transaction.execute("UPDATE fatigue_position SET closed_day = ? WHERE no = 1", (day,))
 
 
 REMOVED_ROWS = 200
 """Rows of up to 64 KiB that one operation removes."""
 
 
-def remove_days(connection: sqlite3.Connection, before: int) -> int:
+def remove_days(transaction: Transaction, before: int) -> int:
     """Remove some rows of days that are needed no more; how many. Writer thread."""
-    return connection.execute(
+    return transaction.execute(
         "DELETE FROM alert_day WHERE rowid IN (SELECT rowid FROM alert_day WHERE day < ? LIMIT ?)",
         (before, REMOVED_ROWS),
     ).rowcount
@@ -455,24 +455,24 @@ class FatiguePosition(NamedTuple):
     closed_day: int
 
 
-def first_position(connection: sqlite3.Connection, today: int) -> FatiguePosition:
+def first_position(transaction: Transaction, today: int) -> FatiguePosition:
     """The position that was stored, or a first one: the log from its beginning, and days from its first. Writer
     thread."""
-    connection.execute(
+    transaction.execute(
         "INSERT OR IGNORE INTO fatigue_position (no, event_no, closed_day)"
         " VALUES (1, 0, coalesce((SELECT at / ? FROM event ORDER BY no LIMIT 1), ?) - 1)",
         (DAY_MS, today),
     )
-    row = connection.execute("SELECT event_no, closed_day FROM fatigue_position WHERE no = 1").fetchone()
+    row = transaction.execute("SELECT event_no, closed_day FROM fatigue_position WHERE no = 1").fetchone()
     return FatiguePosition(*row)
 
 
 def read_days(
-    connection: sqlite3.Connection, app_no: int, dimension: str, key: str, first: int, last: int
+    transaction: Transaction, app_no: int, dimension: str, key: str, first: int, last: int
 ) -> list[Counter[str]]:
     """The sums of days together, by bucket. Reader thread."""
     total = new_tally()
-    for (content,) in connection.execute(
+    for (content,) in transaction.execute(
         "SELECT content FROM fatigue_day WHERE app_no = ? AND dimension = ? AND key = ? AND day BETWEEN ? AND ?",
         (app_no, dimension, key, first, last),
     ):

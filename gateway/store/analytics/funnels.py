@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from pyroaring import BitMap
 
-from gateway.audience.policy import SHOWN
-from gateway.delivery.push import last_push_no
-from gateway.delivery_states import DeliveryState
+from gateway.delivery_states import SHOWN, DeliveryState
 from gateway.store.audience.device_sets import SEGMENT_BITS, largest_tags, whole_segment
 from gateway.store.deliveries.delivery_sets import (
     delivered_times,
@@ -28,6 +25,8 @@ from gateway.store.deliveries.delivery_sets import (
     waiting_of,
 )
 from gateway.store.deliveries.event_log import last_position
+from gateway.store.deliveries.pushes import last_push_no
+from gateway.store.transaction import Transaction
 
 HOUR_MS = 3_600_000
 DAY_MS = 86_400_000
@@ -64,38 +63,38 @@ class CountedTo(NamedTuple):
     push_no: int
 
 
-def position(connection: sqlite3.Connection) -> CountedTo:
-    return CountedTo(last_position(connection).entry, last_push_no(connection))
+def position(transaction: Transaction) -> CountedTo:
+    return CountedTo(last_position(transaction).entry, last_push_no(transaction))
 
 
-def store_position(connection: sqlite3.Connection, reached: CountedTo, later: Iterable[int]) -> None:
+def store_position(transaction: Transaction, reached: CountedTo, later: Iterable[int]) -> None:
     """Store that everything is counted up to here, but for the pushes that are counted `later`. Writer thread."""
-    connection.execute(
+    transaction.execute(
         "INSERT OR REPLACE INTO analytics_position (no, event_no, push_no, later) VALUES (1, ?, ?, ?)",
         (*reached, json.dumps(sorted(later))),
     )
 
 
-def uncounted_pushes(connection: sqlite3.Connection) -> tuple[set[int], bool]:
+def uncounted_pushes(transaction: Transaction) -> tuple[set[int], bool]:
     """Find the pushes of which something may not have been counted; False if some of them may be missing."""
     numbers: set[int] = set()
-    row = connection.execute("SELECT event_no, push_no, later FROM analytics_position").fetchone()
+    row = transaction.execute("SELECT event_no, push_no, later FROM analytics_position").fetchone()
     if row is not None:
         event_no, push_no, later = row
         numbers.update(json.loads(later))
-        numbers.update(no for (no,) in connection.execute("SELECT no FROM push WHERE no > ?", (push_no,)))
+        numbers.update(no for (no,) in transaction.execute("SELECT no FROM push WHERE no > ?", (push_no,)))
         numbers.update(
             no
-            for (no,) in connection.execute(
+            for (no,) in transaction.execute(
                 "SELECT DISTINCT push_no FROM event WHERE no > ? AND push_no IS NOT NULL", (event_no,)
             )
         )
-        (lost_to,) = connection.execute("SELECT coalesce(max(events_lost_to), 0) FROM application").fetchone()
+        (lost_to,) = transaction.execute("SELECT coalesce(max(events_lost_to), 0) FROM application").fetchone()
         if lost_to <= event_no:
             return numbers, True
     numbers.update(
         no
-        for (no,) in connection.execute(
+        for (no,) in transaction.execute(
             "SELECT no FROM push WHERE no > coalesce((SELECT max(push_no) FROM push_funnel), 0) - ?1"
             " ORDER BY no DESC LIMIT ?1 * 11",
             (RECOUNTED_PUSHES,),
@@ -113,12 +112,12 @@ class Uncounted(NamedTuple):
     """Pushes with more than WRITER_DELIVERIES."""
 
 
-def count_rows(connection: sqlite3.Connection, push_nos: list[int]) -> Uncounted:
+def count_rows(transaction: Transaction, push_nos: list[int]) -> Uncounted:
     """Count these pushes anew and add the difference to their hours. Writer thread."""
     listed: dict[int, OpenPush] = {}
     rest = Uncounted([], [])
     size = 0
-    for push_no, push in open_pushes(connection, push_nos).items():
+    for push_no, push in open_pushes(transaction, push_nos).items():
         if push.targeted > WRITER_DELIVERIES:
             rest.large.append(push_no)
         elif size + push.targeted > WRITER_DELIVERIES:
@@ -127,13 +126,13 @@ def count_rows(connection: sqlite3.Connection, push_nos: list[int]) -> Uncounted
             size += push.targeted
             listed[push_no] = push
     if listed:
-        tallies, by_tag = _counted(connection, [no for no, push in listed.items() if not push.in_sets])
+        tallies, by_tag = _counted(transaction, [no for no, push in listed.items() if not push.in_sets])
         for push_no, push in listed.items():
             if push.in_sets:
                 tallies[push_no], by_tag[push_no] = Counter(), {}
-                for segment in segments_with_rows(connection, push_no):
-                    add_segment(connection, push_no, push, segment, tallies[push_no], by_tag[push_no])
-        store_counts(connection, listed, tallies, by_tag)
+                for segment in segments_with_rows(transaction, push_no):
+                    add_segment(transaction, push_no, push, segment, tallies[push_no], by_tag[push_no])
+        store_counts(transaction, listed, tallies, by_tag)
     return rest
 
 
@@ -149,10 +148,10 @@ class OpenPush(NamedTuple):
     """Whether people see it."""
 
 
-def open_pushes(connection: sqlite3.Connection, push_nos: list[int]) -> dict[int, OpenPush]:
+def open_pushes(transaction: Transaction, push_nos: list[int]) -> dict[int, OpenPush]:
     """Find the pushes among these whose counts are not final."""
     rows = _rows(
-        connection,
+        transaction,
         f"SELECT json_group_array(json_array(no, app_no, channel, accepted_at, targeted, in_sets, kind IN {SHOWN}))"
         " FROM push"
         " WHERE no IN (SELECT value FROM json_each(?)) AND final_counts IS NULL AND app_no > 0",  # beats are nobody's
@@ -161,30 +160,30 @@ def open_pushes(connection: sqlite3.Connection, push_nos: list[int]) -> dict[int
     return {no: OpenPush(*rest) for no, *rest in rows}
 
 
-def count_part(connection: sqlite3.Connection, push_no: int, after: int) -> tuple[Tally, dict[str, Tally], int | None]:
+def count_part(transaction: Transaction, push_no: int, after: int) -> tuple[Tally, dict[str, Tally], int | None]:
     """Count the deliveries of a push to the next PART_DELIVERIES devices behind a number.
 
     Answers the number of the last as well, if there may be more. Reader thread.
     """
-    push = open_pushes(connection, [push_no]).get(push_no)
+    push = open_pushes(transaction, [push_no]).get(push_no)
     if push is not None and push.in_sets:  # a segment at a time
         tally: Tally = Counter()
         of_tags: dict[str, Tally] = {}
-        segments = segments_with_rows(connection, push_no, after >> SEGMENT_BITS if after else 0)
+        segments = segments_with_rows(transaction, push_no, after >> SEGMENT_BITS if after else 0)
         if segments:
-            add_segment(connection, push_no, push, segments[0], tally, of_tags)
+            add_segment(transaction, push_no, push, segments[0], tally, of_tags)
         return tally, of_tags, (segments[0] + 1) << SEGMENT_BITS if len(segments) > 1 else None
-    row = connection.execute(
+    row = transaction.execute(
         "SELECT device_no FROM delivery WHERE push_no = ? AND device_no > ? ORDER BY device_no LIMIT 1 OFFSET ?",
         (push_no, after, PART_DELIVERIES - 1),
     ).fetchone()
     last: int | None = None if row is None else row[0]
-    tallies, by_tag = _counted(connection, [push_no], after, LAST_DEVICE if last is None else last)
+    tallies, by_tag = _counted(transaction, [push_no], after, LAST_DEVICE if last is None else last)
     return tallies[push_no], by_tag[push_no], last
 
 
 def store_counts(
-    connection: sqlite3.Connection,
+    transaction: Transaction,
     pushes: dict[int, OpenPush],
     tallies: dict[int, Tally],
     by_tag: dict[int, dict[str, Tally]],
@@ -193,7 +192,7 @@ def store_counts(
     wanted = json.dumps(list(pushes))
     before: dict[int, Any] = dict(
         _rows(
-            connection,
+            transaction,
             "SELECT json_group_array(json_array(push_no, json(content))) FROM push_funnel"
             " WHERE push_no IN (SELECT value FROM json_each(?))",
             wanted,
@@ -210,11 +209,11 @@ def store_counts(
         for tag in by_tag[push_no].keys() | old["tags"].keys():
             added[app_no, "tag", tag, hour].update(_less(by_tag[push_no].get(tag, {}), old["tags"].get(tag, {})))
     counted = [[push_no, {"tally": tallies[push_no], "tags": by_tag[push_no]}] for push_no in pushes]
-    connection.execute(
+    transaction.execute(
         "INSERT OR REPLACE INTO push_funnel (push_no, content) SELECT value ->> 0, value -> 1 FROM json_each(?)",
         (json.dumps(counted),),
     )
-    add_rows(connection, added)
+    add_rows(transaction, added)
 
 
 def _less(new: Mapping[str, int], old: Mapping[str, int]) -> dict[str, int]:
@@ -229,21 +228,21 @@ _WANTED = (
 
 
 def _counted(
-    connection: sqlite3.Connection, push_nos: list[int], after: int = 0, last: int = LAST_DEVICE
+    transaction: Transaction, push_nos: list[int], after: int = 0, last: int = LAST_DEVICE
 ) -> tuple[dict[int, Tally], dict[int, dict[str, Tally]]]:
     """Count the deliveries to devices with numbers behind `after`, up to `last`."""
     wanted = json.dumps([push_nos, after, last])
     tallies: dict[int, Tally] = {push_no: Counter() for push_no in push_nos}
     by_tag: dict[int, dict[str, Tally]] = defaultdict(lambda: defaultdict(Counter))
     for push_no, kind, state, count in _rows(
-        connection,
+        transaction,
         "SELECT json_group_array(json_array(no, kind, state, count)) FROM (SELECT p.no, p.kind, d.state,"
         f" count(*) AS count FROM {_WANTED} GROUP BY p.no, d.state)",
         wanted,
     ):
         _add_state(tallies[push_no], kind in SHOWN, state, count)
     for push_no, kind, tag, state, count in _rows(
-        connection,
+        transaction,
         "WITH found AS MATERIALIZED (SELECT p.no, p.kind, t.tag, d.state, count(*) AS count"
         f" FROM {_WANTED} CROSS JOIN device_tag AS t ON t.device_no = d.device_no GROUP BY p.no, t.tag, d.state),"
         " ranked AS (SELECT no, tag, row_number() OVER (PARTITION BY no ORDER BY sum(count) DESC, tag) AS place"
@@ -254,7 +253,7 @@ def _counted(
     ):
         _add_state(by_tag[push_no][tag], kind in SHOWN, state, count)
     for push_no, delivered, opened in _rows(
-        connection,
+        transaction,
         "SELECT json_group_array(json_array(no, json(delivered), json(opened))) FROM (SELECT p.no,"
         " json_group_array(d.delivered_at - p.accepted_at) FILTER (WHERE d.delivered_at IS NOT NULL) AS delivered,"
         " json_group_array(coalesce(d.opened_at, d.acted_at) - p.accepted_at)"
@@ -269,7 +268,7 @@ def _counted(
 
 
 def add_segment(
-    connection: sqlite3.Connection,
+    transaction: Transaction,
     push_no: int,
     push: OpenPush,
     segment: int,
@@ -278,28 +277,26 @@ def add_segment(
 ) -> None:
     """Count the deliveries of a push that was stored as sets, to the devices of one segment."""
     first, last = segment << SEGMENT_BITS, ((segment + 1) << SEGMENT_BITS) - 1
-    states = rows_by_state(connection, push_no, first, last)
+    states = rows_by_state(transaction, push_no, first, last)
     rows = BitMap.union(*states.values()) if states else BitMap()
-    waiting = waiting_of(connection, push_no, whole_segment(segment))
+    waiting = waiting_of(transaction, push_no, whole_segment(segment))
     states[DeliveryState.WAITING] = states.get(DeliveryState.WAITING, BitMap()) | waiting
-    for outcome in outcomes_of(connection, push_no, segment=segment):
+    for outcome in outcomes_of(transaction, push_no, segment=segment):
         here = outcome.devices - rows
         states[outcome.state] = states.get(outcome.state, BitMap()) | here
         if outcome.state is DeliveryState.DELIVERED and here:
             tally[f"d{time_step(outcome.at - push.accepted_at)}"] += len(here)
     for state, devices in states.items():
         _add_state(tally, push.shown, state, len(devices))
-    _add_times(connection, push_no, push, first, last, tally)
-    for tag, state, count in _tags_of_states(connection, push.app_no, segment, states):
+    _add_times(transaction, push_no, push, first, last, tally)
+    for tag, state, count in _tags_of_states(transaction, push.app_no, segment, states):
         _add_state(by_tag.setdefault(tag, Counter()), push.shown, state, count)
 
 
-def _add_times(
-    connection: sqlite3.Connection, push_no: int, push: OpenPush, first: int, last: int, tally: Tally
-) -> None:
+def _add_times(transaction: Transaction, push_no: int, push: OpenPush, first: int, last: int, tally: Tally) -> None:
     """Add the times that rows know; those of a sample count for all."""
     every = 1 + push.targeted // SAMPLE_DELIVERIES
-    delivered, opened = connection.execute(
+    delivered, opened = transaction.execute(
         "SELECT json_group_array(delivered_at - ?1) FILTER (WHERE delivered_at IS NOT NULL),"
         " json_group_array(coalesce(opened_at, acted_at) - ?1)"
         "  FILTER (WHERE opened_at IS NOT NULL OR acted_at IS NOT NULL)"
@@ -312,19 +309,19 @@ def _add_times(
 
 
 def _tags_of_states(
-    connection: sqlite3.Connection, app_no: int, segment: int, states: Mapping[DeliveryState, BitMap]
+    transaction: Transaction, app_no: int, segment: int, states: Mapping[DeliveryState, BitMap]
 ) -> Iterator[tuple[str, DeliveryState, int]]:
     """Count devices by tag and state: (tag, state, devices) each, the MAX_TAGS tags with most of them."""
     members = BitMap.union(*states.values())
     if len(members) <= WRITER_DELIVERIES:
         tags: dict[str, BitMap] = {}
-        for tag, device_no in connection.execute(
+        for tag, device_no in transaction.execute(
             "SELECT t.tag, t.device_no FROM json_each(?) AS x CROSS JOIN device_tag AS t ON t.device_no = x.value",
             (listed(members),),
         ):
             tags.setdefault(tag, BitMap()).add(device_no)
     else:
-        tags = largest_tags(connection, app_no, segment, members, MAX_TAGS)
+        tags = largest_tags(transaction, app_no, segment, members, MAX_TAGS)
     for tag in sorted(tags, key=lambda tag: (-len(tags[tag]), tag))[:MAX_TAGS]:
         for state, devices in states.items():
             if count := devices.intersection_cardinality(tags[tag]):
@@ -357,14 +354,14 @@ def _add_state(tally: Tally, shown: bool, state: int, count: int) -> None:
         tally["acted_on"] += count
 
 
-def add_rows(connection: sqlite3.Connection, added: Mapping[tuple[int, str, str, int], Mapping[str, int]]) -> None:
+def add_rows(transaction: Transaction, added: Mapping[tuple[int, str, str, int], Mapping[str, int]]) -> None:
     """Add counts to hours: (app, dimension, key, hour since the epoch) -> counts. Writer thread."""
-    wanted = [[*key, dict(tally)] for key, tally in _counted_tags(connection, added) if tally]
+    wanted = [[*key, dict(tally)] for key, tally in _counted_tags(transaction, added) if tally]
     if not wanted:
         return
     totals: list[list[Any]] = []
     for app_no, dimension, name, hour, tally, before in _rows(
-        connection,
+        transaction,
         "SELECT json_group_array(json_array(value ->> 0, value ->> 1, value ->> 2, value ->> 3, json(value -> 4),"
         " (SELECT json(f.content) FROM funnel AS f WHERE f.app_no = value ->> 0 AND f.dimension = value ->> 1"
         "  AND f.key = value ->> 2 AND f.hour = value ->> 3))) FROM json_each(?)",
@@ -373,7 +370,7 @@ def add_rows(connection: sqlite3.Connection, added: Mapping[tuple[int, str, str,
         total: Tally = Counter(before or {})
         total.update(tally)
         totals.append([app_no, dimension, name, hour, {stage: count for stage, count in total.items() if count}])
-    connection.execute(
+    transaction.execute(
         "INSERT OR REPLACE INTO funnel (app_no, dimension, key, hour, content)"
         " SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value -> 4 FROM json_each(?)",
         (json.dumps(totals),),
@@ -381,7 +378,7 @@ def add_rows(connection: sqlite3.Connection, added: Mapping[tuple[int, str, str,
 
 
 def _counted_tags(
-    connection: sqlite3.Connection, added: Mapping[tuple[int, str, str, int], Mapping[str, int]]
+    transaction: Transaction, added: Mapping[tuple[int, str, str, int], Mapping[str, int]]
 ) -> Iterator[tuple[tuple[int, str, str, int], Mapping[str, int]]]:
     """Leave out tags that would be more than MAX_TAGS in their hour."""
     tags: dict[tuple[int, int], set[str]] = {}
@@ -392,7 +389,7 @@ def _counted_tags(
             if known is None:
                 known = tags[app_no, hour] = {
                     known_tag
-                    for (known_tag,) in connection.execute(
+                    for (known_tag,) in transaction.execute(
                         "SELECT key FROM funnel INDEXED BY funnel_age WHERE hour = ? AND app_no = ? AND dimension = ?",
                         (hour, app_no, "tag"),
                     )
@@ -404,16 +401,18 @@ def _counted_tags(
         yield key, tally
 
 
-def _rows(connection: sqlite3.Connection, sql: str, parameter: str) -> list[Any]:
+def _rows(transaction: Transaction, sql: str, parameter: str) -> list[Any]:
     """Run a statement that answers one row of JSON, whatever it finds: each row is a pass of the interpreter lock."""
-    (text,) = connection.execute(sql, (parameter,)).fetchone()
+    (text,) = transaction.execute(sql, (parameter,)).fetchone()
     found: list[Any] = json.loads(text)
     return found
 
 
-def known_hours(connection: sqlite3.Connection) -> tuple[int, int]:
+def known_hours(transaction: Transaction) -> tuple[int, int]:
     """The first hour that there may be something of, and the one after the last."""
-    first, last = connection.execute("SELECT (SELECT min(hour) FROM funnel), (SELECT max(hour) FROM funnel)").fetchone()
+    first, last = transaction.execute(
+        "SELECT (SELECT min(hour) FROM funnel), (SELECT max(hour) FROM funnel)"
+    ).fetchone()
     return (0, 0) if first is None else (first, last + 1)
 
 
@@ -428,7 +427,7 @@ class HoursPart(NamedTuple):
 
 
 def add_up_hours(
-    connection: sqlite3.Connection,
+    transaction: Transaction,
     app_no: int,
     dimension: str,
     first: int,
@@ -443,7 +442,7 @@ def add_up_hours(
     rows, is_full, hour = 0, False, before
     while hour > first and rows < PART_ROWS and before - hour < PART_HOURS:
         hour -= 1
-        keys, contents = connection.execute(  # not parsed by SQLite as well: that took as long as the rest
+        keys, contents = transaction.execute(  # not parsed by SQLite as well: that took as long as the rest
             "SELECT json_group_array(key), '[' || coalesce(group_concat(content), '') || ']'"
             " FROM funnel INDEXED BY funnel_age WHERE hour = ? AND app_no = ? AND dimension = ?",
             (hour, app_no, dimension),
@@ -456,17 +455,28 @@ def add_up_hours(
     return HoursPart(tallies, is_full, hour)
 
 
-def opted_out_after(connection: sqlite3.Connection, push_no: int) -> int:
+def read_tally(transaction: Transaction, push_no: int) -> Tally | None:
+    """The counts of a push, those who opted out after it included; None: none are kept. Reader thread."""
+    row = transaction.execute("SELECT content FROM push_funnel WHERE push_no = ?", (push_no,)).fetchone()
+    if row is None:
+        return None
+    tally: Tally = Counter(json.loads(row[0])["tally"])
+    if "opted_out" not in tally:  # its deliveries are still there
+        tally["opted_out"] = opted_out_after(transaction, push_no)
+    return tally
+
+
+def opted_out_after(transaction: Transaction, push_no: int) -> int:
     """Count the people who withdrew consent within a day of having been sent this push.
 
     Read from its deliveries, if they are few, else from the withdrawals since.
     """
-    targeted, accepted_at, closed_at, in_sets = connection.execute(
+    targeted, accepted_at, closed_at, in_sets = transaction.execute(
         "SELECT targeted, accepted_at, closed_at, in_sets FROM push WHERE no = ?", (push_no,)
     ).fetchone()
     within = "c.consent = 'denied' AND c.recorded_at BETWEEN d.delivered_at AND d.delivered_at + ?2"
     if targeted <= PART_DELIVERIES and not in_sets:
-        rows = connection.execute(
+        rows = transaction.execute(
             "SELECT count(*) FROM delivery AS d WHERE d.push_no = ?1 AND EXISTS (SELECT 1 FROM consent_record AS c"
             f" INDEXED BY consent_record_of_device WHERE c.device_no = d.device_no AND {within})",
             (push_no, DAY_MS),
@@ -474,29 +484,29 @@ def opted_out_after(connection: sqlite3.Connection, push_no: int) -> int:
         return int(rows.fetchone()[0])
     until = 2**53 if closed_at is None else closed_at + 2 * DAY_MS
     withdrawals: dict[int, list[int]] = defaultdict(list)
-    for device_no, recorded_at in connection.execute(
+    for device_no, recorded_at in transaction.execute(
         "SELECT device_no, recorded_at FROM consent_record INDEXED BY consent_denied"
         " WHERE consent = 'denied' AND recorded_at BETWEEN ? AND ?",
         (accepted_at, until),
     ):
         withdrawals[device_no].append(recorded_at)
-    delivered = delivered_times(connection, push_no, BitMap(withdrawals)) if withdrawals else {}
+    delivered = delivered_times(transaction, push_no, BitMap(withdrawals)) if withdrawals else {}
     return sum(
         any(at <= recorded_at <= at + DAY_MS for recorded_at in withdrawals[device_no])
         for device_no, at in delivered.items()
     )
 
 
-def finish_row(connection: sqlite3.Connection, push_no: int) -> None:
+def finish_row(transaction: Transaction, push_no: int) -> None:
     """Keep what is read from a push's deliveries, which are about to be removed. Writer thread."""
-    connection.execute(
+    transaction.execute(
         "UPDATE push_funnel SET content = json_set(content, '$.tally.opted_out', ?) WHERE push_no = ?",
-        (opted_out_after(connection, push_no), push_no),
+        (opted_out_after(transaction, push_no), push_no),
     )
 
 
 def opted_out(
-    connection: sqlite3.Connection, app_no: int, device_no: int, denied: bool, muted: Iterable[str], now_ms: int
+    transaction: Transaction, app_no: int, device_no: int, denied: bool, muted: Iterable[str], now_ms: int
 ) -> None:
     """Count in this hour that a person has denied consent, or muted channels. Writer thread."""
     hour = now_ms // HOUR_MS
@@ -505,6 +515,6 @@ def opted_out(
     }
     if denied:
         added[app_no, "all", "", hour] = {"opted_out": 1}
-        for (tag,) in connection.execute("SELECT tag FROM device_tag WHERE device_no = ?", (device_no,)):
+        for (tag,) in transaction.execute("SELECT tag FROM device_tag WHERE device_no = ?", (device_no,)):
             added[app_no, "tag", tag, hour] = {"opted_out": 1}
-    add_rows(connection, added)
+    add_rows(transaction, added)

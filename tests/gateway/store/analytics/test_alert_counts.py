@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyroaring import BitMap
 
-from gateway.delivery.alert_counts import MAX_COUNTED_ALERTS, DeviceCounts
+from gateway.store.analytics.alert_counts import MAX_COUNTED_ALERTS, DeviceCounts
 
 places = st.sets(st.sampled_from([0, 1, 2, 3, 40_000, 65_535]))
 additions = st.lists(st.tuples(places, st.sampled_from([1, 1, 1, 3, 100, 200])), max_size=6)
