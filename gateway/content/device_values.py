@@ -11,7 +11,6 @@ being handed over.
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,17 +21,13 @@ from gateway.content.documents import Document, without_null
 from gateway.content.locales import LocaleChoice
 from gateway.errors import problem
 from gateway.store.audience.device_sets import segments_of
+from gateway.store.content.device_values import group_devices
 from gateway.store.database import Database
+from gateway.store.transaction import Transaction
 
 MAX_COMBINATIONS = 1_000
 """Combinations of a push, and so its texts: of 4 KiB each, the default limit, they are 4 MiB, and rendering them takes
 about a tenth of a second."""
-_OWN_COLUMNS = {"id": "d.id", "name": "d.name", "locale": "d.locale", "timezone": "d.timezone"}
-_ASKED_TAGS = (
-    "(SELECT json_group_array(t.tag) FROM (SELECT tag FROM device_tag WHERE device_no = d.no"
-    " AND tag IN (SELECT value FROM json_each(?)) ORDER BY tag) AS t)"
-)
-_TAGS = "(SELECT json_group_array(t.tag) FROM (SELECT tag FROM device_tag WHERE device_no = d.no ORDER BY tag) AS t)"
 
 
 @dataclass(slots=True)
@@ -69,20 +64,14 @@ class Combinations:
         """The groups of the devices that were added."""
         return list(self._found.values())
 
-    def add(self, connection: sqlite3.Connection, segment: BitMap) -> None:
+    def add(self, transaction: Transaction, segment: BitMap) -> None:
         """Add the devices of a segment. Reader thread. Raises Problem 422 when there are too many combinations."""
         if ("id",) in self._variables and len(self._found) + len(segment) > MAX_COMBINATIONS:
             raise self._too_many()
-        columns, parameters = _columns(self._variables, self._asked_tags)
-        columns.append("d.locale" if self._is_localized else "NULL")
-        order = ", ".join(str(number + 1) for number in range(len(columns)))
-        for *values, locale, numbers in connection.execute(
-            f"SELECT {', '.join(columns)}, json_group_array(d.no) FROM json_each(?) AS w"
-            " CROSS JOIN device AS d ON d.no = w.value WHERE d.removed_at IS NULL"
-            f" GROUP BY {order}",
-            (*parameters, str(segment.to_array().tolist())),
+        for values, locale, devices in group_devices(
+            transaction, segment, self._variables, self._asked_tags, is_localized=self._is_localized
         ):
-            self._add(values, self._locales.of(locale), BitMap(json.loads(numbers)))
+            self._add(values, self._locales.of(locale), devices)
 
     def add_alike(self, devices: BitMap) -> None:
         """Add devices of which nothing is read: they are all alike."""
@@ -119,31 +108,8 @@ async def read_combinations(database: Database, app_no: int, devices: BitMap, do
         combinations.add_alike(devices)
         return combinations.found
     for _, segment in segments_of(devices):  # a read for each: 65,536 devices take up to half a second
-        await database.read(lambda connection: combinations.add(connection, segment), app_no)  # noqa: B023  awaited here
+        await database.read(lambda transaction: combinations.add(transaction, segment), app_no)  # noqa: B023  awaited here
     return combinations.found
-
-
-def _columns(variables: Sequence[tuple[Any, ...]], asked_tags: frozenset[str] | None) -> tuple[list[str], list[str]]:
-    """The columns that have the values, and their parameters."""
-    columns: list[str] = []
-    parameters: list[str] = []
-    for path in variables:
-        if path == ("tags",):
-            columns.append(_TAGS if asked_tags is None else _ASKED_TAGS)
-            parameters += [] if asked_tags is None else [json.dumps(sorted(asked_tags))]
-        elif path[0] != "attributes":
-            columns.append(_OWN_COLUMNS[path[0]])
-        elif len(path) == 1:
-            columns.append("d.attributes")
-        else:
-            # `->` keeps what JSON tells apart, such as "1", 1 and true; what is not there is NULL.
-            columns.append("d.attributes -> ?")
-            parameters.append("$" + "".join(_step(segment) for segment in path[1:]))
-    return columns, parameters
-
-
-def _step(segment: str | int) -> str:
-    return f"[{segment}]" if isinstance(segment, int) else f'."{segment}"'
 
 
 def _device(variables: Sequence[tuple[Any, ...]], values: Sequence[Any]) -> dict[str, Any]:

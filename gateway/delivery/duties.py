@@ -8,8 +8,8 @@ reads its duty in the operation that stores it, and goes on with that when the d
 from __future__ import annotations
 
 import secrets
-import sqlite3
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
@@ -22,6 +22,16 @@ from gateway.printable import Printable
 from gateway.store.audience.device_sets import selected_devices
 from gateway.store.audience.devices import device_rows
 from gateway.store.database import Database
+from gateway.store.deliveries.duties import (
+    StoredDuty,
+    count_other_duties,
+    duties_behind,
+    duty_content,
+    find_duty,
+    remove_duty,
+    replace_duty,
+)
+from gateway.store.transaction import Transaction
 from gateway.timestamps import rfc3339
 
 MAX_DUTIES = 100
@@ -114,30 +124,30 @@ class ChosenDevices(NamedTuple):
 
 
 def chosen_devices(
-    connection: sqlite3.Connection, app_no: int, ids: Sequence[str] | None, tag: str | None, most: int
+    transaction: Transaction, app_no: int, ids: Sequence[str] | None, tag: str | None, most: int
 ) -> ChosenDevices:
     """Find the devices of these ids, or the first ones with a tag, `most` at most. Writer or reader thread."""
     if tag is not None:
-        found = selected_devices(connection, app_no, Target(tag=tag))
+        found = selected_devices(transaction, app_no, Target(tag=tag))
         return ChosenDevices(list(found[:most]), left_out=max(0, len(found) - most))
     wanted = list(dict.fromkeys(ids or ()))
-    known = device_rows(connection, app_no, wanted)
+    known = device_rows(transaction, app_no, wanted)
     return ChosenDevices(
         [known[device_id] for device_id in wanted if device_id in known],
         tuple(device_id for device_id in wanted if device_id not in known),
     )
 
 
-def devices_of_step(connection: sqlite3.Connection, app_no: int, step: DutyStep) -> ChosenDevices:
+def devices_of_step(transaction: Transaction, app_no: int, step: DutyStep) -> ChosenDevices:
     """Find the devices of a step. Writer or reader thread."""
     ids = step.devices if step.device is None else [step.device]
-    return chosen_devices(connection, app_no, ids, step.tag, STEP_DEVICES)
+    return chosen_devices(transaction, app_no, ids, step.tag, STEP_DEVICES)
 
 
-def read_duty(connection: sqlite3.Connection, app_no: int, name: str) -> DutyFields | None:
+def read_duty(transaction: Transaction, app_no: int, name: str) -> DutyFields | None:
     """A duty of an app by its name; None if there is none. Writer or reader thread."""
-    row = connection.execute("SELECT content FROM duty WHERE app_no = ? AND id = ?", (app_no, name)).fetchone()
-    return None if row is None else DutyFields.model_validate_json(row[0])
+    content = duty_content(transaction, app_no, name)
+    return None if content is None else DutyFields.model_validate_json(content)
 
 
 def own_collapse_key() -> str:
@@ -164,65 +174,41 @@ class DutyStore:
         now_ms = self._clock_ms()
         content = duty.model_dump_json(exclude_none=True)
 
-        def operation(connection: sqlite3.Connection) -> dict[str, Any]:
-            (others,) = connection.execute(
-                "SELECT count(*) FROM duty WHERE app_no = ? AND id <> ?", (app_no, name)
-            ).fetchone()
+        def operation(transaction: Transaction) -> dict[str, Any]:
+            others = count_other_duties(transaction, app_no, name)
             if others >= MAX_DUTIES:
                 raise problem("invalid_request", f"an app has at most {MAX_DUTIES} duties: remove one first")
-            connection.execute(
-                "INSERT INTO duty (app_no, id, content, created_at, updated_at) VALUES (?1, ?2, ?3, ?4, ?4)"
-                " ON CONFLICT DO UPDATE SET content = excluded.content, updated_at = excluded.updated_at",
-                (app_no, name, content, now_ms),
-            )
-            return _described(connection.execute(f"{_SELECT} AND id = ?", (app_no, name)).fetchone())
+            replace_duty(transaction, app_no, name, content, now_ms)
+            stored = find_duty(transaction, app_no, name)
+            assert stored is not None, "it was stored"
+            return _described(stored)
 
         return await self._database.write(operation, app_no)
 
     async def get(self, app_no: int, name: str) -> dict[str, Any]:
         """A duty as the API shows it. Raises Problem 404."""
-        row = await self._database.read(
-            lambda connection: connection.execute(f"{_SELECT} AND id = ?", (app_no, name)).fetchone(), app_no
-        )
+        row = await self._database.read(partial(find_duty, app_no=app_no, name=name), app_no)
         if row is None:
             raise unknown_duty(name)
         return _described(row)
 
     async def page(self, app_no: int, limit: int, cursor: str | None) -> dict[str, Any]:
         """A page of the app's duties, by name."""
-        rows = await self._database.read(
-            lambda connection: connection.execute(
-                f"{_SELECT} AND id > ? ORDER BY id LIMIT ?", (app_no, cursor or "", limit + 1)
-            ).fetchall(),
-            app_no,
-        )
+        rows = await self._database.read(partial(duties_behind, app_no=app_no, name=cursor or "", limit=limit), app_no)
         return {
             "items": [_described(row) for row in rows[:limit]],
-            "next_cursor": rows[limit - 1][0] if len(rows) > limit else None,
+            "next_cursor": rows[limit - 1].name if len(rows) > limit else None,
         }
 
     async def remove(self, app_no: int, name: str) -> None:
         """Remove a duty. Pushes under way go on with what it was. Raises Problem 404."""
-        removed = await self._database.write(
-            lambda connection: (
-                connection.execute("DELETE FROM duty WHERE app_no = ? AND id = ?", (app_no, name)).rowcount
-            ),
-            app_no,
-        )
-        if not removed:
+        if not await self._database.write(partial(remove_duty, app_no=app_no, name=name), app_no):
             raise unknown_duty(name)
 
 
-_SELECT = (
-    "SELECT id, content, created_at, updated_at, (SELECT count(*) FROM escalation AS e INDEXED BY escalation_of_app"
-    " WHERE e.app_no = duty.app_no AND e.due_at IS NOT NULL AND e.duty = duty.id) FROM duty WHERE app_no = ?"
-)
-
-
-def _described(row: Sequence[Any]) -> dict[str, Any]:
-    name, content, created_at, updated_at, running = row
-    duty = DutyFields.model_validate_json(content)
+def _described(stored: StoredDuty) -> dict[str, Any]:
+    duty = DutyFields.model_validate_json(stored.content)
     described = duty.model_dump(mode="json", exclude={"steps"})
     described["steps"] = [step.model_dump(mode="json", exclude_none=True) for step in duty.steps]
-    times = {"created_at": rfc3339(created_at), "updated_at": rfc3339(updated_at)}
-    return {"name": name, **described, "running": running, **times}
+    times = {"created_at": rfc3339(stored.created_at), "updated_at": rfc3339(stored.updated_at)}
+    return {"name": stored.name, **described, "running": stored.running, **times}

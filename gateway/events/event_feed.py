@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from gateway.errors import problem
 from gateway.pages import to_json
@@ -24,9 +24,11 @@ from gateway.store.deliveries.event_log import (
     last_position,
     lost_before,
     make_event,
+    newest_entries,
     read_events,
 )
 from gateway.store.protocols import Timers
+from gateway.store.transaction import Transaction
 
 log = logging.getLogger(__name__)
 
@@ -138,11 +140,11 @@ class EventFeed:
     ) -> EventPage:
         """Read a page as `read_events` does. Behind what has left the log it begins with `events.lost`."""
 
-        def read(connection: sqlite3.Connection) -> EventPage:
-            lost = lost_before(connection, app_no, after)
+        def read(transaction: Transaction) -> EventPage:
+            lost = lost_before(transaction, app_no, after)
             if lost is None:
-                return read_events(connection, app_no, after, limit, wanted, lane, lanes)
-            page = read_events(connection, app_no, lost, limit, wanted, lane, lanes)
+                return read_events(transaction, app_no, after, limit, wanted, lane, lanes)
+            page = read_events(transaction, app_no, lost, limit, wanted, lane, lanes)
             event = make_event(lost, "events.lost", self._clock_ms(), to_json({"after": str(after)}))
             return EventPage([(lost, event), *page.events], page.position, page.more)
 
@@ -183,9 +185,7 @@ class EventFeed:
         if self.ended:
             return
         self._database.look_up(
-            lambda connection: connection.execute(
-                "SELECT app_no, max(no) FROM event WHERE no > ? GROUP BY app_no", (self.seen,)
-            ).fetchall(),
+            partial(newest_entries, after=self.seen),
             self._found,
             lambda error: log.error("the event log cannot be read: %s", error),
         )

@@ -377,6 +377,11 @@ def last_position(connection: sqlite3.Connection) -> Position:
     return Position(int(row[0]) if row is not None else 0)
 
 
+def newest_entries(connection: sqlite3.Connection, after: int) -> list[tuple[int, int]]:
+    """Find the apps that have entries behind this one: (app, number of its newest entry) each. Reader thread."""
+    return connection.execute("SELECT app_no, max(no) FROM event WHERE no > ? GROUP BY app_no", (after,)).fetchall()
+
+
 def _of_delivery(row: Sequence[Any]) -> tuple[Position, Event]:
     no, place, event, at, push_id, device_id, channel, reason, action, result = row
     data = {"push_id": push_id, "device_id": device_id, "channel": channel, "reason": reason}
