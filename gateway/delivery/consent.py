@@ -4,14 +4,13 @@ It is checked when a push is accepted, and again when a person changes their min
 is not wanted any more ends at once, so that nothing that waits need be checked when it is handed over. What was in
 flight at that moment ends so too if it comes back.
 
-`Rules.suppression_reason` looks at one device; `unwanted_selects` does the same in SQL, for pushes to many.
+`Rules.suppression_reason` looks at one device; `refusals` says the same of all people of an app, for pushes to many.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import sqlite3
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Annotated, Any, NamedTuple
@@ -31,15 +30,29 @@ from gateway.errors import problem
 from gateway.names import Name
 from gateway.store.analytics.alert_days import note_opt_out
 from gateway.store.analytics.funnels import opted_out
-from gateway.store.audience.device_sets import queried_devices
-from gateway.store.audience.preferences import choices_of
+from gateway.store.audience.preferences import (
+    ConsentAnswer,
+    PreferenceChange,
+    Refusal,
+    SettingsDocument,
+    choices_of,
+    consent_and_choices,
+    consent_records,
+    record_consent,
+    refusing_devices,
+    settings_document,
+    store_preferences,
+    store_quiet_hours,
+    stored_preferences,
+)
 from gateway.store.database import Database
-from gateway.store.deliveries.app_slices import BEGIN, PushPart, SlicePosition, ranges_json
-from gateway.store.deliveries.conditions import IS_WAITING, row_of_handle
-from gateway.store.deliveries.delivery_sets import handles_to_rows, note_rows_made, pushes_waiting_for
+from gateway.store.deliveries.app_slices import BEGIN, PushPart, SlicePosition
+from gateway.store.deliveries.delivery_sets import handles_to_rows, note_rows_made
 from gateway.store.deliveries.event_log import log_of_device
 from gateway.store.deliveries.ledger_statements import end_rows
 from gateway.store.deliveries.not_before import mark_channels_rows, mark_device_rows
+from gateway.store.deliveries.rule_changes import preferences_of_waiting, pushes_waiting_in_mailbox, waiting_handles
+from gateway.store.transaction import Transaction
 from gateway.timestamps import rfc3339_or_none
 
 log = logging.getLogger(__name__)
@@ -104,7 +117,7 @@ class StoredSettings(NamedTuple):
 
 
 def store_settings(
-    connection: sqlite3.Connection,
+    transaction: Transaction,
     device_no: int,
     settings: DeviceSettings,
     source: str,
@@ -115,51 +128,39 @@ def store_settings(
 
     The highest sequence wins; without one the order of arrival. Raises TooManyChoices.
     """
-    row = connection.execute(
-        "SELECT app_no, channels, settings_seq, consent FROM device WHERE no = ?", (device_no,)
-    ).fetchone()
-    if row is None or (settings.seq is not None and row[2] is not None and settings.seq <= row[2]):
+    stored = stored_preferences(transaction, device_no)
+    if stored is None or (settings.seq is not None and stored.seq is not None and settings.seq <= stored.seq):
         return None
-    choices = json.dumps({**choices_of(row[1]), **(settings.channels or {})}, ensure_ascii=False)
+    choices = json.dumps({**choices_of(stored.choices), **(settings.channels or {})}, ensure_ascii=False)
     if len(choices.encode(errors="replace")) > MAX_CHOICES_BYTES:
         raise TooManyChoices(f"channels would be larger than {MAX_CHOICES_BYTES} bytes")
-    before = choices_of(row[1])
+    before = choices_of(stored.choices)
     muted = [
         name
         for name, wanted in (settings.channels or {}).items()
-        if not wanted and before.get(name, True) and policies.of(row[0]).may_mute(name)
+        if not wanted and before.get(name, True) and policies.of(stored.app_no).may_mute(name)
     ]
-    denied = settings.consent == "denied" and row[3] != "denied"
+    denied = settings.consent == "denied" and stored.consent != "denied"
     if muted or denied:
-        opted_out(connection, row[0], device_no, denied, muted, now_ms)
-        note_opt_out(connection, row[0], device_no, denied, muted, now_ms)
+        opted_out(transaction, stored.app_no, device_no, denied, muted, now_ms)
+        note_opt_out(transaction, stored.app_no, device_no, denied, muted, now_ms)
     if "quiet_hours" in settings.model_fields_set:
         hours = None if settings.quiet_hours is None else settings.quiet_hours.model_dump_json()
-        connection.execute("UPDATE device SET quiet_hours = ? WHERE no = ?", (hours, device_no))
-    connection.execute(
-        "UPDATE device SET consent = coalesce(?, consent), channels = ?, settings_seq = coalesce(?, settings_seq),"
-        " settings_text_version = coalesce(?, settings_text_version), settings_client = coalesce(?, settings_client),"
-        " settings_at = ? WHERE no = ?",
-        (settings.consent, choices, settings.seq, settings.text_version, settings.client, now_ms, device_no),
-    )
+        store_quiet_hours(transaction, device_no, hours)
+    change = PreferenceChange(settings.consent, choices, settings.seq, settings.text_version, settings.client)
+    store_preferences(transaction, device_no, change, now_ms)
     if settings.consent is not None:
-        connection.execute(
-            "INSERT INTO consent_record (device_no, consent, text_version, client, source, seq, recorded_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (device_no, settings.consent, settings.text_version, settings.client, source, settings.seq, now_ms),
+        answer = ConsentAnswer(
+            settings.consent, settings.text_version, settings.client, source, settings.seq, recorded_at=now_ms
         )
-        connection.execute(
-            "DELETE FROM consent_record WHERE device_no = ?1 AND no <= (SELECT no FROM consent_record"
-            " WHERE device_no = ?1 ORDER BY no DESC LIMIT 1 OFFSET ?2)",
-            (device_no, CONSENT_RECORDS),
-        )
+        record_consent(transaction, device_no, answer, CONSENT_RECORDS)
     said = settings.model_dump(mode="json", exclude_unset=True)
-    log_of_device(connection, "device.settings", now_ms, device_no, {**said, "source": source})
-    return int(row[0])
+    log_of_device(transaction, "device.settings", now_ms, device_no, {**said, "source": source})
+    return stored.app_no
 
 
 def end_unwanted(
-    connection: sqlite3.Connection,
+    transaction: Transaction,
     device_no: int,
     rules: Rules,
     is_sent: Callable[[int, int], bool],
@@ -169,16 +170,8 @@ def end_unwanted(
 
     Answers the handles of those that ended, and of what is in flight and not wanted.
     """
-    consent, choices = connection.execute("SELECT consent, channels FROM device WHERE no = ?", (device_no,)).fetchone()
-    waiting = connection.execute(
-        "SELECT d.push_no, p.kind, p.channel, d.priority FROM delivery AS d INDEXED BY delivery_mailbox"
-        f" JOIN push AS p ON p.no = d.push_no WHERE d.device_no = ? AND d.state {IS_WAITING}",
-        (device_no,),
-    ).fetchall()
-    waiting += connection.execute(
-        "SELECT no, kind, channel, priority FROM push WHERE no IN (SELECT value FROM json_each(?))",
-        (json.dumps(pushes_waiting_for(connection, device_no)),),
-    ).fetchall()
+    consent, choices = consent_and_choices(transaction, device_no)
+    waiting = pushes_waiting_in_mailbox(transaction, device_no)
     wanted = choices_of(choices)
     ended: dict[str, list[int]] = {}
     in_flight: set[int] = set()
@@ -192,24 +185,8 @@ def end_unwanted(
         else:
             ended.setdefault(verdict, []).append(handle)
     for reason, handles in ended.items():
-        end_rows(connection, handles, DeliveryState.SUPPRESSED, reason, now_ms)
+        end_rows(transaction, handles, DeliveryState.SUPPRESSED, reason, now_ms)
     return [handle for handles in ended.values() for handle in handles], in_flight
-
-
-def preferences_of(
-    connection: sqlite3.Connection, devices: Iterable[int], everybody: bool
-) -> dict[int, tuple[str, str]]:
-    """Read preferences: device number -> consent and choices (JSON). Writer thread.
-
-    Without `everybody` only those who want less than everything.
-    """
-    less = "" if everybody else " AND (v.consent = 'denied' OR v.channels <> '{}')"
-    (text,) = connection.execute(
-        "SELECT json_group_array(json_array(v.no, v.consent, v.channels)) FROM json_each(?) AS wanted"
-        f" CROSS JOIN device AS v ON v.no = wanted.value{less}",
-        (json.dumps(list(devices)),),
-    ).fetchone()
-    return {device_no: (consent, choices) for device_no, consent, choices in json.loads(text)}
 
 
 def unwanted(
@@ -231,71 +208,51 @@ def unwanted(
     return found
 
 
-def unwanted_selects(
-    app_no: int, rules: Rules, kind: str, channel: str | None, priority: int
-) -> list[tuple[str, str, tuple[Any, ...]]]:
-    """SELECTs of the devices that do not want such a push: (reason, SELECT of device numbers, parameters). The first
-    reason counts."""
-    found: list[tuple[str, str, tuple[Any, ...]]] = []
-    restricted = (
-        "SELECT no FROM device INDEXED BY device_restricted WHERE app_no = ?"
-        " AND (consent = 'denied' OR channels <> '{}') AND "
-    )
+def refusals(rules: Rules, kind: str, channel: str | None, priority: int) -> list[Refusal]:
+    """The ways in which people refuse such a push. The first that a person refuses in counts."""
+    found: list[Refusal] = []
     blocked = rules.policy.blocked(kind)
     if "unknown" in blocked:
-        found.append(
-            ("no_consent", "SELECT no FROM device WHERE app_no = ? AND consent IN ('unknown', 'denied')", (app_no,))
-        )
+        found.append(Refusal("no_consent", consent="unknown"))
     elif blocked:
-        found.append(("no_consent", restricted + "consent = 'denied'", (app_no,)))
+        found.append(Refusal("no_consent", consent="denied"))
     if priority != CRITICAL and rules.mutable(kind, channel):
-        # A channel's name needs no escape within the quotes of a path.
-        muted = restricted + "json_extract(channels, ?) = 0"
-        found.append(("channel_muted", muted, (app_no, f'$."{channel}"')))
+        found.append(Refusal("channel_muted", channel=channel))
     return found
 
 
-def muted_devices(connection: sqlite3.Connection, app_no: int, channel: str) -> BitMap:
-    """The devices of an app whose persons have muted a channel."""
-    select = (
-        "SELECT no FROM device INDEXED BY device_restricted WHERE app_no = ?"
-        " AND (consent = 'denied' OR channels <> '{}') AND json_extract(channels, ?) = 0"
-    )
-    return queried_devices(connection, select, (app_no, f'$."{channel}"'))
-
-
 def unwanted_selected(
-    connection: sqlite3.Connection,
+    transaction: Transaction,
     app_no: int,
     rules: Rules,
     kind: str,
     channel: str | None,
     priority: int,
     devices: BitMap,
-    known: dict[tuple[Any, ...], BitMap] | None = None,
+    known: dict[Refusal, BitMap] | None = None,
 ) -> dict[str, BitMap]:
     """Find those of the devices that do not want such a push, by the first reason.
 
-    `known` keeps what was read in the same operation.
+    `known` keeps what was read of the app in the same operation.
     """
     found: dict[str, BitMap] = {}
-    for reason, select, parameters in unwanted_selects(app_no, rules, kind, channel, priority):
+    for refusal in refusals(rules, kind, channel, priority):
         if not devices:
             break
-        unwilling = None if known is None else known.get((select, *parameters))
+        unwilling = None if known is None else known.get(refusal)
         if unwilling is None:
-            unwilling = queried_devices(connection, select, parameters)
+            unwilling = refusing_devices(transaction, app_no, refusal)
             if known is not None:
-                known[(select, *parameters)] = unwilling
+                known[refusal] = unwilling
         here = unwilling & devices
         if here:
-            found[reason] = here
+            found[refusal.reason] = here
             devices = devices - here
     return found
 
 
 def end_unwanted_parts(
-    connection: sqlite3.Connection,
+    transaction: Transaction,
     rules: Rules,
     parts: Sequence[PushPart],
     is_sent: Callable[[int, int], bool],
@@ -310,15 +267,7 @@ def end_unwanted_parts(
     ended: dict[str, list[int]] = {}
     in_flight: set[int] = set()
     goes_on: SlicePosition | None = None
-    # Device by device: a list of all who do not want something would be walked for each push.
-    rows = connection.execute(
-        "SELECT d.push_no, d.device_no, v.consent, v.channels FROM json_each(?1) AS part"
-        f" CROSS JOIN delivery AS d ON d.push_no = part.value ->> 0 AND +d.state {IS_WAITING}"
-        "  AND d.device_no > part.value ->> 1 AND d.device_no <= part.value ->> 2"
-        " CROSS JOIN device AS v ON v.no = d.device_no"
-        "  AND (v.channels <> '{}' OR v.consent IN (SELECT value FROM json_each(?2)))",
-        (ranges_json(parts), json.dumps(list(blocked))),
-    )
+    rows = preferences_of_waiting(transaction, parts, blocked)
     read, left = 0, SLICE_DELIVERIES
     last = BEGIN
     for push_no, device_no, consent, choices in rows:
@@ -340,33 +289,27 @@ def end_unwanted_parts(
                 break
     rows.close()
     for why, handles in ended.items():
-        end_rows(connection, handles, DeliveryState.SUPPRESSED, why, now_ms)
+        end_rows(transaction, handles, DeliveryState.SUPPRESSED, why, now_ms)
     return [handle for handles in ended.values() for handle in handles], in_flight, goes_on
 
 
 def end_unwanted_handles(
-    connection: sqlite3.Connection,
+    transaction: Transaction,
     handles: list[int],
     policies: PolicyStore,
     is_sent: Callable[[int, int], bool],
     now_ms: int,
 ) -> list[int]:
     """End those of the handles that wait and are not wanted; which. Writer thread."""
-    handles_to_rows(connection, handles)
+    handles_to_rows(transaction, handles)
     ended: dict[str, list[int]] = {}
-    for handle, app_no, kind, channel, priority, consent, choices in connection.execute(
-        "SELECT handle.value, p.app_no, p.kind, p.channel, d.priority, v.consent, v.channels"
-        " FROM json_each(?) AS handle CROSS JOIN delivery AS d"
-        f"  ON {row_of_handle('d')} AND +d.state {IS_WAITING}"
-        " CROSS JOIN push AS p ON p.no = d.push_no CROSS JOIN device AS v ON v.no = d.device_no",
-        (json.dumps(handles),),
-    ).fetchall():
+    for handle, app_no, kind, channel, priority, consent, choices in waiting_handles(transaction, handles):
         reason = policies.of(app_no).suppression_reason(kind, channel, priority, consent, choices_of(choices))
         if reason is not None and not is_sent(handle >> DEVICE_BITS, handle & DEVICE_MASK):
             ended.setdefault(reason, []).append(handle)
     for why, of_reason in ended.items():
-        end_rows(connection, of_reason, DeliveryState.SUPPRESSED, why, now_ms)
-    note_rows_made(connection, BitMap([handle & DEVICE_MASK for handle in handles]))  # what is wanted again waits
+        end_rows(transaction, of_reason, DeliveryState.SUPPRESSED, why, now_ms)
+    note_rows_made(transaction, BitMap([handle & DEVICE_MASK for handle in handles]))  # what is wanted again waits
     return [handle for of_reason in ended.values() for handle in of_reason]
 
 
@@ -396,18 +339,18 @@ class PreferenceStore:
         self.on_stored = on_stored
 
     def store(
-        self, connection: sqlite3.Connection, device_no: int, settings: DeviceSettings, source: str, now_ms: int
+        self, transaction: Transaction, device_no: int, settings: DeviceSettings, source: str, now_ms: int
     ) -> StoredSettings:
         """Store settings and end what they make unwanted. Writer thread.
 
         Raises TooManyChoices.
         """
-        app_no = store_settings(connection, device_no, settings, source, self._policies, now_ms)
+        app_no = store_settings(transaction, device_no, settings, source, self._policies, now_ms)
         if app_no is None:
             return StoredSettings([], set())
         complaint = None
         if settings.topics:
-            complaint = self._change_topics(connection, app_no, device_no, settings.topics, source, now_ms)
+            complaint = self._change_topics(transaction, app_no, device_no, settings.topics, source, now_ms)
             if settings.model_fields_set <= TOPICS_ONLY:
                 return StoredSettings([], set(), complaint)
         # Before the commit, so that a push that is checked after it is checked by it.
@@ -415,21 +358,21 @@ class PreferenceStore:
         if settings.quiet_hours is not None:
             self._policies.timed.add(app_no)
         rules = self._policies.of(app_no)
-        ended = end_unwanted(connection, device_no, rules, self._ledger.is_sent, now_ms)
+        ended = end_unwanted(transaction, device_no, rules, self._ledger.is_sent, now_ms)
         # What the change does not touch stays where it is in its mailbox.
         limited = 0
         if "quiet_hours" in settings.model_fields_set:
-            limited += mark_device_rows(connection, device_no, now_ms, limited_only=settings.quiet_hours is None)
+            limited += mark_device_rows(transaction, device_no, now_ms, limited_only=settings.quiet_hours is None)
         muted = [name for name, wanted in (settings.channels or {}).items() if not wanted and rules.may_mute(name)]
         if muted:
-            limited += mark_channels_rows(connection, device_no, muted)
+            limited += mark_channels_rows(transaction, device_no, muted)
         if limited:
             self._ledger.limited = True  # here: whatever reads mailboxes on this thread comes later
         return StoredSettings(*ended, complaint)
 
     def _change_topics(
         self,
-        connection: sqlite3.Connection,
+        transaction: Transaction,
         app_no: int,
         device_no: int,
         topics: dict[str, bool],
@@ -441,7 +384,7 @@ class PreferenceStore:
         allowed = topics
         if source != "operator":
             allowed = {topic: wanted for topic, wanted in topics.items() if policy.may_join(topic)}
-        complaint = change_own_topics(connection, app_no, device_no, allowed, now_ms)
+        complaint = change_own_topics(transaction, app_no, device_no, allowed, now_ms)
         refused = next((topic for topic in topics if topic not in allowed), None)
         return complaint if refused is None else f"a device may not join or leave the topic {refused!r} by itself"
 
@@ -458,7 +401,9 @@ class PreferenceStore:
         """
         now_ms = self._clock_ms()
         self._ledger.submit_until_done(
-            lambda connection: end_unwanted_handles(connection, handles, self._policies, self._ledger.is_sent, now_ms),
+            lambda transaction: end_unwanted_handles(
+                transaction, handles, self._policies, self._ledger.is_sent, now_ms
+            ),
             lambda ended: self.after_commit(ended, set()),
         )
 
@@ -466,8 +411,8 @@ class PreferenceStore:
         """Store settings that were sent over HTTP. Raises TooManyChoices; Problem 422 for topics."""
         now_ms = self._clock_ms()
 
-        def operation(connection: sqlite3.Connection) -> StoredSettings:
-            stored = self.store(connection, device_no, settings, source, now_ms)
+        def operation(transaction: Transaction) -> StoredSettings:
+            stored = self.store(transaction, device_no, settings, source, now_ms)
             if stored.complaint is not None:  # who waits for the answer can ask again: all of it, or nothing
                 raise problem("invalid_request", f"topics: {stored.complaint}")
             return stored
@@ -479,18 +424,15 @@ class PreferenceStore:
     async def document(self, app_no: int, device_no: int) -> dict[str, Any]:
         """The document that a device shows its person: consent and every channel with their choice."""
 
-        def read(connection: sqlite3.Connection) -> Sequence[Any]:
-            row: Sequence[Any] = connection.execute(
-                "SELECT consent, channels, settings_seq, settings_at, quiet_hours, timezone FROM device WHERE no = ?",
-                (device_no,),
-            ).fetchone()
+        def read(transaction: Transaction) -> tuple[SettingsDocument, list[str], set[GroupSelector]]:
+            stored = settings_document(transaction, device_no)
             in_segment = partial(self._policies.segments.members, app_no)
-            groups = {selector for _, selector in members_of(connection, [device_no], rules.cap_groups, in_segment)}
-            return *row, topics_of(connection, [device_no]).get(device_no, []), groups
+            groups = {selector for _, selector in members_of(transaction, [device_no], rules.cap_groups, in_segment)}
+            return stored, topics_of(transaction, [device_no]).get(device_no, []), groups
 
         rules = self._policies.of(app_no)
-        consent, text, seq, at, hours, zone, topics, groups = await self._database.read_soon(read)
-        choices = choices_of(text)
+        stored, topics, groups = await self._database.read_soon(read)
+        choices = choices_of(stored.choices)
         channels = [
             {
                 "id": name,
@@ -504,30 +446,21 @@ class PreferenceStore:
             {"id": name, "muted": not wanted} for name, wanted in sorted(choices.items()) if name not in rules.channels
         ]
         return {
-            "consent": consent,
+            "consent": stored.consent,
             "channels": channels,
             "topics": topics,
             "joinable_topics": rules.policy.joinable_topics,
-            "quiet_hours": None if hours is None else json.loads(hours),
-            "timezone": zone or rules.policy.timezone,
-            "seq": seq,
-            "changed_at": rfc3339_or_none(at),
+            "quiet_hours": None if stored.quiet_hours is None else json.loads(stored.quiet_hours),
+            "timezone": stored.zone or rules.policy.timezone,
+            "seq": stored.seq,
+            "changed_at": rfc3339_or_none(stored.changed_at),
         }
 
     async def consents(self, app_no: int, device_no: int) -> list[dict[str, Any]]:
         """Every answer about consent, the newest first: the proof."""
-
-        def read(connection: sqlite3.Connection) -> list[Any]:
-            return connection.execute(
-                "SELECT consent, text_version, client, source, seq, recorded_at FROM consent_record"
-                " WHERE device_no = ? ORDER BY no DESC",
-                (device_no,),
-            ).fetchall()
-
-        names = ("consent", "text_version", "client", "source", "seq")
         return [
-            {**dict(zip(names, row, strict=False)), "recorded_at": rfc3339_or_none(row[5])}
-            for row in await self._database.read(read, app_no)
+            {**answer._asdict(), "recorded_at": rfc3339_or_none(answer.recorded_at)}
+            for answer in await self._database.read(partial(consent_records, device_no=device_no), app_no)
         ]
 
 

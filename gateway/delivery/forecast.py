@@ -20,7 +20,7 @@ from gateway.audience.policy import PolicyStore
 from gateway.audience.target_resolution import TargetResolver
 from gateway.delivery.alert_rules import Alert
 from gateway.delivery.attachments import Attachments
-from gateway.delivery.consent import unwanted_selects
+from gateway.delivery.consent import refusals
 from gateway.delivery.device_connections import DeviceConnections
 from gateway.delivery.duties import devices_of_step, read_duty, unknown_duty
 from gateway.delivery.limit_forecast import forecast_limits
@@ -42,8 +42,9 @@ from gateway.delivery_states import PRIORITIES
 from gateway.errors import Problem
 from gateway.store.analytics.forecasts import KeptForecast, keep_forecast
 from gateway.store.analytics.presence_hours import KEPT_WEEKS, WEEK_HOURS, PresenceSample, read_sample
-from gateway.store.audience.device_sets import queried_devices, selected_devices
+from gateway.store.audience.device_sets import selected_devices
 from gateway.store.audience.devices import device_rows
+from gateway.store.audience.preferences import refusing_devices
 from gateway.store.database import Database
 from gateway.store.errors import StorageError
 
@@ -238,11 +239,9 @@ class Forecast:
         assert request.kind is not None, "filled in by validation"
         priority = PRIORITIES.index(request.priority)
         counts: dict[str, int] = {}
-        for reason, select, parameters in unwanted_selects(
-            app_no, self._policies.of(app_no), request.kind, request.channel, priority
-        ):
-            unwilling = devices & queried_devices(connection, select, parameters)
+        for refusal in refusals(self._policies.of(app_no), request.kind, request.channel, priority):
+            unwilling = devices & refusing_devices(connection, app_no, refusal)
             if unwilling:
-                counts[reason] = len(unwilling)
+                counts[refusal.reason] = len(unwilling)
                 devices = devices - unwilling
         return counts, devices

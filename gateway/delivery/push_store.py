@@ -17,7 +17,7 @@ from pyroaring import BitMap
 from gateway.audience.policy import PolicyStore
 from gateway.delivery.acceptance_queue import FEW_DELIVERIES
 from gateway.delivery.attachments import fetch_within
-from gateway.delivery.consent import preferences_of, unwanted, unwanted_selected
+from gateway.delivery.consent import unwanted, unwanted_selected
 from gateway.delivery.digest import PushNumbers
 from gateway.delivery.idempotency_records import remember_answers, remembered_answer
 from gateway.delivery.ledger import Ledger
@@ -36,6 +36,7 @@ from gateway.delivery_states import DeliveryState
 from gateway.errors import Problem
 from gateway.store.audience.device_sets import live_devices, selected_devices
 from gateway.store.audience.devices import device_rows
+from gateway.store.audience.preferences import preferences_of
 from gateway.store.deliveries import delivery_sets
 from gateway.store.deliveries.delivery_sets import insert_set
 from gateway.store.deliveries.ledger_statements import (

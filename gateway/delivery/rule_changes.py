@@ -18,23 +18,25 @@ Laws
 from __future__ import annotations
 
 import logging
-import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pyroaring import BitMap
 
 from gateway.audience.policy import PolicyStore
 from gateway.delivery.alert_limiter import AlertLimiter, mark_changed_rows
-from gateway.delivery.consent import PreferenceStore, end_unwanted_parts, muted_devices, unwanted_selected
+from gateway.delivery.consent import PreferenceStore, end_unwanted_parts, unwanted_selected
 from gateway.delivery.ledger import Ledger
 from gateway.delivery_handles import handle_of
 from gateway.delivery_states import DeliveryState
+from gateway.store.audience.preferences import Refusal, refusing_devices
 from gateway.store.database import Database
 from gateway.store.deliveries.app_slices import BEGIN, SlicePosition, cut, next_slice
 from gateway.store.deliveries.delivery_sets import note_rows_made, some_to_rows, to_rows, waiting_of
 from gateway.store.deliveries.ledger_statements import SWEEP_DEVICES, end_devices
+from gateway.store.deliveries.rule_changes import forget_rule_change, note_rule_change, pushes_waiting_in_sets
+from gateway.store.transaction import Transaction
 
 log = logging.getLogger(__name__)
 
@@ -159,30 +161,30 @@ class RuleChanges:
 
     def _operation(
         self, app_no: int, after: SlicePosition | SetPosition, limits_changed: bool
-    ) -> Callable[[sqlite3.Connection], _Slice]:
+    ) -> Callable[[Transaction], _Slice]:
         now_ms, number = self._clock_ms(), self._policies.last_changes.get(app_no, 0)
         policies, is_sent, sent_of = self._policies, self._ledger.is_sent, self._ledger.sent_of
 
-        def operation(connection: sqlite3.Connection) -> _Slice:
+        def operation(transaction: Transaction) -> _Slice:
             done = _Slice()
             if limits_changed and after == BEGIN_SETS:  # there already, unless it is the clock that has changed
-                connection.execute("INSERT OR IGNORE INTO rule_change (app_no, number) VALUES (?, ?)", (app_no, number))
+                note_rule_change(transaction, app_no, number)
             begin = after
             if isinstance(begin, SetPosition):
-                if _put_sets_under_rules(connection, app_no, begin, policies, sent_of, limits_changed, now_ms, done):
+                if _put_sets_under_rules(transaction, app_no, begin, policies, sent_of, limits_changed, now_ms, done):
                     return done
                 begin = BEGIN
-            parts, done.goes_on = next_slice(connection, app_no, begin)
+            parts, done.goes_on = next_slice(transaction, app_no, begin)
             if parts and policies.is_guarded(app_no):
                 rules = policies.of(app_no)
-                done.ended, done.in_flight, end = end_unwanted_parts(connection, rules, parts, is_sent, now_ms)
+                done.ended, done.in_flight, end = end_unwanted_parts(transaction, rules, parts, is_sent, now_ms)
                 if end is not None:
                     done.goes_on = end
                     parts = cut(parts, end)
             if parts and limits_changed and self._ledger.limited:
-                mark_changed_rows(connection, app_no, parts, policies, now_ms)
+                mark_changed_rows(transaction, app_no, parts, policies, now_ms)
             if done.goes_on is None:
-                connection.execute("DELETE FROM rule_change WHERE app_no = ? AND number <= ?", (app_no, number))
+                forget_rule_change(transaction, app_no, number)
             return done
 
         return operation
@@ -203,7 +205,7 @@ class RuleChanges:
 
 
 def _put_sets_under_rules(
-    connection: sqlite3.Connection,
+    transaction: Transaction,
     app_no: int,
     after: SetPosition,
     policies: PolicyStore,
@@ -217,41 +219,38 @@ def _put_sets_under_rules(
     False if there are none: then the rows have their turn. Writer thread.
     """
     rules = policies.of(app_no)
-    pushes = connection.execute(
-        "SELECT DISTINCT w.push_no, p.kind, p.channel, p.priority FROM waiting_set AS w INDEXED BY waiting_set_of_app"
-        " JOIN push AS p ON p.no = w.push_no WHERE w.app_no = ? AND w.push_no > ? ORDER BY w.push_no LIMIT ?",
-        (app_no, after.push_no, SET_PUSHES),
-    ).fetchall()
-    unwilling: dict[tuple[Any, ...], BitMap] = {}
+    pushes = pushes_waiting_in_sets(transaction, app_no, after.push_no, SET_PUSHES)
+    unwilling: dict[Refusal, BitMap] = {}
     room = SWEEP_DEVICES
     for push_no, kind, channel, priority in pushes:
-        waiting = waiting_of(connection, push_no)
+        waiting = waiting_of(transaction, push_no)
         if policies.is_guarded(app_no):
             sent = BitMap(sent_of(push_no))
             for reason, devices in unwanted_selected(
-                connection, app_no, rules, kind, channel, priority, waiting, unwilling
+                transaction, app_no, rules, kind, channel, priority, waiting, unwilling
             ).items():
                 done.in_flight.update(handle_of(push_no, device_no) for device_no in devices & sent)
                 gone = devices - sent
-                end_devices(connection, push_no, gone, DeliveryState.SUPPRESSED, reason, now_ms)
+                end_devices(transaction, push_no, gone, DeliveryState.SUPPRESSED, reason, now_ms)
                 done.devices_ended.append((push_no, gone))
                 room -= len(gone)
         if limits_changed and policies.is_limited(app_no, kind, channel):
-            some, _ = some_to_rows(connection, push_no, SET_ROWS)
-            note_rows_made(connection, BitMap(some))
+            some, _ = some_to_rows(transaction, push_no, SET_ROWS)
+            note_rows_made(transaction, BitMap(some))
             if len(some) == SET_ROWS:  # there may be more of it
                 done.goes_on = SetPosition(push_no - 1)
                 return True
         elif limits_changed and policies.may_pass_mute(app_no, kind, channel, priority):
-            muted = muted_devices(connection, app_no, channel) & waiting_of(connection, push_no)
+            muting = refusing_devices(transaction, app_no, Refusal("channel_muted", channel=channel))
+            muted = muting & waiting_of(transaction, push_no)
             if muted:
-                to_rows(connection, push_no, muted[:SET_ROWS])
-                note_rows_made(connection, muted[:SET_ROWS])
+                to_rows(transaction, push_no, muted[:SET_ROWS])
+                note_rows_made(transaction, muted[:SET_ROWS])
             if len(muted) > SET_ROWS:
                 done.goes_on = SetPosition(push_no - 1)
                 return True
         if room <= 0:
             done.goes_on = SetPosition(push_no)
             return True
-    done.goes_on = SetPosition(pushes[-1][0]) if len(pushes) == SET_PUSHES else BEGIN
+    done.goes_on = SetPosition(pushes[-1].push_no) if len(pushes) == SET_PUSHES else BEGIN
     return bool(pushes)
