@@ -184,7 +184,6 @@ SAY_SQL_STILL = {
     "gateway.delivery.submission",
     "gateway.delivery.whole_deliveries",
     "gateway.devices",
-    "gateway.enrolment.invitations",
     "gateway.measurements",
     "gateway.plans.campaign_counts",
     "gateway.plans.campaign_reach",

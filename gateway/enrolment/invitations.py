@@ -18,11 +18,10 @@ from __future__ import annotations
 import hmac
 import json
 import secrets
-import sqlite3
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from operator import itemgetter
+from operator import attrgetter
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, StringConstraints, model_validator
@@ -49,7 +48,22 @@ from gateway.store.audience.devices import device_rows
 from gateway.store.audited_writes import about
 from gateway.store.database import Database
 from gateway.store.deliveries.event_log import log_of_device
-from gateway.store.rows import insert_rows
+from gateway.store.enrolment.invitations import (
+    FoundInvitation,
+    ListedInvitation,
+    NewInvitationRow,
+    Spending,
+    add_invitations,
+    count_invitations,
+    find_invitation,
+    has_invitation,
+    invitations_behind,
+    note_repetition,
+    note_use,
+    remove_invitations,
+    spent_invitation,
+)
+from gateway.store.transaction import Transaction
 from gateway.timestamps import rfc3339, rfc3339_or_none
 
 MAX_INVITATIONS = 10_000
@@ -66,10 +80,7 @@ REPEAT_MS = 3_600_000
 """Time after its first answer in which a device that was cut off may ask again."""
 MAX_ANSWERS = 10
 """Answers that a code is good for, repetitions included: each is a token, and a commit."""
-COLUMNS = "id, batch, app_no, code_hash, device, created_at, created_by, expires_at"
-_SPENDING = "i.expires_at, i.used_at, i.nonce_hash, i.answers"
 STATES = ("open", "used", "expired")
-_STATE = "CASE WHEN used_at IS NOT NULL THEN 'used' WHEN expires_at <= ? THEN 'expired' ELSE 'open' END"
 
 
 class NewInvitation(NewDevice):
@@ -171,19 +182,9 @@ class InvitationStore:
         after = cursor_number(cursor) or 0
         now_ms = self._clock_ms()
 
-        def read(connection: sqlite3.Connection) -> ListPage:
-            also, values = "", list[Any]()
-            if batch is not None:
-                also, values = " AND i.batch = ?", [batch]
-            if state is not None:
-                also, values = f"{also} AND {_STATE} = ?", [*values, now_ms, state]
-            rows = connection.execute(
-                "SELECT i.no, i.id, i.batch, i.device, i.created_at, i.created_by, i.expires_at, i.used_at, d.id,"
-                f" {_STATE} FROM invitation AS i LEFT JOIN device AS d ON d.no = i.device_no"
-                f" WHERE i.app_no = ? AND i.no > ?{also} ORDER BY i.no LIMIT ?",
-                (now_ms, app_no, after, *values, limit + 1),
-            )
-            return fill_page(rows, limit, _described, itemgetter(0), lambda row: len(row[3]))
+        def read(transaction: Transaction) -> ListPage:
+            rows = invitations_behind(transaction, app_no, after, batch, state, now_ms, limit + 1)
+            return fill_page(rows, limit, _described, attrgetter("no"), lambda row: len(row.device))
 
         return await self._database.read(read, app_no)
 
@@ -191,13 +192,9 @@ class InvitationStore:
         """Remove an invitation, or the open ones of a batch; how many. Their codes are void at once. Raises Problem
         404."""
 
-        def write(connection: sqlite3.Connection) -> int:
-            removed = connection.execute(
-                "DELETE FROM invitation WHERE no IN (SELECT no FROM invitation WHERE app_no = ?1 AND"
-                " (id = ?2 OR (batch = ?2 AND used_at IS NULL)) LIMIT ?3)",
-                (app_no, invitation_id, SLICE_ROWS),
-            ).rowcount
-            if not removed and not _exists(connection, app_no, invitation_id):
+        def write(transaction: Transaction) -> int:
+            removed = remove_invitations(transaction, app_no, invitation_id, SLICE_ROWS)
+            if not removed and not has_invitation(transaction, app_no, invitation_id):
                 raise problem("invitation_not_found", f"no invitation or batch {invitation_id!r} in this app")
             return removed
 
@@ -217,7 +214,7 @@ class InvitationStore:
             self.codes["mistyped"] += 1
             raise problem("invalid_request", "code: it is mistyped; it has 16 characters, the last of which is a check")
         digest = secret_hash(plain)
-        row = await self._database.read_soon(lambda connection: _find(connection, digest))
+        row = await self._database.read_soon(lambda transaction: find_invitation(transaction, digest))
         if row is None or not hmac.compare_digest(row.code_hash, digest):
             self.codes["wrong"] += 1
             return None
@@ -230,7 +227,7 @@ class InvitationStore:
         return answer
 
     async def _enrol(
-        self, found: _Row, asked: EnrolmentRequest, address: str
+        self, found: FoundInvitation, asked: EnrolmentRequest, address: str
     ) -> tuple[dict[str, Any], Literal["enrolled", "repeated"]]:
         device = _merged(found.device, asked)
         token = new_token()
@@ -258,26 +255,6 @@ class InvitationStore:
         return credential, "repeated" if enrolled.repeated else "enrolled"
 
 
-class _Spending(NamedTuple):
-    """What has become of a code."""
-
-    expires_at: int
-    used_at: int | None
-    nonce_hash: bytes | None
-    answers: int
-
-
-class _Row(NamedTuple):
-    """An invitation as it is stored."""
-
-    no: int
-    app_no: int
-    app_id: str
-    code_hash: bytes
-    device: str
-    spending: _Spending
-
-
 class _Enrolled(NamedTuple):
     device_id: str
     token_expires_at: int | None
@@ -288,10 +265,8 @@ def _stored_device(invitation: NewInvitation) -> str:
     return invitation.model_dump_json(include=set(NewDevice.model_fields), exclude_none=True)
 
 
-def _insert(
-    connection: sqlite3.Connection, app_no: int, invitations: Sequence[MadeInvitation], by: str, now_ms: int
-) -> None:
-    (kept,) = connection.execute("SELECT count(*) FROM invitation WHERE app_no = ?", (app_no,)).fetchone()
+def _insert(transaction: Transaction, app_no: int, invitations: Sequence[MadeInvitation], by: str, now_ms: int) -> None:
+    kept = count_invitations(transaction, app_no)
     if kept + len(invitations) > INVITATIONS_OF_APP:
         raise problem(
             "too_many_invitations",
@@ -299,34 +274,12 @@ def _insert(
             " until old ones are removed",
         )
     rows = [
-        (
-            made.invitation_id, made.batch, app_no, secret_hash(made.code.replace("-", "")),
-            made.device, now_ms, by, made.expires_at,
+        NewInvitationRow(
+            made.invitation_id, made.batch, secret_hash(made.code.replace("-", "")), made.device, made.expires_at
         )
         for made in invitations
-    ]  # fmt: skip
-    insert_rows(connection, "invitation", COLUMNS, rows)
-
-
-def _exists(connection: sqlite3.Connection, app_no: int, invitation_id: str) -> bool:
-    return (
-        connection.execute(
-            "SELECT 1 FROM invitation WHERE app_no = ?1 AND (id = ?2 OR batch = ?2)", (app_no, invitation_id)
-        ).fetchone()
-        is not None
-    )
-
-
-def _find(connection: sqlite3.Connection, digest: bytes) -> _Row | None:
-    row = connection.execute(
-        f"SELECT i.no, i.app_no, a.id, i.code_hash, i.device, {_SPENDING} FROM invitation AS i"
-        " JOIN application AS a ON a.no = i.app_no WHERE i.code_hash = ?",
-        (digest,),
-    ).fetchone()
-    if row is None:
-        return None
-    no, app_no, app_id, code_hash, device, *spending = row
-    return _Row(no, app_no, app_id, code_hash, device, _Spending(*spending))
+    ]
+    add_invitations(transaction, app_no, rows, by, now_ms)
 
 
 def _merged(invited: str, asked: EnrolmentRequest) -> NewDevice:
@@ -341,7 +294,7 @@ def _merged(invited: str, asked: EnrolmentRequest) -> NewDevice:
     return NewDevice.model_validate({**said, **given, "attributes": attributes})
 
 
-def _refuse_spent(spending: _Spending, nonce_hash: bytes | None, now_ms: int) -> None:
+def _refuse_spent(spending: Spending, nonce_hash: bytes | None, now_ms: int) -> None:
     """Refuse a code that is used, unless who used it asks again in time, or that has expired. Raises Problem 409,
     410."""
     if spending.used_at is None:
@@ -359,7 +312,7 @@ def _code_used() -> Problem:
 
 
 def _spend(
-    connection: sqlite3.Connection,
+    transaction: Transaction,
     no: int,
     enrolment: DeviceEnrolment,
     nonce_hash: bytes | None,
@@ -368,55 +321,46 @@ def _spend(
 ) -> _Enrolled:
     """Spend a code: enrol its device, or give that a new token if it was cut off. Raises Problem 409, 410. Writer
     thread."""
-    row = connection.execute(
-        f"SELECT i.id, i.app_no, d.no, d.id, d.connected_at, {_SPENDING}"
-        " FROM invitation AS i LEFT JOIN device AS d ON d.no = i.device_no AND d.removed_at IS NULL WHERE i.no = ?",
-        (no,),
-    ).fetchone()
-    if row is None:
+    found = spent_invitation(transaction, no)
+    if found is None:
         raise problem("code_expired", "this code was revoked: ask for a new one")
-    invitation_id, app_no, device_no, device_id, connected_at = row[:5]
-    spending = _Spending(*row[5:])
-    _refuse_spent(spending, nonce_hash, now_ms)
-    if spending.used_at is not None:
-        if device_no is None or connected_at is not None:
+    _refuse_spent(found.spending, nonce_hash, now_ms)
+    if found.spending.used_at is not None:
+        if found.device_no is None or found.device_id is None or found.connected_at is not None:
             raise _code_used()
-        given = replace_token(connection, device_no, secret_hash(enrolment.token), now_ms)
-        connection.execute("UPDATE invitation SET answers = answers + 1 WHERE no = ?", (no,))
-        about("device", device_id, invitation=invitation_id)
-        return _Enrolled(device_id, given.expires_at, True)
-    if not insert_devices(connection, app_no, [enrolment], now_ms)[0]:
+        given = replace_token(transaction, found.device_no, secret_hash(enrolment.token), now_ms)
+        note_repetition(transaction, no)
+        about("device", found.device_id, invitation=found.invitation_id)
+        return _Enrolled(found.device_id, given.expires_at, True)
+    if not insert_devices(transaction, found.app_no, [enrolment], now_ms)[0]:
         raise problem(
             "device_exists",
             f"{enrolment.device_id!r} is enrolled; the code is still good. An operator gives that device a new token"
             " with POST /v1/devices/ID/token, or removes it first",
         )
-    device_no = device_rows(connection, app_no, [enrolment.device_id])[enrolment.device_id]
-    about("device", enrolment.device_id, invitation=invitation_id)
-    connection.execute(
-        "UPDATE invitation SET used_at = ?, device_no = ?, nonce_hash = ?, answers = 1 WHERE no = ?",
-        (now_ms, device_no, nonce_hash, no),
-    )
-    log_of_device(connection, "device.enrolled", now_ms, device_no, {"invitation": invitation_id, "address": address})
+    device_no = device_rows(transaction, found.app_no, [enrolment.device_id])[enrolment.device_id]
+    about("device", enrolment.device_id, invitation=found.invitation_id)
+    note_use(transaction, no, device_no, nonce_hash, now_ms)
+    content = {"invitation": found.invitation_id, "address": address}
+    log_of_device(transaction, "device.enrolled", now_ms, device_no, content)
     return _Enrolled(enrolment.device_id, token_end(enrolment.device.token_days, now_ms), False)
 
 
-def _described(row: Sequence[Any]) -> dict[str, Any]:
-    _, invitation_id, batch, device, created_at, created_by, expires_at, used_at, device_id, state = row
-    given: dict[str, Any] = json.loads(device)
+def _described(row: ListedInvitation) -> dict[str, Any]:
+    given: dict[str, Any] = json.loads(row.device)
     return {
-        "id": invitation_id,
-        "batch": batch,
-        "state": state,
-        "device_id": device_id if device_id is not None else given.get("device_id"),
+        "id": row.invitation_id,
+        "batch": row.batch,
+        "state": row.state,
+        "device_id": row.device_id if row.device_id is not None else given.get("device_id"),
         "name": given.get("name"),
         "tags": sorted(set(given.get("tags", ()))),
         "attributes": given.get("attributes", {}),
         "locale": given.get("locale"),
         "timezone": given.get("timezone"),
         "token_days": given.get("token_days"),
-        "created_at": rfc3339(created_at),
-        "created_by": created_by,
-        "expires_at": rfc3339(expires_at),
-        "used_at": rfc3339_or_none(used_at),
+        "created_at": rfc3339(row.created_at),
+        "created_by": row.created_by,
+        "expires_at": rfc3339(row.expires_at),
+        "used_at": rfc3339_or_none(row.used_at),
     }

@@ -1,0 +1,1 @@
+"""Ways by which devices come in by themselves, as rows."""
