@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from fastapi import Depends, FastAPI, Request, Response
+from functools import cache
+
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from starlette.routing import BaseRoute
 from starlette.types import Message, Receive, Scope, Send
 
 from gateway.api import (
@@ -136,20 +139,14 @@ def _head_of(send: Send) -> Send:
     return only_head
 
 
-def create_api(found: Services) -> FastAPI:
-    # Our own pages instead of the framework's; no redirects, because a redirected POST loses its body.
-    api = Api(
-        title="Fleetpush",
-        version=installed_version(),
-        description=DESCRIPTION,
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,
-        redirect_slashes=False,
-    )
-    api.found = found
-    provide(api, found)
-    problems.install(api, found.problems)
+@cache
+def api_routes() -> list[BaseRoute]:
+    """The routes of all modules, in the order in which they are tried: the busiest first.
+
+    The framework reads the signature of each function once more for what it is included with, at the first request that
+    comes by. That takes longer than most requests, and is the same for every application of a process: they share it.
+    """
+    together = APIRouter()
     for module in (
         pushes,
         devices,
@@ -178,9 +175,28 @@ def create_api(found: Services) -> FastAPI:
         evidence,
         session,
         health,
-    ):  # routes are tried in this order: the busiest first
-        api.include_router(module.router, dependencies=[Depends(known_parameters)])
-    api.include_router(oidc.router)  # a provider adds parameters of its own
+    ):
+        together.include_router(module.router, dependencies=[Depends(known_parameters)])
+    together.include_router(oidc.router)  # a provider adds parameters of its own
+    return together.routes
+
+
+def create_api(found: Services) -> FastAPI:
+    """Make the application over what a server is built of. Those of one process share their routes."""
+    # Our own pages instead of the framework's; no redirects, because a redirected POST loses its body.
+    api = Api(
+        title="Fleetpush",
+        version=installed_version(),
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+        routes=[*api_routes()],
+    )
+    api.found = found
+    provide(api, found)
+    problems.install(api, found.problems)
     docs.install(api)
     console.install(api)
     return api

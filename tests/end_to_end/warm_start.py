@@ -44,6 +44,8 @@ PRELOAD = "LD_PRELOAD"
 _starting = threading.Lock()
 NUMBER_BYTES = 8
 """What the parent says of a process: its identifier, and when it has ended its exit code."""
+NOWHERE = {"type": "http", "method": "GET", "path": "/nowhere", "headers": []}
+"""A request that no route takes, so that each is asked, and has read its signature when the first server is forked."""
 
 
 def can_start(environment: Mapping[str, str]) -> bool:
@@ -219,6 +221,8 @@ def main() -> None:
     for found in iter_modules(commands.__path__):  # what each command imports when it is called
         if not hasattr(commands, found.name):  # a function: its module would take its name
             import_module(f"gateway.cli.{found.name}")
+    for route in import_module("gateway.api.http").api_routes():
+        route.matches(NOWHERE)
     gc.freeze()
     gc.enable()
     arguments = serve_requests(socket.socket(fileno=int(sys.argv[1])))
