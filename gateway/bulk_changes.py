@@ -22,7 +22,6 @@ from typing import Annotated, Any, NamedTuple, Self
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 from pyroaring import BitMap
 
-from gateway.audience.device_filter import DeviceFilter
 from gateway.audience.segments import Expression
 from gateway.audience.target_resolution import TargetResolver
 from gateway.delivery.push import DeviceId
@@ -30,6 +29,7 @@ from gateway.described_model import DescribedModel
 from gateway.devices import MAX_TAGS, SLICE_ROWS, DeviceRegistry, write_tags
 from gateway.errors import Problem, problem
 from gateway.names import Name
+from gateway.store.audience.device_filter import DeviceFilter
 from gateway.store.audience.devices import device_rows
 from gateway.store.audited_writes import note_details, separately
 from gateway.store.database import Database

@@ -20,10 +20,8 @@ from urllib.parse import urlsplit
 from pydantic import ConfigDict, Field, StringConstraints, field_validator
 from pyroaring import BitMap
 
-from gateway.audience.device_filter import DeviceFilter, DeviceSelection
 from gateway.audience.enrolments import EnrolmentQuota, too_many_devices
 from gateway.audience.time_zones import is_time_zone
-from gateway.audience.topics import remove_from_topics, topics_of
 from gateway.auth import new_token, secret_hash
 from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery.device_connections import DeviceConnections
@@ -41,8 +39,10 @@ from gateway.pages import PAGE_BYTES, ListPage, fill_page
 from gateway.printable import Printable
 from gateway.store.access.credentials import renew_token, renewable_token, rotate_token
 from gateway.store.attribute_index import INDEXED_ATTRIBUTES
+from gateway.store.audience.device_filter import DeviceFilter, DeviceSelection
 from gateway.store.audience.device_sets import ALL_TAG, add_to_sets, remove_from_sets
 from gateway.store.audience.devices import device_rows
+from gateway.store.audience.topics import remove_from_topics, topics_of
 from gateway.store.audited_writes import about
 from gateway.store.database import Database
 from gateway.store.deliveries.delivery_sets import devices_with_waiting

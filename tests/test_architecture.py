@@ -135,17 +135,10 @@ ABOUT_A_FILE_OF_SQLITE = (
 )
 """Copies, proofs and replacements of the file itself."""
 SAY_SQL_STILL = {
-    "gateway.audience.device_filter",
-    "gateway.audience.enrolments",
-    "gateway.audience.policy",
     "gateway.audience.segment_language.segment",
     "gateway.audience.segment_language.set_algebra",
     "gateway.audience.segment_language.sql_compiler",
     "gateway.audience.segment_language.topic_conditions",
-    "gateway.audience.segments",
-    "gateway.audience.tags",
-    "gateway.audience.target_resolution",
-    "gateway.audience.topics",
     "gateway.audit.evidence",
     "gateway.bulk_changes",
     "gateway.delivery.acceptance",

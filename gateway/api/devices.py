@@ -43,7 +43,6 @@ from gateway.api.services import (
     services,
     time_parameter,
 )
-from gateway.audience.device_filter import DeviceFilter
 from gateway.audience.segment_language.syntax_tree import MAX_EXPRESSION_CHARACTERS
 from gateway.auth import shown_token
 from gateway.delivery.calls import CallRequest
@@ -52,6 +51,7 @@ from gateway.described_model import DescribedModel
 from gateway.devices import DeviceFields, NewDevice
 from gateway.errors import Problem, problem
 from gateway.pages import to_json
+from gateway.store.audience.device_filter import DeviceFilter
 
 router = APIRouter(prefix="/v1/devices", tags=["devices"])
 

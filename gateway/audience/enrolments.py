@@ -6,11 +6,11 @@ The counts are in memory: to count a million rows takes longer than to enrol a d
 from __future__ import annotations
 
 import logging
-import sqlite3
 from collections import Counter
 from collections.abc import Callable
 
 from gateway.errors import Problem, problem
+from gateway.store.audience.devices import count_devices
 from gateway.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -37,13 +37,7 @@ class EnrolmentQuota:
 
     async def load(self, database: Database) -> None:
         """Count the devices that are enrolled; before the first request."""
-
-        def read(connection: sqlite3.Connection) -> list[tuple[int, int]]:
-            return connection.execute(
-                "SELECT app_no, count(*) FROM device WHERE removed_at IS NULL GROUP BY app_no"
-            ).fetchall()
-
-        self._devices.update(dict(await database.read(read)))
+        self._devices.update(await database.read(count_devices))
 
     def count(self, app_no: int) -> int:
         """The enrolled devices of an app."""

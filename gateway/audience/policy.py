@@ -7,8 +7,7 @@ memory for every app (a few hundred bytes each), because every push is checked b
 from __future__ import annotations
 
 import json
-import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -24,8 +23,27 @@ from gateway.misspelling import nearest
 from gateway.names import Name
 from gateway.pages import entity_tag
 from gateway.printable import Printable
+from gateway.store.audience.policy import (
+    StoredAdaptation,
+    StoredChannel,
+    all_adapted_caps,
+    all_channels,
+    all_policies,
+    apps_with_quiet_hours,
+    apps_with_restrictions,
+    changes_of_rules,
+    note_change_of_rules,
+    remove_adapted_cap,
+    remove_channel,
+    replace_adapted_cap,
+    replace_channel,
+    replace_policy,
+    stored_channel,
+    stored_policy,
+)
 from gateway.store.audience.preferences import MAX_CHANNELS
 from gateway.store.database import Database
+from gateway.store.transaction import Transaction
 from gateway.timestamps import rfc3339
 
 MAX_JOINABLE_TOPICS = 100
@@ -280,36 +298,21 @@ class PolicyStore:
     async def load(self) -> None:
         """Read all policies and channels; before the first push."""
 
-        def read(connection: sqlite3.Connection) -> None:
-            for app_no, content in connection.execute("SELECT app_no, content FROM app_policy"):
+        def read(transaction: Transaction) -> None:
+            for app_no, content in all_policies(transaction):
                 self._rules[app_no] = replace(self.of(app_no), policy=Policy.model_validate_json(content))
-            for app_no, channel_id, *rest in connection.execute(
-                "SELECT app_no, id, content, created_at, updated_at FROM channel"
-            ):
-                self._put(app_no, channel_id, _channel(*rest))
-            for app_no, channel_id, per_day, content, *times in connection.execute(
-                "SELECT app_no, channel, per_day, content, reviewed_day, changed_at FROM adapted_cap"
-            ):
-                if (channel := self.of(app_no).channels.get(channel_id)) is not None:
-                    adapted = AdaptedCap(per_day, json.loads(content), *times)
-                    self._put(app_no, channel_id, _with_caps(channel, adapted))
-            self.restricted.update(
-                app_no
-                for (app_no,) in connection.execute(
-                    "SELECT no FROM application WHERE EXISTS (SELECT 1 FROM device INDEXED BY device_restricted"
-                    " WHERE app_no = application.no AND (consent = 'denied' OR channels <> '{}'))"
-                )
-            )
-
-            self.timed.update(
-                app_no
-                for (app_no,) in connection.execute(
-                    "SELECT no FROM application WHERE EXISTS (SELECT 1 FROM device INDEXED BY device_with_quiet_hours"
-                    " WHERE app_no = application.no AND quiet_hours IS NOT NULL)"
-                )
-            )
-
-            for app_no, number in connection.execute("SELECT app_no, number FROM rule_change"):
+            for found in all_channels(transaction):
+                fields = ChannelFields.model_validate_json(found.content)
+                channel = _with_caps(Channel(fields, found.created_at, found.updated_at), None)
+                self._put(found.app_no, found.channel_id, channel)
+            for step in all_adapted_caps(transaction):
+                adapting = self.of(step.app_no).channels.get(step.channel_id)
+                if adapting is not None:
+                    adapted = AdaptedCap(step.per_day, json.loads(step.content), step.reviewed_day, step.changed_at)
+                    self._put(step.app_no, step.channel_id, _with_caps(adapting, adapted))
+            self.restricted.update(apps_with_restrictions(transaction))
+            self.timed.update(apps_with_quiet_hours(transaction))
+            for app_no, number in changes_of_rules(transaction):
                 self.last_changes[app_no] = number
                 self._changes = max(self._changes, number)
 
@@ -364,19 +367,18 @@ class PolicyStore:
         """Replace the policy; `expected`: if it has this tag. Raises Problem 404, 412, 422, 503."""
         await self._prepare_segments(app_no, policy.caps)
 
-        def check(connection: sqlite3.Connection) -> None:
-            # What is stored, since a change that is being stored is not in memory yet.
-            row = connection.execute("SELECT content FROM app_policy WHERE app_no = ?", (app_no,)).fetchone()
-            present = Policy() if row is None else Policy.model_validate_json(row[0])
-            if entity_tag(present.model_dump(mode="json")) != expected:
-                raise problem("precondition_failed", "the policy was changed meanwhile: nothing was replaced")
+        now_ms = self._clock_ms()
 
-        number = await self._write(
-            app_no,
-            "INSERT OR REPLACE INTO app_policy (app_no, content, updated_at) VALUES (?, ?, ?)",
-            (app_no, policy.model_dump_json(), self._clock_ms()),
-            before=None if expected is None else check,
-        )
+        def change(transaction: Transaction) -> None:
+            if expected is not None:
+                # What is stored, since a change that is being stored is not in memory yet.
+                stored = stored_policy(transaction, app_no)
+                present = Policy() if stored is None else Policy.model_validate_json(stored)
+                if entity_tag(present.model_dump(mode="json")) != expected:
+                    raise problem("precondition_failed", "the policy was changed meanwhile: nothing was replaced")
+            replace_policy(transaction, app_no, policy.model_dump_json(), now_ms)
+
+        number = await self._write(app_no, change)
         self._rules[app_no] = replace(self.of(app_no), policy=policy)
         self._changed(app_no, number)
         return self.policy(app_no)
@@ -449,7 +451,7 @@ class PolicyStore:
         app_no: int,
         channel_id: str,
         adapted: AdaptedCap,
-        log_change: Callable[[sqlite3.Connection], None] | None,
+        log_change: Callable[[Transaction], None] | None,
     ) -> None:
         """Store the present step of a channel's adaptive cap. `log_change` stores the event of another step with it.
 
@@ -462,21 +464,18 @@ class PolicyStore:
         self._changes += 1
         number = self._changes
 
-        def operation(connection: sqlite3.Connection) -> bool:
-            stored = connection.execute(
-                "SELECT content FROM channel WHERE app_no = ? AND id = ?", (app_no, channel_id)
-            ).fetchone()
+        decision = json.dumps(adapted.decision)
+        step = StoredAdaptation(app_no, channel_id, adapted.per_day, decision, adapted.reviewed_day, adapted.changed_at)
+
+        def operation(transaction: Transaction) -> bool:
+            stored = stored_channel(transaction, app_no, channel_id)
             # A change that is being stored is not in memory yet.
-            if stored is None or _bounds(ChannelFields.model_validate_json(stored[0])) != bounds:
+            if stored is None or _bounds(ChannelFields.model_validate_json(stored)) != bounds:
                 return False
-            connection.execute(
-                "INSERT OR REPLACE INTO adapted_cap (app_no, channel, per_day, content, reviewed_day, changed_at)"
-                " VALUES (?, ?, ?, ?, ?, ?)",
-                (app_no, channel_id, adapted.per_day, json.dumps(adapted.decision), *adapted[2:]),
-            )
+            replace_adapted_cap(transaction, step)
             if log_change is not None:
-                log_change(connection)
-                _note_change(connection, app_no, number)
+                log_change(transaction)
+                note_change_of_rules(transaction, app_no, number)
             return True
 
         if not await self._database.write(operation, app_no):
@@ -493,17 +492,16 @@ class PolicyStore:
         await self._prepare_segments(app_no, channel.fields.caps, channel_id)
         channel = _with_caps(channel, adapted)
 
-        def forget_step(connection: sqlite3.Connection) -> None:
-            if adapted is None or channel.adapted is None:
-                connection.execute("DELETE FROM adapted_cap WHERE app_no = ? AND channel = ?", (app_no, channel_id))
+        content = channel.fields.model_dump_json()
+        stored = StoredChannel(app_no, channel_id, content, channel.created_at, channel.updated_at)
+        begins_anew = adapted is None or channel.adapted is None
 
-        row = (app_no, channel_id, channel.fields.model_dump_json(), channel.created_at, channel.updated_at)
-        number = await self._write(
-            app_no,
-            "INSERT OR REPLACE INTO channel (app_no, id, content, created_at, updated_at) VALUES (?, ?, ?, ?, ?)",
-            row,
-            before=forget_step,
-        )
+        def change(transaction: Transaction) -> None:
+            if begins_anew:
+                remove_adapted_cap(transaction, app_no, channel_id)
+            replace_channel(transaction, stored)
+
+        number = await self._write(app_no, change)
         present = self.of(app_no).channels.get(channel_id)
         if channel.adapted is not None and present is not None and _bounds(present.fields) == _bounds(channel.fields):
             channel = _with_caps(channel, present.adapted)  # it may have been adapted meanwhile
@@ -515,35 +513,25 @@ class PolicyStore:
         """Remove a channel. Pushes may go on naming it, and people's choices about it stay. Raises Problem 404."""
         if channel_id not in self.of(app_no).channels:
             raise _unknown(channel_id)
-        number = await self._write(
-            app_no,
-            "DELETE FROM channel WHERE app_no = ? AND id = ?",
-            (app_no, channel_id),
-            before=lambda connection: connection.execute(
-                "DELETE FROM adapted_cap WHERE app_no = ? AND channel = ?", (app_no, channel_id)
-            ),
-        )
+
+        def change(transaction: Transaction) -> None:
+            remove_adapted_cap(transaction, app_no, channel_id)
+            remove_channel(transaction, app_no, channel_id)
+
+        number = await self._write(app_no, change)
         rules = self.of(app_no)
         left = {name: channel for name, channel in rules.channels.items() if name != channel_id}
         self._rules[app_no] = replace(rules, channels=left)
         self._changed(app_no, number)
 
-    async def _write(
-        self,
-        app_no: int,
-        statement: str,
-        parameters: Sequence[Any],
-        before: Callable[[sqlite3.Connection], object] | None = None,
-    ) -> int:
-        """Store a change of an app's rules together with its number, which is answered. `before` may refuse it."""
+    async def _write(self, app_no: int, change: Callable[[Transaction], None]) -> int:
+        """Store a change of an app's rules, which may refuse, together with its number, which is answered."""
         self._changes += 1
         number = self._changes
 
-        def operation(connection: sqlite3.Connection) -> None:
-            if before is not None:
-                before(connection)
-            connection.execute(statement, parameters)
-            _note_change(connection, app_no, number)
+        def operation(transaction: Transaction) -> None:
+            change(transaction)
+            note_change_of_rules(transaction, app_no, number)
 
         await self._database.write(operation, app_no)
         return number
@@ -553,17 +541,9 @@ class PolicyStore:
         self._on_changed(app_no)
 
 
-def _note_change(connection: sqlite3.Connection, app_no: int, number: int) -> None:
-    connection.execute("INSERT OR REPLACE INTO rule_change (app_no, number) VALUES (?, ?)", (app_no, number))
-
-
 def _bounds(fields: ChannelFields) -> AdaptiveCap | None:
     """The bounds of a channel's cap that adapts; None: it has none."""
     return None if fields.caps is None else fields.caps.adaptive
-
-
-def _channel(content: str, created_at: int, updated_at: int) -> Channel:
-    return _with_caps(Channel(ChannelFields.model_validate_json(content), created_at, updated_at), None)
 
 
 def _described(channel_id: str, channel: Channel) -> dict[str, Any]:

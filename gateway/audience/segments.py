@@ -6,9 +6,8 @@ accepted. It is compiled when it is saved, so that one with a mistake is refused
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable, Sequence
-from operator import itemgetter
+from collections.abc import Callable
+from operator import attrgetter
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, StringConstraints
@@ -20,7 +19,16 @@ from gateway.described_model import DescribedModel
 from gateway.errors import problem
 from gateway.pages import ListPage, fill_page
 from gateway.store.audience.devices import device_ids
+from gateway.store.audience.segments import (
+    NamedSegment,
+    count_other_segments,
+    remove_segment,
+    save_segment,
+    saved_segment,
+    segments_behind,
+)
 from gateway.store.database import Database
+from gateway.store.transaction import Transaction
 from gateway.timestamps import rfc3339
 
 MAX_SEGMENTS = 1_000
@@ -61,50 +69,32 @@ class SegmentStore:
         now_ms = self._clock_ms()
         found = await self.preview(app_no, fields.expression)
 
-        def operation(connection: sqlite3.Connection) -> Sequence[Any]:
-            (others,) = connection.execute(
-                "SELECT count(*) FROM saved_segment WHERE app_no = ? AND id <> ?", (app_no, name)
-            ).fetchone()
-            if others >= MAX_SEGMENTS:
+        def operation(transaction: Transaction) -> NamedSegment:
+            if count_other_segments(transaction, app_no, name) >= MAX_SEGMENTS:
                 raise problem("invalid_request", f"an app has at most {MAX_SEGMENTS} segments: remove one first")
-            connection.execute(
-                "INSERT INTO saved_segment (app_no, id, expression, created_at, updated_at) VALUES (?1, ?2, ?3, ?4, ?4)"
-                " ON CONFLICT DO UPDATE SET expression = excluded.expression, updated_at = excluded.updated_at",
-                (app_no, name, fields.expression, now_ms),
-            )
-            row: Sequence[Any] = connection.execute(f"{_SELECT} AND id = ?", (app_no, name)).fetchone()
-            return row
+            return save_segment(transaction, app_no, name, fields.expression, now_ms)
 
         return {**_described(await self._database.write(operation, app_no)), **found}
 
     async def get(self, app_no: int, name: str) -> dict[str, Any]:
         """Describe a segment, with how many devices it selects now and five of them. Raises Problem 404, 422, 503."""
-        row = await self._database.read(
-            lambda connection: connection.execute(f"{_SELECT} AND id = ?", (app_no, name)).fetchone(), app_no
-        )
-        if row is None:
+        found = await self._database.read(lambda transaction: saved_segment(transaction, app_no, name), app_no)
+        if found is None:
             raise unknown_segment(name)
-        described = _described(row)
-        return {**described, **await self.preview(app_no, described["expression"])}
+        return {**_described(found), **await self.preview(app_no, found.expression)}
 
     async def page(self, app_no: int, limit: int, cursor: str | None) -> ListPage:
         """List the segments of an app, by name."""
 
-        def read(connection: sqlite3.Connection) -> ListPage:
-            rows = connection.execute(f"{_SELECT} AND id > ? ORDER BY id LIMIT ?", (app_no, cursor or "", limit + 1))
-            return fill_page(rows, limit, _described, itemgetter(0))
+        def read(transaction: Transaction) -> ListPage:
+            found = segments_behind(transaction, app_no, cursor or "", limit + 1)
+            return fill_page(found, limit, _described, attrgetter("name"))
 
         return await self._database.read(read, app_no)
 
     async def remove(self, app_no: int, name: str) -> None:
         """Remove a segment. What was sent to it goes on. Raises Problem 404."""
-        removed = await self._database.write(
-            lambda connection: (
-                connection.execute("DELETE FROM saved_segment WHERE app_no = ? AND id = ?", (app_no, name)).rowcount
-            ),
-            app_no,
-        )
-        if not removed:
+        if not await self._database.write(lambda transaction: remove_segment(transaction, app_no, name), app_no):
             raise unknown_segment(name)
 
     async def preview(self, app_no: int, expression: str) -> dict[str, Any]:
@@ -114,7 +104,7 @@ class SegmentStore:
         """
         segment = await self._targets.compiled(app_no, expression)
         found = await self._targets.matching(app_no, expression)
-        examples = await self._database.read(lambda connection: device_ids(connection, found), app_no)
+        examples = await self._database.read(lambda transaction: device_ids(transaction, found), app_no)
         hints = [
             hint
             for channel in segment.channel_ids[:HINTED_CHANNELS]
@@ -123,14 +113,10 @@ class SegmentStore:
         return {"devices": len(found), "examples": examples, **({"hints": hints} if hints else {})}
 
 
-_SELECT = "SELECT id, expression, created_at, updated_at FROM saved_segment WHERE app_no = ?"
-
-
-def _described(row: Sequence[Any]) -> dict[str, Any]:
-    name, expression, created_at, updated_at = row
+def _described(segment: NamedSegment) -> dict[str, Any]:
     return {
-        "name": name,
-        "expression": expression,
-        "created_at": rfc3339(created_at),
-        "updated_at": rfc3339(updated_at),
+        "name": segment.name,
+        "expression": segment.expression,
+        "created_at": rfc3339(segment.created_at),
+        "updated_at": rfc3339(segment.updated_at),
     }

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sqlite3
 from typing import Any
 
 from gateway.store.audience.device_sets import BEHIND_TOPICS, TOPIC_PREFIX, count_sets
 from gateway.store.database import Database
+from gateway.store.transaction import Transaction
 
 _LAST = chr(0x10FFFF)
 """Behind every letter of a tag."""
@@ -23,11 +23,11 @@ class TagStore:
         begin = max((cursor or "") + "\0", prefix or "")
         end = (prefix or "") + _LAST
 
-        def read(connection: sqlite3.Connection) -> list[tuple[str, int]]:
+        def read(transaction: Transaction) -> list[tuple[str, int]]:
             # The sets of topics lie among those of tags: their names begin with a letter that no tag has.
-            found = count_sets(connection, app_no, begin, min(end, TOPIC_PREFIX), limit + 1)
+            found = count_sets(transaction, app_no, begin, min(end, TOPIC_PREFIX), limit + 1)
             if len(found) <= limit:
-                found += count_sets(connection, app_no, max(begin, BEHIND_TOPICS), end, limit + 1 - len(found))
+                found += count_sets(transaction, app_no, max(begin, BEHIND_TOPICS), end, limit + 1 - len(found))
             return found
 
         found = await self._database.read(read, app_no)

@@ -12,7 +12,6 @@ to the same few again and again.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -23,7 +22,9 @@ from gateway.audience.segment_language.topic_conditions import compile_condition
 from gateway.errors import Problem, problem
 from gateway.store.audience.device_sets import Selection, selected_devices
 from gateway.store.audience.devices import device_rows
+from gateway.store.audience.segments import segment_expression
 from gateway.store.database import Database
+from gateway.store.transaction import Transaction
 from gateway.timestamps import wall_time
 
 KEPT_SEGMENTS = 64
@@ -72,11 +73,11 @@ class TargetResolver:
             return await self.of_segment(app_no, target.segment)
         if target.where is not None:
             return await self.matching(app_no, target.where)
-        return await self._database.read(lambda connection: _devices_of(connection, app_no, target), app_no)
+        return await self._database.read(lambda transaction: _devices_of(transaction, app_no, target), app_no)
 
     async def of_segment(self, app_no: int, name: str) -> BitMap:
         """The devices that are in a saved segment now. Raises Problem 404, 422, 503."""
-        expression = await self._database.read(lambda connection: saved_expression(connection, app_no, name), app_no)
+        expression = await self._database.read(lambda transaction: saved_expression(transaction, app_no, name), app_no)
         return await self.matching(app_no, expression)
 
     async def compiled(self, app_no: int, expression: str) -> Segment:
@@ -93,7 +94,7 @@ class TargetResolver:
         online = self._online() if segment.needs_online else ()
         now_ms = wall_time.of(self._clock_ms())
         return await self._database.read(
-            lambda connection: resolve(connection, app_no, segment, now_ms, online), app_no
+            lambda transaction: resolve(transaction, app_no, segment, now_ms, online), app_no
         )
 
 
@@ -125,24 +126,22 @@ class KeptSegments:
                 del self._by_app[largest]
 
 
-def _devices_of(connection: sqlite3.Connection, app_no: int, target: ResolvableTarget) -> BitMap:
+def _devices_of(transaction: Transaction, app_no: int, target: ResolvableTarget) -> BitMap:
     """The devices of a target that is no expression over more than topics. Reader thread."""
     listed = target.devices if target.device is None else [target.device]
     if listed is not None:
-        return BitMap(device_rows(connection, app_no, listed).values())
+        return BitMap(device_rows(transaction, app_no, listed).values())
     if target.condition is not None:
-        return devices_of_condition(connection, app_no, compile_condition(target.condition))
-    return selected_devices(connection, app_no, target)
+        return devices_of_condition(transaction, app_no, compile_condition(target.condition))
+    return selected_devices(transaction, app_no, target)
 
 
-def saved_expression(connection: sqlite3.Connection, app_no: int, name: str) -> str:
+def saved_expression(transaction: Transaction, app_no: int, name: str) -> str:
     """The expression of a saved segment. Raises Problem 404."""
-    row = connection.execute(
-        "SELECT expression FROM saved_segment WHERE app_no = ? AND id = ?", (app_no, name)
-    ).fetchone()
-    if row is None:
+    expression = segment_expression(transaction, app_no, name)
+    if expression is None:
         raise unknown_segment(name)
-    return str(row[0])
+    return expression
 
 
 def unknown_segment(name: str) -> Problem:

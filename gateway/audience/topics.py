@@ -4,17 +4,14 @@ A tag says what a device is, and whoever describes the device writes all of its 
 be told: devices join and leave it, ten thousand with one request, or one by itself where the app's policy lets it
 (`joinable_topics`). A topic is there as long as a device is in it; it need not be made.
 
-Membership is in `device_topic`, and as a set in `device_set` under the name of `topic_set`, so a push to a topic costs
-what one to a tag does. Whatever changes one changes the other in the same operation.
+A push to a topic costs what one to a tag does (`store/audience/topics`).
 """
 
 from __future__ import annotations
 
-import json
-import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from operator import itemgetter
+from operator import attrgetter
 from typing import Any
 
 from gateway.errors import Problem, problem
@@ -22,15 +19,22 @@ from gateway.pages import ListPage, fill_page
 from gateway.store.audience.device_sets import (
     BEHIND_TOPICS,
     TOPIC_PREFIX,
-    add_to_sets,
     count_sets,
     devices_of_set,
-    remove_from_sets,
     topic_set,
 )
 from gateway.store.audience.devices import device_rows
+from gateway.store.audience.topics import (
+    add_members,
+    count_topics,
+    devices_with_topics,
+    members_behind,
+    remove_members,
+    topics_in_use,
+    topics_of,
+)
 from gateway.store.database import Database
-from gateway.store.rows import insert_rows
+from gateway.store.transaction import Transaction
 from gateway.timestamps import rfc3339
 
 TOPICS_OF_DEVICE = 256
@@ -39,112 +43,55 @@ TOPICS_OF_APP = 10_000
 """Topics of one app. Each has a row for every 65,536 devices of the app that are in it."""
 SLICE_DEVICES = 2_000
 """Devices whose membership one operation changes, about 15 ms of the writer."""
-COLUMNS = "app_no, topic, device_no, joined_at"
-
-
-def topics_of(connection: sqlite3.Connection, device_nos: Iterable[int]) -> dict[int, list[str]]:
-    """The topics of each of these devices that is in any, in alphabetical order. Writer or reader thread."""
-    found: dict[int, list[str]] = {}
-    for device_no, topic in connection.execute(
-        "SELECT device_no, topic FROM device_topic WHERE device_no IN (SELECT value FROM json_each(?)) ORDER BY topic",
-        (json.dumps(list(device_nos)),),
-    ):
-        found.setdefault(device_no, []).append(topic)
-    return found
-
-
-def remove_from_topics(connection: sqlite3.Connection, app_no: int, device_no: int) -> None:
-    """Take a device that is removed out of its topics. Writer thread."""
-    topics = connection.execute("DELETE FROM device_topic WHERE device_no = ? RETURNING topic", (device_no,)).fetchall()
-    remove_from_sets(connection, app_no, {topic_set(topic): [device_no] for (topic,) in topics})
 
 
 def change_own_topics(
-    connection: sqlite3.Connection, app_no: int, device_no: int, wanted: Mapping[str, bool], now_ms: int
+    transaction: Transaction, app_no: int, device_no: int, wanted: Mapping[str, bool], now_ms: int
 ) -> str | None:
     """Have a device join (true) and leave (false) topics; the part that could not be done, in words. Writer thread."""
-    present = set(topics_of(connection, [device_no]).get(device_no, ()))
+    present = set(topics_of(transaction, [device_no]).get(device_no, ()))
     joined = [topic for topic, is_in in wanted.items() if is_in and topic not in present]
     left = [topic for topic, is_in in wanted.items() if not is_in and topic in present]
     complaint = None
     room = max(TOPICS_OF_DEVICE - len(present) + len(left), 0)
     if len(joined) > room:
         joined, complaint = joined[:room], f"a device is in at most {TOPICS_OF_DEVICE} topics: leave some first"
-    too_many = _too_many(connection, app_no, joined)
+    too_many = _without_room(transaction, app_no, joined)
     if too_many:
         complaint = f"the app has {TOPICS_OF_APP} topics: {too_many[0]!r} cannot be another"
         joined = [topic for topic in joined if topic not in too_many]
-    _add_members(connection, app_no, joined, [device_no], now_ms)
-    _remove_members(connection, app_no, left, [device_no])
+    add_members(transaction, app_no, joined, [device_no], now_ms)
+    remove_members(transaction, app_no, left, [device_no])
     return complaint
 
 
-def _add_members(
-    connection: sqlite3.Connection, app_no: int, topics: Sequence[str], device_nos: Sequence[int], now_ms: int
-) -> None:
-    rows = [(app_no, topic, device_no, now_ms) for topic in topics for device_no in device_nos]
-    insert_rows(connection, "device_topic", COLUMNS, rows)
-    add_to_sets(connection, app_no, {topic_set(topic): device_nos for topic in topics})
-
-
-def _remove_members(
-    connection: sqlite3.Connection, app_no: int, topics: Sequence[str], device_nos: Sequence[int]
-) -> None:
-    if topics:
-        connection.execute(
-            "DELETE FROM device_topic WHERE app_no = ? AND topic IN (SELECT value FROM json_each(?))"
-            " AND device_no IN (SELECT value FROM json_each(?))",
-            (app_no, json.dumps(list(topics)), json.dumps(list(device_nos))),
-        )
-        remove_from_sets(connection, app_no, {topic_set(topic): device_nos for topic in topics})
-
-
-def _too_many(connection: sqlite3.Connection, app_no: int, topics: Sequence[str]) -> list[str]:
+def _without_room(transaction: Transaction, app_no: int, topics: Sequence[str]) -> list[str]:
     """Those of these topics that are new, and for which the app has no room. All of its topics are counted once."""
-    present = {
-        name
-        for (name,) in connection.execute(
-            # CROSS: in this order. Left alone, SQLite may walk all sets of the app.
-            "SELECT wanted.value FROM json_each(?) AS wanted CROSS JOIN device_set AS s"
-            " ON s.app_no = ? AND s.tag = ? || wanted.value",
-            (json.dumps(list(topics)), app_no, TOPIC_PREFIX),
-        )
-    }
+    present = topics_in_use(transaction, app_no, topics)
     new = [topic for topic in topics if topic not in present]
     if not new:
         return []
-    (count,) = connection.execute(
-        "SELECT count(*) FROM (SELECT DISTINCT tag FROM device_set WHERE app_no = ? AND tag >= ? AND tag < ? LIMIT ?)",
-        (app_no, TOPIC_PREFIX, BEHIND_TOPICS, TOPICS_OF_APP),
-    ).fetchone()
-    return new[TOPICS_OF_APP - count :]
+    return new[TOPICS_OF_APP - count_topics(transaction, app_no, TOPICS_OF_APP) :]
 
 
 def change_members(
-    connection: sqlite3.Connection, app_no: int, topic: str, device_ids: Sequence[str], join: bool, now_ms: int
+    transaction: Transaction, app_no: int, topic: str, device_ids: Sequence[str], join: bool, now_ms: int
 ) -> list[str | Problem]:
     """Have devices join a topic, or leave it: for each `joined`, `left` or `unchanged`, or a problem. Writer thread.
 
     Each id is there once.
     """
-    numbers = device_rows(connection, app_no, device_ids)
-    members = devices_of_set(connection, app_no, topic_set(topic))
+    numbers = device_rows(transaction, app_no, device_ids)
+    members = devices_of_set(transaction, app_no, topic_set(topic))
     changing = [no for no in numbers.values() if (no in members) is not join]
     full: set[int] = set()
     if join and changing:
-        if _too_many(connection, app_no, [topic]):
+        if _without_room(transaction, app_no, [topic]):
             return [too_many_topics()] * len(device_ids)
-        full = {
-            device_no
-            for (device_no,) in connection.execute(
-                "SELECT device_no FROM device_topic WHERE device_no IN (SELECT value FROM json_each(?))"
-                " GROUP BY device_no HAVING count(*) >= ?",
-                (json.dumps(changing), TOPICS_OF_DEVICE),
-            )
-        }
-        _add_members(connection, app_no, [topic], [no for no in changing if no not in full], now_ms)
+        full = devices_with_topics(transaction, changing, TOPICS_OF_DEVICE)
+        add_members(transaction, app_no, [topic], [no for no in changing if no not in full], now_ms)
     elif changing:
-        _remove_members(connection, app_no, [topic], changing)
+        remove_members(transaction, app_no, [topic], changing)
     changed = set(changing)
     return [_result(device_id, numbers.get(device_id), changed, full, join) for device_id in device_ids]
 
@@ -200,10 +147,10 @@ class TopicStore:
     async def remove(self, app_no: int, topic: str) -> int:
         """Have all devices leave a topic, slice by slice; how many have. Raises Problem 404 if none was in it."""
 
-        def operation(connection: sqlite3.Connection) -> int:
-            some = devices_of_set(connection, app_no, topic_set(topic))[:SLICE_DEVICES]
+        def operation(transaction: Transaction) -> int:
+            some = devices_of_set(transaction, app_no, topic_set(topic))[:SLICE_DEVICES]
             if some:
-                _remove_members(connection, app_no, [topic], list(some))
+                remove_members(transaction, app_no, [topic], list(some))
             return len(some)
 
         removed = 0
@@ -218,7 +165,7 @@ class TopicStore:
 
         begin = topic_set(cursor or "") + "\0"
         found = await self._database.read(
-            lambda connection: count_sets(connection, app_no, begin, BEHIND_TOPICS, limit + 1), app_no
+            lambda transaction: count_sets(transaction, app_no, begin, BEHIND_TOPICS, limit + 1), app_no
         )
         items = [{"topic": name.removeprefix(TOPIC_PREFIX), "devices": count} for name, count in found[:limit]]
         return {"items": items, "next_cursor": items[-1]["topic"] if len(found) > limit else None}
@@ -226,7 +173,7 @@ class TopicStore:
     async def show(self, app_no: int, topic: str) -> dict[str, Any]:
         """Describe a topic: `{"topic", "devices"}`. Raises Problem 404 if nobody is in it."""
         members = await self._database.read(
-            lambda connection: devices_of_set(connection, app_no, topic_set(topic)), app_no
+            lambda transaction: devices_of_set(transaction, app_no, topic_set(topic)), app_no
         )
         if not members:
             raise unknown_topic(topic)
@@ -235,18 +182,12 @@ class TopicStore:
     async def members(self, app_no: int, topic: str, limit: int, after: int) -> ListPage:
         """List the devices of a topic in the order of their enrolment, behind this number. Raises Problem 404."""
 
-        def read(connection: sqlite3.Connection) -> ListPage:
-            rows: Iterator[tuple[int, str, int]] = connection.execute(
-                "SELECT t.device_no, d.id, t.joined_at FROM device_topic AS t CROSS JOIN device AS d"
-                " ON d.no = t.device_no WHERE t.app_no = ? AND t.topic = ? AND t.device_no > ?"
-                " ORDER BY t.device_no LIMIT ?",
-                (app_no, topic, after, limit + 1),
-            )
+        def read(transaction: Transaction) -> ListPage:
             return fill_page(
-                rows,
+                members_behind(transaction, app_no, topic, after, limit + 1),
                 limit,
-                lambda row: {"device_id": row[1], "joined_at": rfc3339(row[2])},
-                itemgetter(0),
+                lambda member: {"device_id": member.device_id, "joined_at": rfc3339(member.joined_at)},
+                attrgetter("device_no"),
             )
 
         found = await self._database.read(read, app_no)

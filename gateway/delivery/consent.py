@@ -20,7 +20,7 @@ from pyroaring import BitMap
 
 from gateway.audience.frequency import GroupSelector, Hours
 from gateway.audience.policy import CRITICAL, Channel, Consent, PolicyStore, Rules
-from gateway.audience.topics import TOPICS_OF_DEVICE, change_own_topics, topics_of
+from gateway.audience.topics import TOPICS_OF_DEVICE, change_own_topics
 from gateway.delivery.alert_rules import members_of
 from gateway.delivery.ledger import Ledger
 from gateway.delivery_handles import DEVICE_BITS, DEVICE_MASK, handle_of
@@ -45,6 +45,7 @@ from gateway.store.audience.preferences import (
     store_quiet_hours,
     stored_preferences,
 )
+from gateway.store.audience.topics import topics_of
 from gateway.store.database import Database
 from gateway.store.deliveries.app_slices import BEGIN, PushPart, SlicePosition
 from gateway.store.deliveries.delivery_sets import handles_to_rows, note_rows_made

@@ -6,7 +6,7 @@ import pytest
 
 from gateway import bulk_changes
 from gateway.api import responses
-from gateway.audience import device_filter
+from gateway.store.audience import device_filter
 from tests.gateway.in_process import InProcessGateway
 
 TAGS, REMOVAL = "/v1/devices/tags", "/v1/devices/removal"

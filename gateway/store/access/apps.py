@@ -3,50 +3,51 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Sequence
 
+from gateway.store.transaction import Transaction
 
-def app_number(connection: sqlite3.Connection, app_id: str) -> int | None:
+
+def app_number(transaction: Transaction, app_id: str) -> int | None:
     """Return the number of an app; None if there is none of this id."""
-    row = connection.execute("SELECT no FROM application WHERE id = ?", (app_id,)).fetchone()
+    row = transaction.execute("SELECT no FROM application WHERE id = ?", (app_id,)).fetchone()
     return None if row is None else int(row[0])
 
 
-def app_numbers(connection: sqlite3.Connection, app_ids: Sequence[str]) -> dict[str, int]:
+def app_numbers(transaction: Transaction, app_ids: Sequence[str]) -> dict[str, int]:
     """Return the numbers of those of these apps that there are, by id."""
-    rows = connection.execute(
+    rows = transaction.execute(
         "SELECT id, no FROM application WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(app_ids),)
     )
     return dict(rows.fetchall())
 
 
-def app_id_of(connection: sqlite3.Connection, app_no: int) -> str:
+def app_id_of(transaction: Transaction, app_no: int) -> str:
     """Return the id of an app, which must be there."""
-    (app_id,) = connection.execute("SELECT id FROM application WHERE no = ?", (app_no,)).fetchone()
+    (app_id,) = transaction.execute("SELECT id FROM application WHERE no = ?", (app_no,)).fetchone()
     return str(app_id)
 
 
-def is_app(connection: sqlite3.Connection, app_no: int, app_id: str) -> bool:
+def is_app(transaction: Transaction, app_no: int, app_id: str) -> bool:
     """Whether an app, which must be there, has this id."""
-    (same,) = connection.execute("SELECT id = ? FROM application WHERE no = ?", (app_id, app_no)).fetchone()
+    (same,) = transaction.execute("SELECT id = ? FROM application WHERE no = ?", (app_id, app_no)).fetchone()
     return bool(same)
 
 
-def count_apps(connection: sqlite3.Connection, most: int) -> int:
+def count_apps(transaction: Transaction, most: int) -> int:
     """Count the apps, up to `most`."""
-    (count,) = connection.execute("SELECT count(*) FROM (SELECT no FROM application LIMIT ?)", (most,)).fetchone()
+    (count,) = transaction.execute("SELECT count(*) FROM (SELECT no FROM application LIMIT ?)", (most,)).fetchone()
     return int(count)
 
 
-def apps_behind(connection: sqlite3.Connection, after: str, only: str | None, limit: int) -> list[tuple[str, int]]:
+def apps_behind(transaction: Transaction, after: str, only: str | None, limit: int) -> list[tuple[str, int]]:
     """List apps behind an id, in the order of their ids: id, and when each was made (ms). `only`: that one."""
-    return connection.execute(
+    return transaction.execute(
         "SELECT id, created_at FROM application WHERE id > ?1 AND (?2 IS NULL OR id = ?2) ORDER BY id LIMIT ?3",
         (after, only, limit),
     ).fetchall()
 
 
-def add_app(connection: sqlite3.Connection, app_id: str, now_ms: int) -> None:
+def add_app(transaction: Transaction, app_id: str, now_ms: int) -> None:
     """Make an app, whose id nobody has. Writer thread."""
-    connection.execute("INSERT INTO application (id, created_at) VALUES (?, ?)", (app_id, now_ms))
+    transaction.execute("INSERT INTO application (id, created_at) VALUES (?, ?)", (app_id, now_ms))

@@ -7,9 +7,10 @@ good; what never ends has no `token_days`. Times are server time in milliseconds
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Sequence
 from typing import Final, NamedTuple, TypeAlias
+
+from gateway.store.transaction import Transaction
 
 Terms: TypeAlias = Sequence[object] | None
 """Of a token that ends: its end, the hash of the token before (hexadecimal, or None), and until when that is good."""
@@ -68,12 +69,12 @@ class ExpiredToken(NamedTuple):
     device_id: str
 
 
-def find_devices(connection: sqlite3.Connection, wanted: Sequence[tuple[str, str]]) -> dict[int, FoundDevice]:
+def find_devices(transaction: Transaction, wanted: Sequence[tuple[str, str]]) -> dict[int, FoundDevice]:
     """Find devices by position in `wanted`: (app id, device id) each. Runs on a reader.
 
     One row for all of them: each row that SQLite hands out is a pass of the interpreter lock to and fro, and a fleet
     that returns asks for thousands."""
-    (rows,) = connection.execute(
+    (rows,) = transaction.execute(
         # CROSS JOIN keeps the order of the tables: from the list to the rows, by index.
         f"SELECT json_group_array(json_array(wanted.key, d.no, a.no, lower(hex(d.token_hash)), {_TERMS}))"
         " FROM json_each(?) AS wanted"
@@ -84,9 +85,9 @@ def find_devices(connection: sqlite3.Connection, wanted: Sequence[tuple[str, str
     return {index: (no, app_no, token_hash, terms) for index, no, app_no, token_hash, terms in json.loads(rows)}
 
 
-def device_tokens(connection: sqlite3.Connection, device_id: str) -> list[DeviceToken]:
+def device_tokens(transaction: Transaction, device_id: str) -> list[DeviceToken]:
     """List the tokens of the live devices that have this id, one of each app at most."""
-    rows = connection.execute(
+    rows = transaction.execute(
         f"SELECT d.no, a.no, a.id, d.token_hash, {_TERMS} FROM application AS a CROSS JOIN device AS d"
         " ON d.app_no = a.no AND d.id = ? AND d.removed_at IS NULL",
         (device_id,),
@@ -98,7 +99,7 @@ def device_tokens(connection: sqlite3.Connection, device_id: str) -> list[Device
 
 
 def rotate_token(
-    connection: sqlite3.Connection,
+    transaction: Transaction,
     app_no: int,
     device_id: str,
     device_no: int | None,
@@ -107,7 +108,7 @@ def rotate_token(
 ) -> NewToken | None:
     """Give a live device a token that voids the one before; None if there is no such device. With a number the id must
     still be that device's. Writer thread."""
-    row = connection.execute(
+    row = transaction.execute(
         f"UPDATE device SET {_NEW_TOKEN} WHERE app_no = ?3 AND id = ?4 AND removed_at IS NULL"
         " AND (?5 IS NULL OR no = ?5) RETURNING token_expires_at",
         (token_hash, now_ms, app_no, device_id, device_no),
@@ -115,17 +116,17 @@ def rotate_token(
     return None if row is None else NewToken(*row)
 
 
-def replace_token(connection: sqlite3.Connection, device_no: int, token_hash: bytes, now_ms: int) -> NewToken:
+def replace_token(transaction: Transaction, device_no: int, token_hash: bytes, now_ms: int) -> NewToken:
     """Give a device, which must be there, a token that voids the one before. Writer thread."""
-    row = connection.execute(
+    row = transaction.execute(
         f"UPDATE device SET {_NEW_TOKEN} WHERE no = ?3 RETURNING token_expires_at", (token_hash, now_ms, device_no)
     ).fetchone()
     return NewToken(*row)
 
 
-def renewable_token(connection: sqlite3.Connection, app_no: int, device_id: str) -> RenewableToken | None:
+def renewable_token(transaction: Transaction, app_no: int, device_id: str) -> RenewableToken | None:
     """Return the token of a live device; None if there is no such device."""
-    row = connection.execute(
+    row = transaction.execute(
         "SELECT no, token_hash, token_days, token_expires_at, previous_token_hash, previous_token_until FROM device"
         " WHERE app_no = ? AND id = ? AND removed_at IS NULL",
         (app_no, device_id),
@@ -134,7 +135,7 @@ def renewable_token(connection: sqlite3.Connection, app_no: int, device_id: str)
 
 
 def renew_token(
-    connection: sqlite3.Connection,
+    transaction: Transaction,
     device_no: int,
     token_hash: bytes,
     expires_at: int,
@@ -142,18 +143,16 @@ def renew_token(
     previous_until: int | None,
 ) -> None:
     """Give a device a token that ends, and keep the one before for a while. Writer thread."""
-    connection.execute(
+    transaction.execute(
         "UPDATE device SET token_hash = ?, token_expires_at = ?, previous_token_hash = ?,"
         " previous_token_until = ? WHERE no = ?",
         (token_hash, expires_at, previous, previous_until, device_no),
     )
 
 
-def expired_tokens(
-    connection: sqlite3.Connection, after: tuple[int, int], now_ms: int, limit: int
-) -> list[ExpiredToken]:
+def expired_tokens(transaction: Transaction, after: tuple[int, int], now_ms: int, limit: int) -> list[ExpiredToken]:
     """List devices whose tokens have ended by now, in the order of (end, device number), behind one of those."""
-    rows = connection.execute(
+    rows = transaction.execute(
         "SELECT d.token_expires_at, d.no, a.id, d.id FROM device AS d JOIN application AS a ON a.no = d.app_no"
         " WHERE d.token_expires_at IS NOT NULL AND d.token_expires_at >= ?1 AND d.token_expires_at <= ?3"
         " AND (d.token_expires_at, d.no) > (?1, ?2) ORDER BY d.token_expires_at, d.no LIMIT ?4",

@@ -5,9 +5,10 @@ Scopes are stored as they are shown: a space-separated subset of `send read devi
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 from typing import NamedTuple
+
+from gateway.store.transaction import Transaction
 
 
 class ValidKey(NamedTuple):
@@ -40,9 +41,9 @@ class ListedKey(NamedTuple):
     revoked_at: int | None
 
 
-def find_key(connection: sqlite3.Connection, secret_hash: bytes) -> ValidKey | None:
+def find_key(transaction: Transaction, secret_hash: bytes) -> ValidKey | None:
     """Return the valid key with this SHA-256; None if there is none. One look-up by index."""
-    row = connection.execute(
+    row = transaction.execute(
         "SELECT k.secret_hash, k.app_no, a.id, k.id, k.scopes, k.name FROM api_key AS k"
         " JOIN application AS a ON a.no = k.app_no WHERE k.secret_hash = ? AND k.revoked_at IS NULL",
         (secret_hash,),
@@ -50,9 +51,9 @@ def find_key(connection: sqlite3.Connection, secret_hash: bytes) -> ValidKey | N
     return None if row is None else ValidKey(*row)
 
 
-def count_valid_keys(connection: sqlite3.Connection, app_id: str) -> int:
+def count_valid_keys(transaction: Transaction, app_id: str) -> int:
     """Count the keys of an app that are not revoked; 0 for an app that is not there."""
-    (valid,) = connection.execute(
+    (valid,) = transaction.execute(
         "SELECT count(*) FROM api_key AS k JOIN application AS a ON a.no = k.app_no"
         " WHERE a.id = ? AND k.revoked_at IS NULL",
         (app_id,),
@@ -61,7 +62,7 @@ def count_valid_keys(connection: sqlite3.Connection, app_id: str) -> int:
 
 
 def add_key(
-    connection: sqlite3.Connection,
+    transaction: Transaction,
     key_id: str,
     app_id: str,
     name: str,
@@ -70,7 +71,7 @@ def add_key(
     now_ms: int,
 ) -> bool:
     """Store a key; False if there is no such app. Writer thread."""
-    stored = connection.execute(
+    stored = transaction.execute(
         "INSERT INTO api_key (id, app_no, name, scopes, secret_hash, created_at)"
         " SELECT ?, no, ?, ?, ?, ? FROM application WHERE id = ?",
         (key_id, name, " ".join(scopes), secret_hash, now_ms, app_id),
@@ -78,27 +79,27 @@ def add_key(
     return stored.rowcount > 0
 
 
-def keys_behind(connection: sqlite3.Connection, app_no: int, after: str, limit: int) -> list[ListedKey]:
+def keys_behind(transaction: Transaction, app_no: int, after: str, limit: int) -> list[ListedKey]:
     """List keys of an app behind an id, in the order of their ids."""
-    rows = connection.execute(
+    rows = transaction.execute(
         "SELECT id, name, scopes, created_at, revoked_at FROM api_key WHERE app_no = ? AND id > ? ORDER BY id LIMIT ?",
         (app_no, after, limit),
     )
     return [ListedKey(*row) for row in rows]
 
 
-def key_of_app(connection: sqlite3.Connection, key_id: str, app_no: int | None) -> StoredKey | None:
+def key_of_app(transaction: Transaction, key_id: str, app_no: int | None) -> StoredKey | None:
     """Return a key of an app, or of whatever app (None); None if there is none."""
-    row = connection.execute(
+    row = transaction.execute(
         "SELECT no, app_no, scopes, revoked_at FROM api_key WHERE id = ?1 AND (?2 IS NULL OR app_no = ?2)",
         (key_id, app_no),
     ).fetchone()
     return None if row is None else StoredKey(*row)
 
 
-def scopes_of_others(connection: sqlite3.Connection, key_no: int, app_no: int, app_id: str) -> list[str]:
+def scopes_of_others(transaction: Transaction, key_no: int, app_no: int, app_id: str) -> list[str]:
     """List the scopes of each other valid key of an app; none if the app has another id than this."""
-    rows = connection.execute(
+    rows = transaction.execute(
         "SELECT k.scopes FROM api_key AS k JOIN application AS a ON a.no = k.app_no"
         " WHERE k.app_no = ? AND k.no <> ? AND k.revoked_at IS NULL AND a.id = ?",
         (app_no, key_no, app_id),
@@ -106,7 +107,7 @@ def scopes_of_others(connection: sqlite3.Connection, key_no: int, app_no: int, a
     return [scopes for (scopes,) in rows]
 
 
-def revoke_key(connection: sqlite3.Connection, key_no: int, now_ms: int) -> None:
+def revoke_key(transaction: Transaction, key_no: int, now_ms: int) -> None:
     """Revoke a key, and remove the sessions that were begun with it. Writer thread."""
-    connection.execute("UPDATE api_key SET revoked_at = ? WHERE no = ?", (now_ms, key_no))
-    connection.execute("DELETE FROM console_session WHERE key_no = ?", (key_no,))
+    transaction.execute("UPDATE api_key SET revoked_at = ? WHERE no = ?", (now_ms, key_no))
+    transaction.execute("DELETE FROM console_session WHERE key_no = ?", (key_no,))

@@ -7,11 +7,12 @@ ones can be named. The way back, from numbers to ids, is for a few devices that 
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from pyroaring import BitMap
+
+from gateway.store.transaction import Transaction
 
 EXAMPLE_DEVICES = 5
 """Devices that are named beside a count: enough to notice a mistake."""
@@ -24,9 +25,9 @@ class DeviceOfApp(NamedTuple):
     app_no: int
 
 
-def device_of_app(connection: sqlite3.Connection, app_id: str, device_id: str) -> DeviceOfApp | None:
+def device_of_app(transaction: Transaction, app_id: str, device_id: str) -> DeviceOfApp | None:
     """Return the live device of this id in the app of that id; None if there is none."""
-    row = connection.execute(
+    row = transaction.execute(
         "SELECT d.no, a.no FROM application AS a CROSS JOIN device AS d"
         " ON d.app_no = a.no AND d.id = ? AND d.removed_at IS NULL WHERE a.id = ?",
         (device_id, app_id),
@@ -34,17 +35,24 @@ def device_of_app(connection: sqlite3.Connection, app_id: str, device_id: str) -
     return None if row is None else DeviceOfApp(*row)
 
 
-def last_device_of_id(connection: sqlite3.Connection, app_no: int, device_id: str) -> int | None:
+def last_device_of_id(transaction: Transaction, app_no: int, device_id: str) -> int | None:
     """Return the number of the device that has an id, or had it last; None if its row has gone too, or never was."""
-    row = connection.execute(
+    row = transaction.execute(
         "SELECT no FROM device WHERE app_no = ? AND id = ? ORDER BY no DESC LIMIT 1", (app_no, device_id)
     ).fetchone()
     return None if row is None else int(row[0])
 
 
-def device_rows(connection: sqlite3.Connection, app_no: int, device_ids: Sequence[str]) -> dict[str, int]:
+def count_devices(transaction: Transaction) -> dict[int, int]:
+    """Count the live devices of each app that has any, all rows of the table."""
+    return dict(
+        transaction.execute("SELECT app_no, count(*) FROM device WHERE removed_at IS NULL GROUP BY app_no").fetchall()
+    )
+
+
+def device_rows(transaction: Transaction, app_no: int, device_ids: Sequence[str]) -> dict[str, int]:
     """Numbers of the live devices among the ids, in no particular order."""
-    (text,) = connection.execute(
+    (text,) = transaction.execute(
         # One row, because each is a pass of the interpreter lock.
         # CROSS: in this order. Left alone, SQLite walks all devices of the app and the list for each of them.
         "SELECT json_group_object(d.id, d.no) FROM json_each(?) AS wanted CROSS JOIN device AS d"
@@ -55,9 +63,9 @@ def device_rows(connection: sqlite3.Connection, app_no: int, device_ids: Sequenc
     return found
 
 
-def device_ids(connection: sqlite3.Connection, devices: BitMap, count: int = EXAMPLE_DEVICES) -> list[str]:
+def device_ids(transaction: Transaction, devices: BitMap, count: int = EXAMPLE_DEVICES) -> list[str]:
     """The ids of the first devices among these."""
-    (text,) = connection.execute(
+    (text,) = transaction.execute(
         "SELECT json_group_array(d.id) FROM json_each(?) AS w CROSS JOIN device AS d ON d.no = w.value",
         (str(devices[:count].to_array().tolist()),),
     ).fetchone()

@@ -5,11 +5,11 @@ Times are server time in milliseconds.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from gateway.store.rows import insert_rows
+from gateway.store.transaction import Transaction
 
 _COLUMNS: Final = "id, batch, app_no, code_hash, device, created_at, created_by, expires_at"
 _SPENDING: Final = "i.expires_at, i.used_at, i.nonce_hash, i.answers"
@@ -78,25 +78,25 @@ class SpentInvitation(NamedTuple):
     spending: Spending
 
 
-def count_invitations(connection: sqlite3.Connection, app_no: int) -> int:
+def count_invitations(transaction: Transaction, app_no: int) -> int:
     """Count the invitations of an app that are kept."""
-    (kept,) = connection.execute("SELECT count(*) FROM invitation WHERE app_no = ?", (app_no,)).fetchone()
+    (kept,) = transaction.execute("SELECT count(*) FROM invitation WHERE app_no = ?", (app_no,)).fetchone()
     return int(kept)
 
 
 def add_invitations(
-    connection: sqlite3.Connection, app_no: int, invitations: Sequence[NewInvitationRow], by: str, now_ms: int
+    transaction: Transaction, app_no: int, invitations: Sequence[NewInvitationRow], by: str, now_ms: int
 ) -> None:
     """Store invitations that the key `by` has made. Writer thread."""
     rows = [
         (made.invitation_id, made.batch, app_no, made.code_hash, made.device, now_ms, by, made.expires_at)
         for made in invitations
     ]
-    insert_rows(connection, "invitation", _COLUMNS, rows)
+    insert_rows(transaction, "invitation", _COLUMNS, rows)
 
 
 def invitations_behind(
-    connection: sqlite3.Connection,
+    transaction: Transaction,
     app_no: int,
     after: int,
     batch: str | None,
@@ -110,7 +110,7 @@ def invitations_behind(
         also, values = " AND i.batch = ?", [batch]
     if state is not None:
         also, values = f"{also} AND {_STATE} = ?", [*values, now_ms, state]
-    rows = connection.execute(
+    rows = transaction.execute(
         "SELECT i.no, i.id, i.batch, i.device, i.created_at, i.created_by, i.expires_at, i.used_at, d.id,"
         f" {_STATE} FROM invitation AS i LEFT JOIN device AS d ON d.no = i.device_no"
         f" WHERE i.app_no = ? AND i.no > ?{also} ORDER BY i.no LIMIT ?",
@@ -119,26 +119,26 @@ def invitations_behind(
     return map(ListedInvitation._make, rows)
 
 
-def remove_invitations(connection: sqlite3.Connection, app_no: int, id_or_batch: str, most: int) -> int:
+def remove_invitations(transaction: Transaction, app_no: int, id_or_batch: str, most: int) -> int:
     """Remove an invitation, or up to `most` open ones of a batch; how many. Writer thread."""
-    return connection.execute(
+    return transaction.execute(
         "DELETE FROM invitation WHERE no IN (SELECT no FROM invitation WHERE app_no = ?1 AND"
         " (id = ?2 OR (batch = ?2 AND used_at IS NULL)) LIMIT ?3)",
         (app_no, id_or_batch, most),
     ).rowcount
 
 
-def has_invitation(connection: sqlite3.Connection, app_no: int, id_or_batch: str) -> bool:
+def has_invitation(transaction: Transaction, app_no: int, id_or_batch: str) -> bool:
     """Whether an app has an invitation with this id, or in this batch."""
-    row = connection.execute(
+    row = transaction.execute(
         "SELECT 1 FROM invitation WHERE app_no = ?1 AND (id = ?2 OR batch = ?2)", (app_no, id_or_batch)
     ).fetchone()
     return row is not None
 
 
-def find_invitation(connection: sqlite3.Connection, code_hash: bytes) -> FoundInvitation | None:
+def find_invitation(transaction: Transaction, code_hash: bytes) -> FoundInvitation | None:
     """Return the invitation of a code by its SHA-256; None if nobody has this code. One look-up by index."""
-    row = connection.execute(
+    row = transaction.execute(
         f"SELECT i.no, i.app_no, a.id, i.code_hash, i.device, {_SPENDING} FROM invitation AS i"
         " JOIN application AS a ON a.no = i.app_no WHERE i.code_hash = ?",
         (code_hash,),
@@ -149,9 +149,9 @@ def find_invitation(connection: sqlite3.Connection, code_hash: bytes) -> FoundIn
     return FoundInvitation(no, app_no, app_id, found_hash, device, Spending(*spending))
 
 
-def spent_invitation(connection: sqlite3.Connection, no: int) -> SpentInvitation | None:
+def spent_invitation(transaction: Transaction, no: int) -> SpentInvitation | None:
     """Return an invitation that is being spent; None if it was removed."""
-    row = connection.execute(
+    row = transaction.execute(
         f"SELECT i.id, i.app_no, d.no, d.id, d.connected_at, {_SPENDING}"
         " FROM invitation AS i LEFT JOIN device AS d ON d.no = i.device_no AND d.removed_at IS NULL WHERE i.no = ?",
         (no,),
@@ -162,14 +162,14 @@ def spent_invitation(connection: sqlite3.Connection, no: int) -> SpentInvitation
     return SpentInvitation(invitation_id, app_no, device_no, device_id, connected_at, Spending(*spending))
 
 
-def note_use(connection: sqlite3.Connection, no: int, device_no: int, nonce_hash: bytes | None, now_ms: int) -> None:
+def note_use(transaction: Transaction, no: int, device_no: int, nonce_hash: bytes | None, now_ms: int) -> None:
     """Note the device that an invitation has become, with its first answer. Writer thread."""
-    connection.execute(
+    transaction.execute(
         "UPDATE invitation SET used_at = ?, device_no = ?, nonce_hash = ?, answers = 1 WHERE no = ?",
         (now_ms, device_no, nonce_hash, no),
     )
 
 
-def note_repetition(connection: sqlite3.Connection, no: int) -> None:
+def note_repetition(transaction: Transaction, no: int) -> None:
     """Note a further answer for the code of an invitation. Writer thread."""
-    connection.execute("UPDATE invitation SET answers = answers + 1 WHERE no = ?", (no,))
+    transaction.execute("UPDATE invitation SET answers = answers + 1 WHERE no = ?", (no,))

@@ -6,9 +6,10 @@ The server's memory is ahead of the rows by a minute (`people/sessions`). Times 
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
+
+from gateway.store.transaction import Transaction
 
 
 class SessionRow(NamedTuple):
@@ -31,9 +32,9 @@ class SessionRow(NamedTuple):
     """When it ends however much it is used."""
 
 
-def live_sessions(connection: sqlite3.Connection, now_ms: int, idle_since: int) -> list[SessionRow]:
+def live_sessions(transaction: Transaction, now_ms: int, idle_since: int) -> list[SessionRow]:
     """List the sessions that have not ended, the least lately used first. Runs on a reader."""
-    rows = connection.execute(
+    rows = transaction.execute(
         "SELECT s.id, s.token_hash, s.app_no, a.id, coalesce(k.id, s.person_id), s.name, s.scopes, s.created_at,"
         " s.used_at, s.ends_at FROM console_session AS s JOIN application AS a ON a.no = s.app_no"
         " LEFT JOIN api_key AS k ON k.no = s.key_no"
@@ -43,13 +44,15 @@ def live_sessions(connection: sqlite3.Connection, now_ms: int, idle_since: int) 
     return [SessionRow(*row) for row in rows]
 
 
-def add_session(connection: sqlite3.Connection, session: SessionRow, is_person: bool) -> bool:
+def add_session(transaction: Transaction, session: SessionRow, is_person: bool) -> bool:
     """Store a session; False if the key that holds it is not valid any more. `is_person`: no key holds it, but a
     person. Runs on the *writer thread*."""
-    key = connection.execute("SELECT no FROM api_key WHERE id = ? AND revoked_at IS NULL", (session.holder,)).fetchone()
+    key = transaction.execute(
+        "SELECT no FROM api_key WHERE id = ? AND revoked_at IS NULL", (session.holder,)
+    ).fetchone()
     if key is None and not is_person:
         return False
-    connection.execute(
+    transaction.execute(
         "INSERT INTO console_session (id, token_hash, app_no, key_no, person_id, name, scopes, created_at, used_at,"
         " ends_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
@@ -68,22 +71,22 @@ def add_session(connection: sqlite3.Connection, session: SessionRow, is_person: 
     return True
 
 
-def is_session_stored(connection: sqlite3.Connection, session_id: str) -> bool:
+def is_session_stored(transaction: Transaction, session_id: str) -> bool:
     """Whether a session has its row."""
-    return connection.execute("SELECT 1 FROM console_session WHERE id = ?", (session_id,)).fetchone() is not None
+    return transaction.execute("SELECT 1 FROM console_session WHERE id = ?", (session_id,)).fetchone() is not None
 
 
-def renew_sessions(connection: sqlite3.Connection, used: Mapping[str, int]) -> None:
+def renew_sessions(transaction: Transaction, used: Mapping[str, int]) -> None:
     """Write when sessions were last used, by their ids. Runs on the *writer thread*."""
-    connection.execute(
+    transaction.execute(
         "UPDATE console_session SET used_at = u.value FROM json_each(?) AS u WHERE console_session.id = u.key",
         (json.dumps(used),),
     )
 
 
-def remove_sessions(connection: sqlite3.Connection, session_ids: Sequence[str]) -> None:
+def remove_sessions(transaction: Transaction, session_ids: Sequence[str]) -> None:
     """Remove the rows of sessions. Runs on the *writer thread*."""
     if session_ids:
-        connection.execute(
+        transaction.execute(
             "DELETE FROM console_session WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(session_ids),)
         )

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from pyroaring import BitMap
 
 from gateway.audience import topics
-from gateway.audience.topics import change_members, change_own_topics, remove_from_topics, topics_of
+from gateway.audience.topics import change_members, change_own_topics
 from gateway.errors import Problem
 from gateway.store.audience.device_sets import ALL_TAG, add_devices, devices_of_set, largest_tags, topic_set
+from gateway.store.audience.topics import remove_from_topics, topics_of
 from tests.gateway.delivery.machinery import add_device, fresh_database
 
 APP = 1

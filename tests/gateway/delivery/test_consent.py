@@ -14,9 +14,9 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from gateway.audience.policy import ChannelFields, ConsentPolicy, NewChannel, Policy, WhenDenied
-from gateway.audience.topics import topics_of
 from gateway.delivery.engine import Body, Message
 from gateway.delivery.submission import AcceptedPush
+from gateway.store.audience.topics import topics_of
 from tests.gateway.delivery.world import ALERT, APP, World
 
 

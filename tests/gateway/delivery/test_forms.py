@@ -18,7 +18,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.audience.device_filter import DeviceFilter
 from gateway.audience.enrolments import EnrolmentQuota
 from gateway.delivery import device_deliveries, device_timeline, history_pages
 from gateway.delivery.analytics import By
@@ -34,6 +33,7 @@ from gateway.errors import Problem
 from gateway.measurements import DeliveryCensus
 from gateway.pages import ListPage
 from gateway.store.audience import device_sets
+from gateway.store.audience.device_filter import DeviceFilter
 from gateway.store.audience.device_sets import add_to_sets
 from gateway.store.deliveries import delivery_sets
 from tests.gateway.delivery.conftest import store_everything_as_sets
