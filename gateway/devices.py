@@ -29,7 +29,6 @@ from gateway.delivery.push import DeviceId
 from gateway.delivery.receipts import MAX_ATTRIBUTES_BYTES
 from gateway.delivery.reports import cursor_number
 from gateway.delivery.uplink import uplink_content
-from gateway.delivery.whole_deliveries import waiting_counts
 from gateway.described_model import DescribedModel
 from gateway.device_topics import client_id, device_topics
 from gateway.errors import Problem, RateLimited, problem
@@ -46,6 +45,7 @@ from gateway.store.audience.topics import remove_from_topics, topics_of
 from gateway.store.audited_writes import about
 from gateway.store.database import Database
 from gateway.store.deliveries.delivery_sets import devices_with_waiting
+from gateway.store.deliveries.whole_deliveries import waiting_counts
 from gateway.store.rows import insert_rows
 from gateway.store.transaction import Transaction
 from gateway.timestamps import rfc3339, rfc3339_or_none

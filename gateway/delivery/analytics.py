@@ -32,7 +32,6 @@ from weakref import WeakValueDictionary
 
 from gateway.audience.policy import PolicyStore
 from gateway.audience.time_zones import time_zone
-from gateway.delivery.campaign_parts import add_up_campaigns
 from gateway.delivery.ledger import Ledger
 from gateway.errors import problem
 from gateway.store.analytics.funnels import (
@@ -56,6 +55,7 @@ from gateway.store.analytics.funnels import (
     uncounted_pushes,
 )
 from gateway.store.database import Database
+from gateway.store.deliveries.campaign_parts import add_up_campaigns
 from gateway.store.deliveries.pushes import push_number
 from gateway.store.protocols import Timers
 from gateway.store.transaction import Transaction

@@ -12,9 +12,7 @@ anybody waits: one statement for all of them, so that nothing else has to know o
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import sqlite3
 from collections.abc import Coroutine
 from contextlib import closing
 from typing import Any, NamedTuple
@@ -26,8 +24,8 @@ from gateway.delivery.waiting_callers import WaitingCallers
 from gateway.delivery_states import DeliveryState
 from gateway.errors import problem
 from gateway.store.database import Database
-from gateway.store.deliveries.conditions import IS_WAITING
 from gateway.store.deliveries.pushes import push_number
+from gateway.store.deliveries.whole_deliveries import moved_on
 from gateway.store.protocols import Timers
 
 log = logging.getLogger(__name__)
@@ -99,7 +97,7 @@ class AwaitedPushes:
 
     async def _delivery(self, app_no: int, push_id: str, wait_seconds: float) -> dict[str, Any] | None:
         """The delivery, when it is more than waiting or sent; None if it is not within the seconds."""
-        push_no = await self._database.read_soon(lambda connection: push_number(connection, app_no, push_id))
+        push_no = await self._database.read_soon(lambda transaction: push_number(transaction, app_no, push_id))
         if push_no is None:  # a repetition of what retention has removed
             return None
         event = asyncio.Event()
@@ -139,16 +137,7 @@ class AwaitedPushes:
 
     def _find_changed(self) -> None:
         """Look which of the awaited pushes have changed otherwise than by an acknowledgement."""
-        awaited = json.dumps(list(self._waiting))
-
-        def read(connection: sqlite3.Connection) -> list[int]:
-            # A push to a single device has a row; a thousand of them are found in a millisecond.
-            rows = connection.execute(
-                "SELECT w.value FROM json_each(?) AS w CROSS JOIN delivery AS d ON d.push_no = w.value"
-                f" WHERE NOT (d.state {IS_WAITING}) AND d.state <> {DeliveryState.SENT:d}",
-                (awaited,),
-            )
-            return [push_no for (push_no,) in rows]
+        awaited = list(self._waiting)
 
         def on_done(changed: list[int]) -> None:
             self._is_scheduled = False
@@ -160,4 +149,4 @@ class AwaitedPushes:
             log.warning("awaited pushes cannot be looked at, trying again: %s", error)
             on_done([])
 
-        self._database.look_up(read, on_done, on_error)
+        self._database.look_up(lambda transaction: moved_on(transaction, awaited), on_done, on_error)

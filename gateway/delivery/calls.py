@@ -17,7 +17,6 @@ from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.push import MAX_TTL_SECONDS, EncryptedPush, PushRequest, SignedPush
 from gateway.delivery.submission import AppRef
 from gateway.delivery.waiting_callers import WaitingCallers
-from gateway.delivery.whole_deliveries import whole_delivery
 from gateway.delivery_handles import handle_of
 from gateway.delivery_states import DeliveryState
 from gateway.described_model import DescribedModel
@@ -26,6 +25,7 @@ from gateway.names import Name
 from gateway.store.audited_writes import open_attempt
 from gateway.store.database import Database
 from gateway.store.deliveries.pushes import push_number
+from gateway.store.deliveries.whole_deliveries import whole_delivery
 
 MAX_WAIT_SECONDS = 120
 """Seconds: common proxies give up on a silent request soon after."""

@@ -17,16 +17,17 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from gateway.delivery.delivery_description import describe_delivery
 from gateway.delivery.history_pages import HistoryPage, SliceSize, fill_history, search_history
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.push_texts import shown_text
-from gateway.delivery.whole_deliveries import WholeDelivery, describe_delivery, member_of
 from gateway.delivery_states import PRIORITIES, DeliveryState
 from gateway.pages import to_json
 from gateway.store.audience.device_sets import SEGMENT_BITS
 from gateway.store.database import Database
 from gateway.store.deliveries.delivery_sets import outcomes_of, pushes_waiting_for
 from gateway.store.deliveries.device_history import Slice
+from gateway.store.deliveries.whole_deliveries import WholeDelivery, member_of
 from gateway.timestamps import rfc3339
 
 FIRST_PUSHES, MOST_PUSHES = 5_000, 50_000

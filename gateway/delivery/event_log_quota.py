@@ -13,36 +13,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sqlite3
 from collections import deque
-from dataclasses import dataclass
-from typing import NamedTuple
 
 from gateway.store.database import Database
-from gateway.store.deliveries.event_log import remove_events_to
+from gateway.store.deliveries.event_log import MeasuredEntries, measure_entries, remove_events_to
 
 log = logging.getLogger(__name__)
 
 QUOTA_BYTES = 256 * 1024 * 1024
 """Bytes of an app's events: a week of three million acknowledged pushes to one device each, or the last 250 of the
 largest messages that devices can send; and four apps with as much fit into a gibibyte."""
-ENTRY_BYTES = 64
-"""Size of an entry besides its text, with its place in the index, about."""
-MEASURED_ENTRIES = 1_000
-"""Entries that one look measures, about 1 ms of a reader unless they are large."""
 CHUNK_BYTES = 4 * 1024 * 1024
 CHUNK_ENTRIES = 2_000
 """Entries that leave in one operation: about 10 ms of the writer."""
 CHUNKS_TOGETHER = 16
 """Chunks that leave together."""
-
-
-@dataclass(slots=True)
-class _Chunk:
-    to: int
-    """The number of its last entry."""
-    entries: int
-    size: int
 
 
 class _Part:
@@ -51,12 +36,12 @@ class _Part:
     __slots__ = ("chunks", "full", "size")
 
     def __init__(self) -> None:
-        self.chunks: deque[_Chunk] = deque()
+        self.chunks: deque[MeasuredEntries] = deque()
         self.size = 0
         self.full = False
         """Whether the log says already that it is full."""
 
-    def grow(self, added: _Chunk) -> None:
+    def grow(self, added: MeasuredEntries) -> None:
         self.size += added.size
         last = self.chunks[-1] if self.chunks else None
         if last is None or last.entries + added.entries > CHUNK_ENTRIES or last.size + added.size > CHUNK_BYTES:
@@ -69,25 +54,16 @@ class _Part:
         while self.chunks and self.chunks[0].to <= to:
             self.size -= self.chunks.popleft().size
 
-    def too_much(self) -> list[_Chunk]:
+    def too_much(self) -> list[MeasuredEntries]:
         """The oldest chunks, without which there is room; at most CHUNKS_TOGETHER."""
         size = self.size
-        found: list[_Chunk] = []
+        found: list[MeasuredEntries] = []
         for chunk in self.chunks:
             if size <= QUOTA_BYTES or len(found) == CHUNKS_TOGETHER:
                 break
             size -= chunk.size
             found.append(chunk)
         return found
-
-
-class _Measurement(NamedTuple):
-    grown: dict[int, _Chunk]
-    """New chunks by app."""
-    seen: int
-    more: bool
-    left: list[tuple[int, int]]
-    """(app, up to which entry)."""
 
 
 class EventLogQuota:
@@ -114,11 +90,13 @@ class EventLogQuota:
             return
         more = True
         while more:
-            measurement = await self._database.read(lambda connection: measure(connection, self._seen))
+            measurement = await self._database.read(
+                lambda transaction: measure_entries(transaction, self._seen, CHUNK_BYTES)
+            )
             self._seen, more = measurement.seen, measurement.more
             for app_no, chunk in measurement.grown.items():
                 self._parts.setdefault(app_no, _Part()).grow(chunk)
-            for app_no, to in measurement.left:
+            for app_no, to in measurement.removed:
                 if app_no in self._parts:
                     self._parts[app_no].shrink(to)
         for app_no, part in self._parts.items():
@@ -138,24 +116,4 @@ class EventLogQuota:
             part.shrink(chunks[-1].to)
 
     async def _remove(self, app_no: int, to: int) -> int:
-        return await self._database.write(lambda connection: remove_events_to(connection, to, app_no))
-
-
-def measure(connection: sqlite3.Connection, after: int) -> _Measurement:
-    """Measure the entries behind this one, until that is enough for a chunk. Reader thread."""
-    grown: dict[int, _Chunk] = {}
-    room, count = CHUNK_BYTES, 0
-    rows = connection.execute(
-        "SELECT no, app_no, ? + coalesce(length(CAST(content AS BLOB)), 0) + coalesce(length(devices), 0)"
-        " FROM event WHERE no > ? AND app_no > 0 ORDER BY no LIMIT ?",
-        (ENTRY_BYTES, after, MEASURED_ENTRIES),
-    )
-    for no, app_no, size in rows:
-        chunk = grown.setdefault(app_no, _Chunk(no, 0, 0))
-        chunk.to, chunk.entries, chunk.size = no, chunk.entries + 1, chunk.size + size
-        after, room, count = no, room - size, count + 1
-        if room <= 0:
-            break
-    rows.close()
-    left = connection.execute("SELECT no, events_lost_to FROM application WHERE events_lost_to > 0").fetchall()
-    return _Measurement(grown, after, count == MEASURED_ENTRIES or room <= 0, left)
+        return await self._database.write(lambda transaction: remove_events_to(transaction, to, app_no))

@@ -8,11 +8,10 @@ BYTES_OF_APP, its oldest answers are forgotten before their day is over: those o
 from __future__ import annotations
 
 import logging
-import sqlite3
 from collections import Counter
-from typing import NamedTuple
 
 from gateway.store.database import Database
+from gateway.store.deliveries.idempotency import MINUTE_MS, RECORD_BYTES, app_numbers, forget_answers, measure_records
 
 log = logging.getLogger(__name__)
 
@@ -20,18 +19,6 @@ BYTES_OF_APP = 256 * 1024 * 1024
 """Bytes of one app's answers: two million for pushes to known devices, 20 a second all day."""
 KEPT_SHARE = 0.9
 """Share of the bound that is kept when it was passed."""
-RECORD_BYTES = 80
-"""Size of a record besides its key and answer, with its place in the index, about."""
-RECORDS_TOGETHER = 2_000
-"""Records that one operation looks at, about 2 ms."""
-MINUTE_MS = 60_000
-
-
-class _Measured(NamedTuple):
-    sizes: dict[int, int]
-    """Bytes by the minute in which they were stored."""
-    last: str | None
-    """Key to go on behind; None: that was all."""
 
 
 class IdempotencyQuota:
@@ -52,10 +39,7 @@ class IdempotencyQuota:
     async def run(self) -> None:
         """Measure and forget until the bound is kept. Called a few times a second; not again before it ends."""
         if not self._loaded:
-            apps = await self._database.read(
-                lambda connection: connection.execute("SELECT no FROM application").fetchall()
-            )
-            for (app_no,) in apps:
+            for app_no in await self._database.read(app_numbers):
                 self._sizes[app_no] = sum((await self._measure(app_no)).values())
             self._loaded = True
         for app_no in [app_no for app_no, size in self._sizes.items() if size > BYTES_OF_APP]:
@@ -67,7 +51,7 @@ class IdempotencyQuota:
         while after is not None:
             seen = after
             found = await self._database.read(
-                lambda connection: measure(connection, app_no, seen)  # noqa: B023  awaited here
+                lambda transaction: measure_records(transaction, app_no, seen)  # noqa: B023  awaited here
             )
             sizes.update(found.sizes)
             after = found.last
@@ -96,38 +80,6 @@ class IdempotencyQuota:
         while after is not None:
             seen = after
             count, after = await self._database.write(
-                lambda connection: forget(connection, app_no, seen, end)  # noqa: B023  awaited here
+                lambda transaction: forget_answers(transaction, app_no, seen, end)  # noqa: B023  awaited here
             )
             self.removed += count
-
-
-def measure(connection: sqlite3.Connection, app_no: int, after: str) -> _Measured:
-    """Measure some of an app's records, those with keys behind this one. Reader thread."""
-    rows = connection.execute(
-        "SELECT key, created_at, length(CAST(key AS BLOB)) + length(CAST(response AS BLOB)) FROM idempotency_record"
-        " WHERE app_no = ? AND key > ? ORDER BY key LIMIT ?",
-        (app_no, after, RECORDS_TOGETHER),
-    ).fetchall()
-    sizes: Counter[int] = Counter()
-    for _, created_at, size in rows:
-        sizes[created_at // MINUTE_MS] += size + RECORD_BYTES
-    return _Measured(sizes, rows[-1][0] if len(rows) == RECORDS_TOGETHER else None)
-
-
-def forget(connection: sqlite3.Connection, app_no: int, after: str, before: int) -> tuple[int, str | None]:
-    """Forget some of an app's records that were stored before a time, those with keys behind this one. Writer thread.
-
-    Answers how many, and the key to go on behind.
-    """
-    keys = connection.execute(
-        "SELECT key FROM idempotency_record WHERE app_no = ? AND key > ? ORDER BY key LIMIT ?",
-        (app_no, after, RECORDS_TOGETHER),
-    ).fetchall()
-    if not keys:
-        return 0, None
-    last = keys[-1][0]
-    count = connection.execute(
-        "DELETE FROM idempotency_record WHERE app_no = ? AND key > ? AND key <= ? AND created_at < ?",
-        (app_no, after, last, before),
-    ).rowcount
-    return count, last if len(keys) == RECORDS_TOGETHER else None

@@ -37,13 +37,11 @@ from typing import TypeVar
 
 from pyroaring import BitMap
 
-from gateway.delivery.attempts import count_attempts
 from gateway.delivery.engine import ReasonCode
 from gateway.delivery.push import ActivePush, ActivePushes, load_pushes
-from gateway.delivery.stale_deliveries import end_stale_rows, recover_rows
-from gateway.delivery.whole_deliveries import whole_delivery
 from gateway.delivery_handles import DEVICE_BITS, DEVICE_MASK, handle_of
 from gateway.delivery_states import DeliveryState
+from gateway.store.deliveries.attempts import count_attempts
 from gateway.store.deliveries.ledger_statements import (
     ENDED_DELIVERIES,
     end_devices,
@@ -55,6 +53,8 @@ from gateway.store.deliveries.ledger_statements import (
     waiting_handles,
 )
 from gateway.store.deliveries.pushes import push_number
+from gateway.store.deliveries.stale_deliveries import end_stale_rows, recover_rows
+from gateway.store.deliveries.whole_deliveries import whole_delivery
 from gateway.store.protocols import Timers, Writer
 
 log = logging.getLogger(__name__)

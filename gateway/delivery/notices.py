@@ -19,10 +19,10 @@ from itertools import islice
 from typing import Any
 
 from gateway.delivery.consent import PreferenceStore
-from gateway.delivery.whole_deliveries import whole_deliveries
 from gateway.delivery_states import DeliveryState
 from gateway.device_topics import device_topic
 from gateway.store.database import Database
+from gateway.store.deliveries.whole_deliveries import whole_deliveries
 
 log = logging.getLogger(__name__)
 

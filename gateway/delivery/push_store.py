@@ -19,7 +19,6 @@ from gateway.delivery.acceptance_queue import FEW_DELIVERIES
 from gateway.delivery.attachments import fetch_within
 from gateway.delivery.consent import unwanted, unwanted_selected
 from gateway.delivery.digest import PushNumbers
-from gateway.delivery.idempotency_records import remember_answers, remembered_answer
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.mailbox_limits import EnforcedLimits, MailboxLimits
 from gateway.delivery.push_texts import insert_texts
@@ -30,6 +29,7 @@ from gateway.delivery.submission import (
     key_reused,
     new_push_ids,
     nobody_known,
+    remembered_answer,
 )
 from gateway.delivery_handles import DEVICE_BITS, DEVICE_MASK
 from gateway.delivery_states import DeliveryState
@@ -39,6 +39,7 @@ from gateway.store.audience.devices import device_rows
 from gateway.store.audience.preferences import preferences_of
 from gateway.store.deliveries import delivery_sets
 from gateway.store.deliveries.delivery_sets import insert_set
+from gateway.store.deliveries.idempotency import remember_answers
 from gateway.store.deliveries.ledger_statements import (
     end_devices,
     insert_listed_rows,

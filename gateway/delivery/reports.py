@@ -15,7 +15,7 @@ from itertools import islice
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from gateway.delivery.campaign_parts import campaign_members
+from gateway.delivery.delivery_description import describe_delivery
 from gateway.delivery.delivery_reasons import count_in_flight, count_reasons
 from gateway.delivery.escalation_rows import (
     EscalationState,
@@ -26,17 +26,18 @@ from gateway.delivery.escalation_rows import (
     step_numbers,
 )
 from gateway.delivery.ledger import Ledger
-from gateway.delivery.plan_parts import plan_members
 from gateway.delivery.push_texts import described_text, has_texts, page_of_texts, template_of, text_of_device
-from gateway.delivery.whole_deliveries import WholeDelivery, describe_delivery, whole_deliveries, whole_delivery
 from gateway.delivery_states import PRIORITIES, DeliveryState
 from gateway.errors import Problem, problem
 from gateway.pages import ListPage, fill_page
 from gateway.store.analytics.forecasts import KeptForecast, read_forecasts
 from gateway.store.database import Database
+from gateway.store.deliveries.campaign_parts import campaign_members
 from gateway.store.deliveries.conditions import IS_WAITING
 from gateway.store.deliveries.delivery_sets import pushes_waiting_for, state_counts
+from gateway.store.deliveries.plan_parts import plan_members
 from gateway.store.deliveries.pushes import push_number
+from gateway.store.deliveries.whole_deliveries import WholeDelivery, whole_deliveries, whole_delivery
 from gateway.timestamps import rfc3339, rfc3339_or_none
 
 # Made once: the enumeration takes longer to say a name than the database to count a push.

@@ -17,7 +17,6 @@ import sqlite3
 from dataclasses import dataclass
 
 from gateway.delivery.escalation_rows import remove_escalations
-from gateway.delivery.plan_parts import remove_parts
 from gateway.delivery.push_texts import MARK, forget_templates, remove_texts
 from gateway.delivery.reports import count_states
 from gateway.store.analytics.forecasts import remove_forecasts
@@ -27,6 +26,7 @@ from gateway.store.database import Database
 from gateway.store.deliveries.conditions import IS_WAITING
 from gateway.store.deliveries.delivery_sets import remove_sets
 from gateway.store.deliveries.event_log import remove_events
+from gateway.store.deliveries.plan_parts import remove_parts
 
 SLICE_ROWS = 2_000
 """Rows that one operation removes: about 10 ms of the writer."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import secrets
-import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
 from pydantic import StringConstraints
 from pyroaring import BitMap
@@ -18,7 +17,9 @@ from gateway.delivery.push_texts import PreparedText, PushTexts, mark
 from gateway.delivery_states import PRIORITIES
 from gateway.errors import Problem, problem
 from gateway.store.audited_writes import Attempt
+from gateway.store.deliveries.idempotency import answer_of_key
 from gateway.store.errors import OutcomeUnknown, storage_problem
+from gateway.store.transaction import Transaction
 
 MAX_KEY_CHARACTERS = 255
 """Characters of an idempotency key."""
@@ -65,13 +66,13 @@ class Submission(NamedTuple):
 class StoredAlong(Protocol):
     """Stores more along with a push, in the same operation, and chooses its devices: for a step of a duty."""
 
-    def choose(self, connection: sqlite3.Connection, pending: PendingPush, now_ms: int) -> Problem | None:
+    def choose(self, transaction: Transaction, pending: PendingPush, now_ms: int) -> Problem | None:
         """Note in the push for which devices it is; the problem that it is refused with, if it is.
 
         Writer thread; may be called again, after everything was rolled back.
         """
 
-    def store(self, connection: sqlite3.Connection, pending: PendingPush, now_ms: int) -> None:
+    def store(self, transaction: Transaction, pending: PendingPush, now_ms: int) -> None:
         """Store what belongs to the push, whose number and devices are known. Writer thread."""
 
     def stored(self, pending: PendingPush) -> None:
@@ -288,6 +289,16 @@ def key_reused(key: str) -> Problem:
         "idempotency_key_reused",
         "this Idempotency-Key was used with another body; send each new push under a key of its own",
     )
+
+
+def remembered_answer(
+    transaction: Transaction, app_no: int, key: str, body_hash: bytes | None, after_ms: int
+) -> dict[str, Any] | Problem | None:
+    """The answer that an app's key was given behind a time; Problem 422 if that was to another body. Any thread."""
+    found = answer_of_key(transaction, app_no, key, after_ms)
+    if found is None:
+        return None
+    return found.answer if found.body_hash == body_hash else key_reused(key)
 
 
 def new_push_ids(count: int, now_ms: int) -> list[str]:

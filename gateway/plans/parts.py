@@ -19,12 +19,12 @@ from pydantic import ValidationError
 from pyroaring import BitMap
 
 from gateway.delivery.acceptance import Acceptance
-from gateway.delivery.plan_parts import PlanKind, insert_part
 from gateway.delivery.push import PushRequest
 from gateway.delivery.push_timing import SCHEDULE_FIELDS
 from gateway.delivery.submission import AppRef, PendingPush, StoredAlong, Submission
 from gateway.errors import Problem, problem
 from gateway.store.audience.device_sets import live_devices, pack, segments_of, stored_devices, unpack
+from gateway.store.deliveries.plan_parts import PlanKind, insert_part
 from gateway.store.rows import insert_rows
 
 _WITHOUT_TIMES = dict.fromkeys(SCHEDULE_FIELDS)

@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 
 from pyroaring import BitMap
 
-from gateway.delivery.plan_parts import PlanKind
 from gateway.plans.parts import clear_waiting, insert_waiting, readable_request, remove_from_waiting
 from gateway.store.deliveries.event_log import log_of_app
+from gateway.store.deliveries.plan_parts import PlanKind
 from gateway.timestamps import rfc3339_of_wall
 
 RUNS_KEPT = 100

@@ -20,13 +20,11 @@ from pydantic import ConfigDict, StringConstraints
 
 from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.escalations import Escalations
-from gateway.delivery.idempotency_records import remember_answers, remembered_answer
 from gateway.delivery.ledger import Ledger
-from gateway.delivery.plan_parts import parts_of_run
 from gateway.delivery.push import PushRequest
 from gateway.delivery.push_timing import DATES_OF_DAY, DEVICE_ZONE, SCHEDULE_FIELDS, Repeat, has_few_dates, scheduled_by
 from gateway.delivery.reports import cursor_number, read_counts
-from gateway.delivery.submission import AppRef, Submission, nobody_known
+from gateway.delivery.submission import AppRef, Submission, nobody_known, remembered_answer
 from gateway.described_model import DescribedModel
 from gateway.errors import Problem, problem
 from gateway.pages import ListPage, fill_page
@@ -40,6 +38,8 @@ from gateway.printable import Printable
 from gateway.store.audience.devices import device_rows
 from gateway.store.audited_writes import about
 from gateway.store.database import Database
+from gateway.store.deliveries.idempotency import remember_answers
+from gateway.store.deliveries.plan_parts import parts_of_run
 from gateway.timestamps import rfc3339, rfc3339_of_wall, rfc3339_or_none, wall_time
 
 SCHEDULES_OF_APP = 1_000

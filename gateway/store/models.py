@@ -250,7 +250,7 @@ class Push(SQLModel, table=True):
 
 
 class FailedAttempt(SQLModel, table=True):
-    """Count of the times that a delivery was sent to its device, which did not take it (`delivery/attempts`)."""
+    """Count of the times that a delivery was sent to its device, which did not take it (`deliveries/attempts`)."""
 
     __tablename__ = "failed_attempt"
     __table_args__ = ({"sqlite_with_rowid": False},)

@@ -11,13 +11,13 @@ from sqlmodel import Field, SQLModel
 
 
 class PlanPart(SQLModel, table=True):
-    """A push that is a part of a run of a plan (`delivery/plan_parts`)."""
+    """A push that is a part of a run of a plan (`deliveries/plan_parts`)."""
 
     __tablename__ = "plan_part"
     __table_args__ = (Index("plan_part_of_run", "kind", "run_no", "push_no"),)
     push_no: int | None = Field(default=None, primary_key=True)
     kind: str
-    """`delivery.plan_parts.PlanKind`."""
+    """`deliveries.plan_parts.PlanKind`."""
     plan_id: str
     """The plan's id in the API."""
     run_no: int

@@ -22,6 +22,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from gateway.delivery_handles import DEVICE_BITS, DEVICE_MASK
@@ -65,6 +66,10 @@ PAGE_BYTES = 1024 * 1024
 """Bytes of device messages in a page, about, beyond its first event: it has fewer events when they are large."""
 ENTRY_DEVICES = 5_000
 """Devices of an entry at most: it is read as one."""
+ENTRY_BYTES = 64
+"""Size of an entry besides its text, with its place in the index, about."""
+MEASURED_ENTRIES = 1_000
+"""Entries that one look measures, about 1 ms of a reader unless they are large."""
 END_OF_ENTRY = 2**53
 """A place after every other one."""
 
@@ -258,6 +263,52 @@ def remove_events_to(connection: sqlite3.Connection, last: int, app_no: int | No
         parameters,
     )
     return connection.execute(f"DELETE FROM event WHERE {among}", parameters).rowcount
+
+
+# -- measuring ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class MeasuredEntries:
+    """Consecutive entries of an app."""
+
+    to: int
+    """The number of the last one."""
+    entries: int
+    size: int
+    """Bytes."""
+
+
+class EventLogMeasurement(NamedTuple):
+    """The size of what has been added to the log, and what has left it."""
+
+    grown: dict[int, MeasuredEntries]
+    """New entries by app."""
+    seen: int
+    """The number of the last entry that was measured."""
+    more: bool
+    removed: list[tuple[int, int]]
+    """(app, up to which entry) of all apps that have lost some."""
+
+
+def measure_entries(connection: sqlite3.Connection, after: int, size_bytes: int) -> EventLogMeasurement:
+    """Measure the entries behind this one, until they have so many bytes. Reader thread."""
+    grown: dict[int, MeasuredEntries] = {}
+    room, count = size_bytes, 0
+    rows = connection.execute(
+        "SELECT no, app_no, ? + coalesce(length(CAST(content AS BLOB)), 0) + coalesce(length(devices), 0)"
+        " FROM event WHERE no > ? AND app_no > 0 ORDER BY no LIMIT ?",
+        (ENTRY_BYTES, after, MEASURED_ENTRIES),
+    )
+    for no, app_no, size in rows:
+        of_app = grown.setdefault(app_no, MeasuredEntries(no, 0, 0))
+        of_app.to, of_app.entries, of_app.size = no, of_app.entries + 1, of_app.size + size
+        after, room, count = no, room - size, count + 1
+        if room <= 0:
+            break
+    rows.close()
+    removed = connection.execute("SELECT no, events_lost_to FROM application WHERE events_lost_to > 0").fetchall()
+    return EventLogMeasurement(grown, after, count == MEASURED_ENTRIES or room <= 0, removed)
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------

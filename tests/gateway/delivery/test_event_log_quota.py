@@ -9,6 +9,7 @@ import pytest
 
 from gateway.delivery import event_log_quota
 from gateway.delivery.event_log_quota import EventLogQuota
+from gateway.store.deliveries import event_log
 from gateway.store.deliveries.event_log import EventPage, Position, log_of_app, log_of_device, remove_events
 from tests.gateway.in_process import START, InProcessGateway
 
@@ -20,7 +21,7 @@ QUOTA_BYTES = 100 * SIZE
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_log_quota, "QUOTA_BYTES", QUOTA_BYTES)
     monkeypatch.setattr(event_log_quota, "CHUNK_BYTES", 4 * SIZE)
-    monkeypatch.setattr(event_log_quota, "MEASURED_ENTRIES", 10)
+    monkeypatch.setattr(event_log, "MEASURED_ENTRIES", 10)
 
 
 @pytest.fixture
@@ -126,6 +127,6 @@ async def test_it_is_done_while_the_server_runs(gateway: InProcessGateway) -> No
 async def test_who_is_silent_is_not_measured(gateway: InProcessGateway, monkeypatch: pytest.MonkeyPatch) -> None:
     await says(gateway, 1)
     await gateway.components.event_log_quota.run()
-    monkeypatch.delattr(event_log_quota, "measure")
+    monkeypatch.delattr(event_log_quota, "measure_entries")
     await gateway.components.event_log_quota.run()
     assert gateway.components.event_log_quota.size > SIZE

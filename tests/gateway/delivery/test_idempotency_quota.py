@@ -5,14 +5,16 @@ from __future__ import annotations
 import pytest
 
 from gateway.delivery import idempotency_quota
-from gateway.delivery.idempotency_quota import MINUTE_MS, IdempotencyQuota
+from gateway.delivery.idempotency_quota import IdempotencyQuota
+from gateway.store.deliveries import idempotency
+from gateway.store.deliveries.idempotency import MINUTE_MS
 from tests.gateway.in_process import InProcessGateway
 
 
 @pytest.fixture(autouse=True)
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(idempotency_quota, "BYTES_OF_APP", 10_000)
-    monkeypatch.setattr(idempotency_quota, "RECORDS_TOGETHER", 3)
+    monkeypatch.setattr(idempotency, "RECORDS_TOGETHER", 3)
 
 
 @pytest.fixture

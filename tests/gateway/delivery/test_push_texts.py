@@ -19,12 +19,13 @@ from gateway.content.documents import compile_document
 from gateway.content.liquid_language import LiquidText
 from gateway.delivery import ledger as ledger_module
 from gateway.delivery import push as push_module
-from gateway.delivery import stale_deliveries, text_rendering
+from gateway.delivery import text_rendering
 from gateway.delivery.push import ActivePush
 from gateway.delivery.push_template import TemplateFields, saved_content
 from gateway.delivery.retention import RetentionPeriods, remove_slice
 from gateway.delivery.submission import AcceptedPush, PendingPush
 from gateway.errors import Problem
+from gateway.store.deliveries import stale_deliveries
 from tests.gateway.delivery.world import APP, START, World, items
 
 FLOOR = {"title": "Floor {{ device.attributes.floor }}"}

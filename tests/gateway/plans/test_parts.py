@@ -7,7 +7,6 @@ import sqlite3
 import pytest
 from pyroaring import BitMap
 
-from gateway.delivery.plan_parts import PlanKind, parts_of_run
 from gateway.delivery.push import PushRequest
 from gateway.delivery.submission import AcceptedPush
 from gateway.errors import Problem
@@ -22,6 +21,7 @@ from gateway.plans.parts import (
     stored_request,
     waiting_devices,
 )
+from gateway.store.deliveries.plan_parts import PlanKind, parts_of_run
 from tests.gateway.delivery.world import APP, World
 
 RUN = PlanKind.SCHEDULE, 7

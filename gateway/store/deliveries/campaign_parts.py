@@ -15,7 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
-from gateway.store.analytics.funnels import HOUR_MS, Tally
+from gateway.store.analytics.funnels import HOUR_MS
 
 READ_CAMPAIGNS = 20
 """Campaigns that one read adds up: with 200 parts each about 30 ms."""
@@ -38,7 +38,7 @@ def campaign_members(connection: sqlite3.Connection, push_nos: Iterable[int]) ->
 class CampaignSums(NamedTuple):
     """Campaigns that were added up."""
 
-    tallies: dict[str, Tally]
+    tallies: dict[str, Counter[str]]
     before: int | None
     """Number of the campaign to read on before; None: that was all."""
 
@@ -70,7 +70,7 @@ def add_up_campaigns(
         " AND t.accepted_at >= ? AND t.accepted_at < ? CROSS JOIN push_funnel AS f ON f.push_no = t.no",
         (json.dumps(numbers), first_hour * HOUR_MS, before_hour * HOUR_MS),
     )
-    tallies: dict[str, Tally] = defaultdict(Counter)
+    tallies: dict[str, Counter[str]] = defaultdict(Counter)
     for key, tally in rows.fetchall():
         if key is not None:
             tallies[key].update(json.loads(tally))
