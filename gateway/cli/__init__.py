@@ -14,6 +14,7 @@ import errno
 import io
 import os
 import sys
+from functools import cache
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -76,16 +77,20 @@ class Commands(TyperGroup):
         self.commands: Any = dict.fromkeys(COMMANDS)  # their names, for the list and for who mistypes one
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in COMMANDS:
-            return None
-        module, _, attribute = COMMANDS[cmd_name].partition(":")
-        found = getattr(import_module(module), attribute)
-        if not isinstance(found, typer.Typer):
-            function, found = found, command_group()
-            found.command(**OWN_ARGUMENTS if cmd_name == "simulate" else {})(function)
-        command = typer.main.get_command(found)
-        command.name = cmd_name
-        return command
+        return build_command(cmd_name) if cmd_name in COMMANDS else None
+
+
+@cache
+def build_command(name: str) -> Any:
+    """Import a command and read its signatures, once for a process: tests run hundreds in one."""
+    module, _, attribute = COMMANDS[name].partition(":")
+    found = getattr(import_module(module), attribute)
+    if not isinstance(found, typer.Typer):
+        function, found = found, command_group()
+        found.command(**OWN_ARGUMENTS if name == "simulate" else {})(function)
+    command = typer.main.get_command(found)
+    command.name = name
+    return command
 
 
 def main() -> None:

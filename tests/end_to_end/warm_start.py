@@ -221,6 +221,8 @@ def main() -> None:
     for found in iter_modules(commands.__path__):  # what each command imports when it is called
         if not hasattr(commands, found.name):  # a function: its module would take its name
             import_module(f"gateway.cli.{found.name}")
+    for name in commands.COMMANDS:
+        commands.build_command(name)
     for route in import_module("gateway.api.http").api_routes():
         route.matches(NOWHERE)
     gc.freeze()
