@@ -23,11 +23,9 @@ One check is under way at a time, for many devices; `tick` finds those whose tim
 from __future__ import annotations
 
 import heapq
-import json
 import logging
-import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -42,14 +40,29 @@ from gateway.delivery.ledger import RETRY_SECONDS, Ledger
 from gateway.delivery.push import ActivePush, load_pushes
 from gateway.delivery_handles import handle_of
 from gateway.delivery_states import PRIORITIES, DeliveryState
-from gateway.store.audience.preferences import choices_of
+from gateway.store.audience.preferences import choices_of, frequency_preferences
 from gateway.store.database import Database
+from gateway.store.deliveries.alert_uses import (
+    LimitedDelivery,
+    count_limited,
+    count_uses,
+    critical_pushes_since,
+    critical_uses,
+    forget_single_uses,
+    forget_uses,
+    is_any_limited,
+    limited_deliveries,
+    record_critical_uses,
+    repeat_critical_uses,
+    uses_since,
+)
 from gateway.store.deliveries.app_slices import PushPart
-from gateway.store.deliveries.conditions import IS_WAITING
 from gateway.store.deliveries.event_log import log_of_device
 from gateway.store.deliveries.ledger_statements import end_rows
 from gateway.store.deliveries.not_before import defer_rows, mark_device_rows, mark_muted_rows, mark_part_rows
+from gateway.store.deliveries.pushes import push_id_of
 from gateway.store.protocols import Timers
+from gateway.store.transaction import Transaction
 from gateway.timestamps import rfc3339
 
 log = logging.getLogger(__name__)
@@ -121,13 +134,8 @@ class AlertLimiter:
 
     async def load(self) -> None:
         """Learn whether any delivery is limited; before the first connection, and before `RuleChanges.recover`."""
-        found = await self._database.read(
-            lambda connection: connection.execute(
-                "SELECT EXISTS (SELECT 1 FROM delivery INDEXED BY delivery_gated"
-                f" WHERE state {IS_WAITING} AND not_before IS NOT NULL)"
-            ).fetchone()
-        )
-        self._ledger.limited = bool(found[0]) or not self._policies.apps_limited_at_hand_over().isdisjoint(
+        is_limited = await self._database.read(is_any_limited)
+        self._ledger.limited = is_limited or not self._policies.apps_limited_at_hand_over().isdisjoint(
             self._policies.last_changes
         )
 
@@ -188,7 +196,7 @@ class AlertLimiter:
         if self._ledger.limited:
             now_ms = self._clock_ms()
             self._database.submit(
-                lambda connection: mark_device_rows(connection, device_no, now_ms, limited_only=True),
+                lambda transaction: mark_device_rows(transaction, device_no, now_ms, limited_only=True),
                 lambda _: self.check((device_no,)),
                 lambda error: log.error("a new time zone or tag could not be applied to what waits: %s", error),
             )
@@ -220,15 +228,15 @@ class AlertLimiter:
         self._ledger.flush()
         now_ms = self._clock_ms()
 
-        def operation(connection: sqlite3.Connection) -> _Checked:
-            checked = check_rows(connection, devices, self._policies, self._ledger.is_sent, self._digests, now_ms)
+        def operation(transaction: Transaction) -> _Checked:
+            checked = check_rows(transaction, devices, self._policies, self._ledger.is_sent, self._digests, now_ms)
             missing = {
                 no
                 for device_no, numbers in checked.passed.items()
                 for no in numbers
                 if self._ledger.pushes.get_for(no, device_no) is None
             }
-            checked.loaded = load_pushes(connection, missing, checked.passed) if missing else []
+            checked.loaded = load_pushes(transaction, missing, checked.passed) if missing else []
             return checked
 
         def on_error(error: BaseException) -> None:
@@ -239,14 +247,14 @@ class AlertLimiter:
         self._database.submit(operation, lambda checked: self._checked(devices, checked), on_error)
 
     def check_in_place(
-        self, connection: sqlite3.Connection, devices: list[int], now_ms: int
+        self, transaction: Transaction, devices: list[int], now_ms: int
     ) -> tuple[dict[int, list[int]], list[int]]:
         """Check the muted critical deliveries of devices whose mailboxes are being read. Writer thread.
 
         Answers device number -> push numbers that are let through, in order, and the handles of those that ended.
         """
         checked = check_rows(
-            connection, devices, self._policies, self._ledger.is_sent, self._digests, now_ms, in_place=True
+            transaction, devices, self._policies, self._ledger.is_sent, self._digests, now_ms, in_place=True
         )
         return checked.passed, checked.ended
 
@@ -293,28 +301,20 @@ class AlertLimiter:
 
     async def critical_uses(self, app_no: int, limit: int, cursor: int | None) -> dict[str, Any]:
         """The audit: every critical push that passed a rule, the newest first."""
-
-        def read(connection: sqlite3.Connection) -> list[Any]:
-            return connection.execute(
-                "SELECT c.no, v.id, p.id, c.passed, c.at FROM critical_use AS c"
-                " LEFT JOIN device AS v ON v.no = c.device_no LEFT JOIN push AS p ON p.no = c.push_no"
-                " WHERE c.app_no = ? AND c.no < ? ORDER BY c.no DESC LIMIT ?",
-                (app_no, cursor if cursor is not None else 2**62, limit + 1),
-            ).fetchall()
-
-        rows = await self._database.read(read, app_no)
+        read = partial(critical_uses, app_no=app_no, before=cursor, count=limit + 1)
+        uses = await self._database.read(read, app_no)
         items = [
-            {"device_id": device_id, "push_id": push_id, "passed": passed, "at": rfc3339(at)}
-            for _, device_id, push_id, passed, at in rows[:limit]
+            {"device_id": use.device_id, "push_id": use.push_id, "passed": use.passed, "at": rfc3339(use.at)}
+            for use in uses[:limit]
         ]
-        return {"items": items, "next_cursor": str(rows[limit - 1][0]) if len(rows) > limit else None}
+        return {"items": items, "next_cursor": str(uses[limit - 1].no) if len(uses) > limit else None}
 
 
 # -- on the writer thread ----------------------------------------------------------------------------------------------
 
 
 def mark_changed_rows(
-    connection: sqlite3.Connection, app_no: int, parts: Iterable[PushPart], policies: PolicyStore, now_ms: int
+    transaction: Transaction, app_no: int, parts: Iterable[PushPart], policies: PolicyStore, now_ms: int
 ) -> None:
     """Mark what waits of some pushes to be checked at hand-over, if a rule of the app may hold it. Writer thread.
 
@@ -323,14 +323,14 @@ def mark_changed_rows(
     for part in parts:
         if part.kind == "alert" or (part.kind == "in_app" and part.priority == CRITICAL):
             limit = policies.is_limited(app_no, part.kind, part.channel)
-            mark_part_rows(connection, part, now_ms, limited_only=not limit)
+            mark_part_rows(transaction, part, now_ms, limited_only=not limit)
             if policies.may_pass_mute(app_no, part.kind, part.channel, part.priority):
                 assert part.channel is not None, "what has none cannot be muted"
-                mark_muted_rows(connection, part.push_no, part.channel, part.after, part.last)
+                mark_muted_rows(transaction, part.push_no, part.channel, part.after, part.last)
 
 
 def check_rows(
-    connection: sqlite3.Connection,
+    transaction: Transaction,
     devices: list[int],
     policies: PolicyStore,
     is_sent: Callable[[int, int], bool],
@@ -344,14 +344,7 @@ def check_rows(
     ends, and keeps its place among what else is critical (`mailbox_reader`). Otherwise only the rest.
     """
     checked = _Checked()
-    counts = dict(
-        connection.execute(
-            "SELECT device_no, count(*) FROM delivery INDEXED BY delivery_gated"
-            f" WHERE state {IS_WAITING} AND not_before IS NOT NULL AND device_no IN (SELECT value FROM json_each(?))"
-            " GROUP BY device_no",
-            (json.dumps(devices),),
-        ).fetchall()
-    )
+    counts = count_limited(transaction, devices)
     chosen: list[int] = []
     total = 0
     for position, device_no in enumerate(devices):
@@ -360,17 +353,10 @@ def check_rows(
             checked.again = devices[position:]
             break
         chosen.append(device_no)
-    rows = connection.execute(
-        "SELECT d.device_no, d.push_no, d.not_before, p.kind, p.channel, p.priority, p.ttl, p.expires_at"
-        " FROM json_each(?) AS wanted CROSS JOIN delivery AS d INDEXED BY delivery_gated"
-        f"  ON d.device_no = wanted.value AND d.state {IS_WAITING} AND d.not_before IS NOT NULL AND d.priority <= ?"
-        " JOIN push AS p ON p.no = d.push_no WHERE p.recalled_at IS NULL"
-        " ORDER BY wanted.key, d.priority, d.push_no",
-        (json.dumps(chosen), CRITICAL if in_place else len(PRIORITIES)),
-    ).fetchall()
-    persons = read_persons(connection, {row[0] for row in rows}, policies, now_ms)
+    rows = limited_deliveries(transaction, chosen, CRITICAL if in_place else len(PRIORITIES))
+    persons = read_persons(transaction, {row[0] for row in rows}, policies, now_ms)
     if any(person.rules.counts for person in persons.values()):
-        _forget_uses(connection, persons, now_ms - LONGEST_MS)
+        forget_uses(transaction, persons, now_ms - LONGEST_MS)
     suppressed: dict[str, list[int]] = defaultdict(list)
     deferred: list[tuple[int, int]] = []
     counted: list[tuple[int, int, str | None, int]] = []
@@ -395,10 +381,11 @@ def check_rows(
         if decision.reason is None:
             group = groups.get((device_no, channel), ())
             if push_no in group and decision.passed is None and len(group) > 1:
-                name = person.rules.channels[channel].fields.name if channel in person.rules.channels else None
+                known = person.rules.channels.get(channel) if channel is not None else None
+                name = None if known is None else known.fields.name
                 checked.ended += [handle_of(member, device_no) for member in group]
                 digested.update((device_no, member) for member in group)
-                push_no = digests.store(connection, device_no, channel, name, group, now_ms)
+                push_no = digests.store(transaction, device_no, channel, name, group, now_ms)
                 checked.digests.append(push_no)
             checked.passed.setdefault(device_no, []).append(push_no)
             if decision.passed is not None and push_no in person.critical_uses:
@@ -416,25 +403,21 @@ def check_rows(
             deferred.append((handle_of(push_no, device_no), decision.until))
             _keep_earliest(checked.later, device_no, decision.until)
     for reason, handles in suppressed.items():
-        end_rows(connection, handles, DeliveryState.SUPPRESSED, reason, now_ms)
+        end_rows(transaction, handles, DeliveryState.SUPPRESSED, reason, now_ms)
         checked.ended += handles
-    defer_rows(connection, deferred)
-    connection.executemany(
-        "INSERT OR REPLACE INTO alert_use (device_no, push_no, channel, at) VALUES (?, ?, ?, ?)", counted
-    )
-    _forget_uncounted(connection, persons)
-    connection.executemany(
-        "INSERT INTO critical_use (app_no, device_no, push_no, passed, at) VALUES (?, ?, ?, ?, ?)", critical
-    )
-    connection.executemany("UPDATE critical_use SET at = ? WHERE device_no = ? AND push_no = ?", passed_again)
+    defer_rows(transaction, deferred)
+    count_uses(transaction, counted)
+    _forget_uncounted(transaction, persons)
+    record_critical_uses(transaction, critical)
+    repeat_critical_uses(transaction, passed_again)
     for _, device_no, push_no, passed, _ in critical:
-        (push_id,) = connection.execute("SELECT id FROM push WHERE no = ?", (push_no,)).fetchone()
-        log_of_device(connection, "policy.critical", now_ms, device_no, {"push_id": push_id, "passed": passed})
+        push_id = push_id_of(transaction, push_no)
+        log_of_device(transaction, "policy.critical", now_ms, device_no, {"push_id": push_id, "passed": passed})
     return checked
 
 
 def _digest_groups(
-    rows: Iterable[Sequence[Any]], persons: dict[int, Person], is_sent: Callable[[int, int], bool], now_ms: int
+    rows: Iterable[LimitedDelivery], persons: dict[int, Person], is_sent: Callable[[int, int], bool], now_ms: int
 ) -> dict[tuple[int, str | None], list[int]]:
     """Group by (device, channel) the pushes that go as one digest when there is room.
 
@@ -467,15 +450,7 @@ def _keep_earliest(later: dict[int, int], device_no: int, at: int) -> None:
     later[device_no] = min(at, later.get(device_no, at))
 
 
-def _forget_uses(connection: sqlite3.Connection, devices: Iterable[int], before: int) -> None:
-    """Remove the alerts that devices were let through so long ago that no cap counts them."""
-    connection.execute(
-        "DELETE FROM alert_use WHERE device_no IN (SELECT value FROM json_each(?)) AND at <= ?",
-        (json.dumps(list(devices)), before),
-    )
-
-
-def _forget_uncounted(connection: sqlite3.Connection, persons: dict[int, Person]) -> None:
+def _forget_uncounted(transaction: Transaction, persons: dict[int, Person]) -> None:
     """Remove alerts of the last week that no limit looks back at, because there were so many since.
 
     Where devices are in a group without limits, or have hundreds in an hour, all of a week would be read each time.
@@ -490,20 +465,15 @@ def _forget_uncounted(connection: sqlite3.Connection, persons: dict[int, Person]
             if caps is None or since[use.channel] > caps.counted_alerts:  # one more: that which is checked again
                 useless.append((device_no, use.push_no))
             since[use.channel] += 1
-    connection.executemany("DELETE FROM alert_use WHERE device_no = ? AND push_no = ?", useless[:FORGOTTEN_ROWS])
+    forget_single_uses(transaction, useless[:FORGOTTEN_ROWS])
 
 
 def read_persons(
-    connection: sqlite3.Connection, devices: Iterable[int], policies: PolicyStore, now_ms: int
+    transaction: Transaction, devices: Collection[int], policies: PolicyStore, now_ms: int
 ) -> dict[int, Person]:
     """The people of devices, with what counts for a check at this time. Any thread."""
-    wanted = json.dumps(list(devices))
     persons: dict[int, Person] = {}
-    for device_no, app_no, zone, hours, choices in connection.execute(
-        "SELECT v.no, v.app_no, v.timezone, v.quiet_hours, v.channels FROM json_each(?) AS wanted"
-        " CROSS JOIN device AS v ON v.no = wanted.value",
-        (wanted,),
-    ):
+    for device_no, app_no, zone, hours, choices in frequency_preferences(transaction, devices):
         rules = policies.of(app_no)
         persons[device_no] = Person(
             app_no=app_no,
@@ -516,18 +486,11 @@ def read_persons(
         if groups := policies.of(app_no).cap_groups:
             of_app = [device_no for device_no, person in persons.items() if person.app_no == app_no]
             in_segment = partial(policies.segments.members, app_no)
-            for device_no, selector in members_of(connection, of_app, groups, in_segment):
+            for device_no, selector in members_of(transaction, of_app, groups, in_segment):
                 persons[device_no].groups.add(selector)
     if any(person.rules.counts for person in persons.values()):
-        for device_no, push_no, channel, at in connection.execute(
-            "SELECT device_no, push_no, channel, at FROM alert_use"
-            " WHERE device_no IN (SELECT value FROM json_each(?)) AND at > ? ORDER BY at",
-            (wanted, now_ms - LONGEST_MS),
-        ):
+        for device_no, push_no, channel, at in uses_since(transaction, devices, now_ms - LONGEST_MS):
             persons[device_no].uses.append(SentAlert(push_no, channel, at))
-    for device_no, push_no in connection.execute(
-        "SELECT device_no, push_no FROM critical_use WHERE device_no IN (SELECT value FROM json_each(?)) AND at > ?",
-        (wanted, now_ms - WINDOWS_MS["day"]),
-    ):
+    for device_no, push_no in critical_pushes_since(transaction, devices, now_ms - WINDOWS_MS["day"]):
         persons[device_no].critical_uses.add(push_no)
     return persons

@@ -5,8 +5,6 @@ Pure decisions about one alert and one person; `alert_limiter` has the laws, and
 
 from __future__ import annotations
 
-import json
-import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -15,6 +13,8 @@ from pyroaring import BitMap
 
 from gateway.audience.frequency import Caps, GroupSelector, Hours, free_at, quiet_until
 from gateway.audience.policy import CRITICAL, Rules
+from gateway.store.audience.devices import tags_among
+from gateway.store.transaction import Transaction
 from gateway.timestamps import wall_time
 
 
@@ -118,7 +118,7 @@ def _free_at(caps: Caps, alert: Alert, person: Person, of_channel: bool, now_ms:
 
 
 def members_of(
-    connection: sqlite3.Connection,
+    transaction: Transaction,
     devices: Collection[int],
     groups: Iterable[GroupSelector],
     in_segment: Callable[[str], BitMap],
@@ -133,9 +133,5 @@ def members_of(
             yield from ((device_no, selector) for device_no in devices if device_no in members)
     if not tags:
         return
-    for device_no, tag in connection.execute(
-        "SELECT t.device_no, t.tag FROM json_each(?) AS wanted CROSS JOIN device_tag AS t"
-        " ON t.device_no = wanted.value WHERE t.tag IN (SELECT value FROM json_each(?))",
-        (json.dumps(list(devices)), json.dumps(list(tags))),
-    ):
+    for device_no, tag in tags_among(transaction, devices, tags):
         yield device_no, tags[tag]

@@ -7,7 +7,7 @@ ones can be named. The way back, from numbers to ids, is for a few devices that 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from pyroaring import BitMap
@@ -71,3 +71,12 @@ def device_ids(transaction: Transaction, devices: BitMap, count: int = EXAMPLE_D
     ).fetchone()
     found: list[str] = json.loads(text)
     return found
+
+
+def tags_among(transaction: Transaction, devices: Collection[int], tags: Iterable[str]) -> list[tuple[int, str]]:
+    """Find which of these tags devices have: (device number, tag) each."""
+    return transaction.execute(
+        "SELECT t.device_no, t.tag FROM json_each(?) AS wanted CROSS JOIN device_tag AS t"
+        " ON t.device_no = wanted.value WHERE t.tag IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(devices)), json.dumps(list(tags))),
+    ).fetchall()

@@ -15,3 +15,9 @@ def last_push_no(transaction: Transaction) -> int:
     """The number of the push that was stored last; 0 before the first."""
     row = transaction.execute("SELECT seq FROM sqlite_sequence WHERE name = 'push'").fetchone()
     return int(row[0]) if row is not None else 0
+
+
+def push_id_of(transaction: Transaction, push_no: int) -> str:
+    """The id of a push, which is there."""
+    (push_id,) = transaction.execute("SELECT id FROM push WHERE no = ?", (push_no,)).fetchone()
+    return str(push_id)
