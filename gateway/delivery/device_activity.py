@@ -6,15 +6,15 @@ mass reconnect is one statement and not ten thousand. They are not promises: a c
 
 from __future__ import annotations
 
-import json
 import logging
-import sqlite3
 from collections.abc import Callable
 
 from pyroaring import BitMap
 
 from gateway.auth import DeviceIdentity
+from gateway.store.audience.device_activity import store_activity
 from gateway.store.protocols import Timers, Writer
+from gateway.store.transaction import Transaction
 
 log = logging.getLogger(__name__)
 
@@ -86,19 +86,13 @@ class DeviceActivity:
         if connected:
             self.came.update(connected)
 
-        def operation(connection: sqlite3.Connection) -> None:
-            for column, facts in (("connected_at", connected), ("last_seen", seen)):
-                if facts:
-                    connection.execute(
-                        f"UPDATE device SET {column} = fact.value FROM json_each(?) AS fact"
-                        " WHERE device.no = fact.key + 0",
-                        (json.dumps(facts),),
-                    )
-            if errors:
-                connection.executemany(
-                    "UPDATE device SET last_error = ?, last_error_at = ? WHERE no = ?",
-                    [(text, at, device_no) for device_no, (text, at) in list(errors.items())],
-                )
+        def operation(transaction: Transaction) -> None:
+            store_activity(
+                transaction,
+                connected,
+                seen,
+                [(text, at, device_no) for device_no, (text, at) in list(errors.items())],
+            )
 
         written = dict(errors)
 

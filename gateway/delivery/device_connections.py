@@ -9,11 +9,10 @@ Everything here runs on the loop, but for the statements that it gives to the wr
 from __future__ import annotations
 
 import asyncio
-import json
-import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from pyroaring import BitMap
@@ -35,10 +34,12 @@ from gateway.delivery.ledger import Ledger
 from gateway.delivery.mailbox_reader import DeviceConnection, HandOverState
 from gateway.delivery.push import ActivePush, load_pushes
 from gateway.delivery_handles import DEVICE_BITS, DEVICE_MASK
-from gateway.device_topics import DEFAULT_APP, device_topic
 from gateway.device_topics import client_id as client_id_of
+from gateway.device_topics import device_topic
+from gateway.store.audience.device_activity import principals_without_device
 from gateway.store.deliveries.ledger_statements import ENDED_DELIVERIES, revoke_removed_rows, revoke_rows
 from gateway.store.protocols import Writer
+from gateway.store.transaction import Transaction
 
 
 @dataclass(slots=True, frozen=True)
@@ -130,7 +131,7 @@ class DeviceConnections:
         for principal in await self._sessions_without_device():
             self._engine.remove_session(principal, lambda: None)
         now_ms = self._clock_ms()
-        while await self._database.write(lambda connection: revoke_removed_rows(connection, now_ms)):
+        while await self._database.write(lambda transaction: revoke_removed_rows(transaction, now_ms)):
             pass
         self._interrupted = set(self._engine.unfinished())
         held = self._engine.past_pubrec()
@@ -139,7 +140,7 @@ class DeviceConnections:
             return
         numbers = {handle >> DEVICE_BITS for _, handle in held}
         devices = {handle & DEVICE_MASK for _, handle in held}
-        while found := await self._database.write(lambda connection: load_pushes(connection, numbers, devices)):
+        while found := await self._database.write(lambda transaction: load_pushes(transaction, numbers, devices)):
             for push in found:
                 self._ledger.pushes.add(push)
                 numbers.discard(push.no)
@@ -153,20 +154,9 @@ class DeviceConnections:
     async def _sessions_without_device(self) -> list[str]:
         """Principals of stored sessions without a device: it was removed, and a kill came in between."""
         principals = self._engine.principals()
-
-        def read(connection: sqlite3.Connection) -> list[str]:
-            return [
-                principal
-                for (principal,) in connection.execute(
-                    "SELECT session.value FROM json_each(?1) AS session WHERE NOT EXISTS ("
-                    " SELECT 1 FROM device AS d JOIN application AS a ON a.no = d.app_no WHERE d.removed_at IS NULL"
-                    " AND d.id = substr(session.value, instr(session.value, '/') + 1) AND a.id ="
-                    " iif(instr(session.value, '/'), substr(session.value, 1, instr(session.value, '/') - 1), ?2))",
-                    (json.dumps(principals), DEFAULT_APP),
-                )
-            ]
-
-        return await self._database.write(read) if principals else []
+        if not principals:
+            return []
+        return await self._database.write(partial(principals_without_device, principals=principals))
 
     def is_subscribed(self, app_id: str, device_id: str, leaf: str) -> bool:
         """Whether the device is connected and has subscribed to that topic of its own."""
@@ -325,10 +315,10 @@ class DeviceConnections:
         self,
         device_no: int,
         client_id: str,
-        forget_device: Callable[[sqlite3.Connection, int], None],
+        forget_device: Callable[[Transaction, int], None],
         app_no: int | None = None,
     ) -> int:
-        """Remove a device: `forget_device(connection, now_ms)` and the end of its first deliveries are one commit.
+        """Remove a device: `forget_device(transaction, now_ms)` and the end of its first deliveries are one commit.
 
         Then its connections are closed and its session is deleted, on disk too: who enrols the id again after a crash
         must not find it; and what else waits for it ends, after a kill at the next start. How many ended `revoked`.
@@ -336,9 +326,9 @@ class DeviceConnections:
         self._ledger.flush()
         now_ms = self._clock_ms()
 
-        def operation(connection: sqlite3.Connection) -> int:
-            forget_device(connection, now_ms)
-            return revoke_rows(connection, device_no, now_ms)
+        def operation(transaction: Transaction) -> int:
+            forget_device(transaction, now_ms)
+            return revoke_rows(transaction, device_no, now_ms)
 
         revoked = await self._database.write(operation, app_no)
         forgotten = asyncio.Event()
@@ -347,7 +337,7 @@ class DeviceConnections:
         await forgotten.wait()
         more = revoked
         while more == ENDED_DELIVERIES:
-            more = await self._database.write(lambda connection: revoke_rows(connection, device_no, now_ms), app_no)
+            more = await self._database.write(lambda transaction: revoke_rows(transaction, device_no, now_ms), app_no)
             revoked += more
         return revoked
 

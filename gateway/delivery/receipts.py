@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import json
 import logging
-import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from pyroaring import BitMap
@@ -37,9 +37,21 @@ from gateway.delivery_handles import handle_of
 from gateway.device_topics import split_client_id, split_topic
 from gateway.merge_patch import merge_patch
 from gateway.store.deliveries.delivery_sets import to_rows
+from gateway.store.deliveries.device_messages import (
+    attributes_of,
+    deliveries_in_sets,
+    delivery_rows,
+    device_number,
+    forget_messages,
+    forget_other_sessions,
+    is_known,
+    note_message,
+    store_attributes,
+)
 from gateway.store.deliveries.ledger_statements import ReceiptRow, RecordActs, receipt_rows
-from gateway.store.errors import StorageError
+from gateway.store.errors import OF_THE_DATABASE, StorageError
 from gateway.store.protocols import Timers, Writer
+from gateway.store.transaction import Transaction
 
 log = logging.getLogger(__name__)
 
@@ -135,14 +147,8 @@ class Receipts:
 
         Those of `numbers` are there (`Engine.numbers`).
         """
-
-        def operation(connection: sqlite3.Connection) -> None:
-            found = {no >> PACKET_ID_BITS for (no,) in connection.execute("SELECT identifier FROM received_message")}
-            for number in found.difference(numbers):
-                connection.execute("DELETE FROM received_message WHERE identifier >> ? = ?", (PACKET_ID_BITS, number))
-
         try:
-            await self._database.write(operation)
+            await self._database.write(partial(forget_other_sessions, numbers=numbers, packet_id_bits=PACKET_ID_BITS))
         except StorageError as error:  # nobody asks for them: the next start may remove them
             log.warning("messages of sessions that are gone could not be forgotten: %s", error)
 
@@ -230,10 +236,10 @@ class Receipts:
         messages, rest = groups[0], groups[1:]
         now_ms = self._clock_ms()
 
-        def operation(connection: sqlite3.Connection) -> StoredMessages:
+        def operation(transaction: Transaction) -> StoredMessages:
             stored_at = self._ledger.accepted_at
             at = now_ms if now_ms > stored_at else stored_at  # max() would be a call more
-            return store_messages(connection, messages, self._uplink, self._preferences, self._record_acts, at)
+            return store_messages(transaction, messages, self._uplink, self._preferences, self._record_acts, at)
 
         def on_commit(changed: StoredMessages) -> None:
             try:
@@ -272,7 +278,7 @@ class Receipts:
                 self._submit()
 
         def on_error(error: BaseException) -> None:
-            if isinstance(error, StorageError | sqlite3.OperationalError):  # of the disk, not of what was said
+            if isinstance(error, OF_THE_DATABASE):  # and not of what was said
                 log.error("what devices say cannot be stored, trying again: %s", error)
                 self._timers.call_later(RETRY_SECONDS, lambda: self._store(groups))
             elif len(messages) > 1:  # one of them is at fault, and must not keep the others' from being stored
@@ -321,7 +327,7 @@ class StoredMessages:
 
 
 def store_messages(
-    connection: sqlite3.Connection,
+    transaction: Transaction,
     messages: Sequence[DeviceMessage | Release],
     uplink: UplinkLimits,
     preferences: PreferenceStore,
@@ -338,7 +344,7 @@ def store_messages(
 
     def store_receipts() -> None:
         if receipts:
-            _store_receipts(connection, receipts, preferences, record_acts, changed, now_ms)
+            _store_receipts(transaction, receipts, preferences, record_acts, changed, now_ms)
             receipts.clear()
 
     for count, message in enumerate(messages):
@@ -346,15 +352,14 @@ def store_messages(
         if count and time.monotonic() > deadline:
             break
         if isinstance(message, Release):
-            forgotten = [(identifier,) for identifier in message.identifiers]
-            connection.executemany("DELETE FROM received_message WHERE identifier = ?", forgotten)
+            forget_messages(transaction, message.identifiers)
             continue
         message.answer = ReasonCode.SUCCESS
         if message.device_no is None:
-            message.device_no = _device_number(connection, message)
+            message.device_no = device_number(transaction, message.app_id, message.device_id)
         if message.device_no is None:
             continue  # removed meanwhile: there is nobody to say it of
-        if message.identifier is not None and _is_known(connection, message.identifier):
+        if message.identifier is not None and is_known(transaction, message.identifier):
             continue  # said again after a kill: an earlier run has stored it
         if message.leaf == "receipts":
             for number, receipt in enumerate(message.content, 1):
@@ -367,28 +372,23 @@ def store_messages(
                         return changed
         elif message.leaf == "settings":
             store_receipts()  # one of them may be such an answer, and what was said last is to hold
-            _store_settings(connection, message, message.content, "mqtt", preferences, changed, now_ms)
+            _store_settings(transaction, message, message.content, "mqtt", preferences, changed, now_ms)
         elif message.leaf == "report":
-            _merge_report(connection, message, now_ms)
+            _merge_report(transaction, message, now_ms)
         else:
             assert message.device_no is not None, "looked up before"
             topic = message.leaf.removeprefix("uplink").removeprefix("/")
-            store_uplink(connection, message.device_no, topic, message.content, uplink, now_ms)
+            store_uplink(transaction, message.device_no, topic, message.content, uplink, now_ms)
         if message.identifier is not None and message.answer < 0x80:  # with the last part of it
-            connection.execute("INSERT OR IGNORE INTO received_message VALUES (?)", (message.identifier,))
+            note_message(transaction, message.identifier)
     else:
         changed.done = len(messages), 0
     store_receipts()
     return changed
 
 
-def _is_known(connection: sqlite3.Connection, identifier: int) -> bool:
-    row = connection.execute("SELECT 1 FROM received_message WHERE identifier = ?", (identifier,)).fetchone()
-    return row is not None
-
-
 def _store_settings(
-    connection: sqlite3.Connection,
+    transaction: Transaction,
     message: DeviceMessage,
     settings: DeviceSettings,
     source: str,
@@ -398,7 +398,7 @@ def _store_settings(
 ) -> None:
     assert message.device_no is not None, "looked up before"
     try:
-        stored = preferences.store(connection, message.device_no, settings, source, now_ms)
+        stored = preferences.store(transaction, message.device_no, settings, source, now_ms)
     except TooManyChoices as complaint:
         message.answer = ReasonCode.QUOTA_EXCEEDED
         message.complaint = f"settings: {complaint}"
@@ -410,17 +410,8 @@ def _store_settings(
     changed.settings.append(message)
 
 
-def _device_number(connection: sqlite3.Connection, message: DeviceMessage) -> int | None:
-    row = connection.execute(
-        "SELECT d.no FROM device AS d JOIN application AS a ON a.no = d.app_no"
-        " WHERE a.id = ? AND d.id = ? AND d.removed_at IS NULL",
-        (message.app_id, message.device_id),
-    ).fetchone()
-    return row[0] if row is not None else None
-
-
 def _store_receipts(
-    connection: sqlite3.Connection,
+    transaction: Transaction,
     receipts: list[tuple[DeviceMessage, Receipt]],
     preferences: PreferenceStore,
     record_acts: RecordActs,
@@ -429,31 +420,20 @@ def _store_receipts(
 ) -> None:
     wanted = [[receipt.push_id, message.device_no] for message, receipt in receipts]
     in_sets: dict[int, list[int]] = {}
-    for push_no, device_no in connection.execute(
-        "SELECT p.no, wanted.value ->> 1 FROM json_each(?) AS wanted JOIN push AS p ON p.id = wanted.value ->> 0"
-        " WHERE p.in_sets",
-        (json.dumps(wanted),),
-    ).fetchall():
+    for push_no, device_no in deliveries_in_sets(transaction, wanted):
         in_sets.setdefault(push_no, []).append(device_no)
     for push_no, devices in in_sets.items():
-        to_rows(connection, push_no, BitMap(devices))
-    found = {
-        index: (push_no, acted)
-        for index, push_no, acted in connection.execute(
-            "SELECT wanted.key, p.no, d.acted_at IS NOT NULL FROM json_each(?) AS wanted"
-            " JOIN push AS p ON p.id = wanted.value ->> 0"
-            " JOIN delivery AS d ON d.push_no = p.no AND d.device_no = wanted.value ->> 1",
-            (json.dumps(wanted),),
-        ).fetchall()
-    }
+        to_rows(transaction, push_no, BitMap(devices))
+    found = delivery_rows(transaction, wanted)
     rows: list[ReceiptRow] = []
     answered: set[tuple[int, int]] = set()
     for index, (message, receipt) in enumerate(receipts):
         assert message.device_no is not None, "looked up before"
-        push_no, acted = found.get(index, (None, False))
-        if push_no is None:
+        known = found.get(index)
+        if known is None:
             message.complaint = f"receipts: no delivery of push {receipt.push_id!r} to this device is known"
             continue
+        push_no, acted = known
         result = None if receipt.result is None else json.dumps(receipt.result, ensure_ascii=False)
         if result is not None and len(result.encode(errors="replace")) > MAX_RESULT_BYTES:
             message.complaint = f"receipts: result of {receipt.push_id!r} is larger than {MAX_RESULT_BYTES} bytes"
@@ -468,9 +448,9 @@ def _store_receipts(
             settings = DeviceSettings(
                 consent=answer, client=f"push {receipt.push_id}", text_version=_asked(receipt.result)
             )
-            _store_settings(connection, message, settings, "push", preferences, changed, now_ms)
-    receipt_rows(connection, rows, now_ms)
-    changed.escalations_ended += record_acts(connection, rows, now_ms)
+            _store_settings(transaction, message, settings, "push", preferences, changed, now_ms)
+    receipt_rows(transaction, rows, now_ms)
+    changed.escalations_ended += record_acts(transaction, rows, now_ms)
     changed.recorded += [handle_of(push_no, device_no) for push_no, device_no, *_ in rows]
     changed.acted += [handle_of(push_no, device_no) for push_no, device_no, event, *_ in rows if event == "acted"]
 
@@ -481,16 +461,14 @@ def _asked(result: Any) -> str | None:
     return found if isinstance(found, str) and len(found) <= 64 else None
 
 
-def _merge_report(connection: sqlite3.Connection, message: DeviceMessage, now_ms: int) -> None:
-    row = connection.execute("SELECT attributes FROM device WHERE no = ?", (message.device_no,)).fetchone()
-    if row is None:
+def _merge_report(transaction: Transaction, message: DeviceMessage, now_ms: int) -> None:
+    assert message.device_no is not None, "looked up before"
+    attributes = attributes_of(transaction, message.device_no)
+    if attributes is None:
         return
-    merged = json.dumps(merge_patch(json.loads(row[0]), message.content), ensure_ascii=False)
+    merged = json.dumps(merge_patch(json.loads(attributes), message.content), ensure_ascii=False)
     if len(merged.encode(errors="replace")) > MAX_ATTRIBUTES_BYTES:
         message.answer = ReasonCode.QUOTA_EXCEEDED
         message.complaint = f"report: attributes would be larger than {MAX_ATTRIBUTES_BYTES} bytes"
         return
-    connection.execute(
-        "UPDATE device SET attributes = ?, timezone = coalesce(?, timezone), updated_at = ? WHERE no = ?",
-        (merged, message.content.get("timezone"), now_ms, message.device_no),
-    )
+    store_attributes(transaction, message.device_no, merged, message.content.get("timezone"), now_ms)

@@ -26,6 +26,10 @@ class StorageError(Exception):
     )
 
 
+OF_THE_DATABASE: Final = (StorageError, sqlite3.OperationalError)
+"""Errors that say nothing of what was to be stored: it may be tried again."""
+
+
 class StorageFull(StorageError):
     """The disk has no room: nothing of the operation was stored."""
 
