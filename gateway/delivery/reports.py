@@ -16,7 +16,6 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from gateway.delivery.delivery_description import describe_delivery
-from gateway.delivery.delivery_reasons import count_in_flight, count_reasons
 from gateway.delivery.escalation_rows import (
     EscalationState,
     describe_escalations,
@@ -34,6 +33,7 @@ from gateway.store.analytics.forecasts import KeptForecast, read_forecasts
 from gateway.store.database import Database
 from gateway.store.deliveries.campaign_parts import campaign_members
 from gateway.store.deliveries.conditions import IS_WAITING
+from gateway.store.deliveries.delivery_reasons import count_in_flight, count_reasons
 from gateway.store.deliveries.delivery_sets import pushes_waiting_for, state_counts
 from gateway.store.deliveries.plan_parts import plan_members
 from gateway.store.deliveries.pushes import push_number

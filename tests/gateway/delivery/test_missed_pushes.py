@@ -120,7 +120,7 @@ def test_a_gap_of_many_sets_is_told_in_parts_and_nobody_is_told_again(
     told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first device is told all of it, before the second returns and has everything to hear."""
-    monkeypatch.setattr("gateway.delivery.missed_pushes.MISSED_SETS", 2)
+    monkeypatch.setattr("gateway.store.deliveries.missed_pushes.MISSED_SETS", 2)
     world = told.world
     for _ in range(3):
         world.push({"all": True}, ttl=1)
