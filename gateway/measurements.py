@@ -11,33 +11,34 @@ Laws
    included (`Pace`), on the reader that the server keeps for itself. So a figure may be old, and never costs more.
 3. Label values are bounded: states, reasons of ours, and `other` for whatever would be too many.
 
-Everything but `*_rows` runs on the loop.
+Everything here runs on the loop; what is read is in `store/analytics/delivery_counts`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import sqlite3
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, TypeVar
-
-from pyroaring import BitMap
+from typing import TypeVar
 
 from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.device_connections import DeviceConnections
 from gateway.delivery.hand_over import HandOver
 from gateway.delivery.ledger import Ledger
-from gateway.delivery_states import PRIORITIES, DeliveryState
+from gateway.delivery_states import DeliveryState
 from gateway.latency import LatencyHistogram
 from gateway.minute_counts import EVENT_TYPES, MINUTE_MS, MinuteCounts
-from gateway.store.audience.device_sets import unpack
+from gateway.store.analytics.delivery_counts import (
+    count_by_state,
+    count_events,
+    count_waiting,
+    longest_waiting_critical,
+)
 from gateway.store.database import Database
-from gateway.store.deliveries.conditions import IS_WAITING
 from gateway.store.deliveries.event_log import ENDS, last_position
+from gateway.store.transaction import Transaction
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -84,7 +85,6 @@ KNOWN_ENDS = (
 )
 """States and reasons that are shown from the start, as 0: Prometheus does not see a counter's first step from nothing
 to 1."""
-_CRITICAL = PRIORITIES.index("critical")
 
 
 class Pace:
@@ -108,12 +108,12 @@ class Pace:
         self._next = now + max(self._interval_seconds, pause_seconds)
 
 
-def with_pause(operation: Callable[[sqlite3.Connection], T]) -> Callable[[sqlite3.Connection], tuple[T, float]]:
+def with_pause(operation: Callable[[Transaction], T]) -> Callable[[Transaction], tuple[T, float]]:
     """Make a read also answer the pause that it is worth, in seconds."""
 
-    def run(connection: sqlite3.Connection) -> tuple[T, float]:
+    def run(transaction: Transaction) -> tuple[T, float]:
         began, cpu_began = time.monotonic(), time.thread_time()
-        found = operation(connection)
+        found = operation(transaction)
         cpu = time.thread_time() - cpu_began
         return found, max(CPU_FACTOR * cpu, WAIT_FACTOR * (time.monotonic() - began))
 
@@ -139,7 +139,7 @@ class DeliveryCensus:
             return
         pause = 0.0
         try:
-            (rows, self.devices), pause = await self._database.read(with_pause(state_rows))
+            (rows, self.devices), pause = await self._database.read(with_pause(count_by_state))
         finally:
             self._pace.end(now, pause)
         counts = {state.label: 0 for state in DeliveryState}
@@ -150,17 +150,6 @@ class DeliveryCensus:
         counts["sent"] += in_flight
         self.by_state = counts
         self.counted_at = time.time()
-
-
-def state_rows(connection: sqlite3.Connection) -> tuple[list[tuple[int, int]], int]:
-    """Count deliveries by state, and devices. Reader thread."""
-    states = connection.execute(
-        "SELECT state, sum(count) FROM ("
-        " SELECT state, count(*) AS count FROM delivery WHERE counted IS NULL GROUP BY state"
-        " UNION ALL SELECT state, sum(count) FROM delivery_count GROUP BY state) GROUP BY state"
-    ).fetchall()
-    devices = connection.execute("SELECT count(*) FROM device WHERE removed_at IS NULL").fetchone()
-    return states, devices[0]
 
 
 class WaitingDeliveries:
@@ -182,22 +171,10 @@ class WaitingDeliveries:
         pause = 0.0
         counted_at = self._clock_ms()
         try:
-            self.by_app, pause = await self._database.read(with_pause(waiting_rows))
+            self.by_app, pause = await self._database.read(with_pause(count_waiting))
         finally:
             self._pace.end(now, pause)
         self.counted_at = counted_at
-
-
-def waiting_rows(connection: sqlite3.Connection) -> dict[int, int]:
-    """Count what waits, by app. Reader thread."""
-    rows = connection.execute(
-        "SELECT app_no, sum(count) FROM ("
-        " SELECT p.app_no, count(*) AS count FROM delivery AS d INDEXED BY delivery_mailbox"
-        f"  CROSS JOIN push AS p ON p.no = d.push_no WHERE d.state {IS_WAITING} GROUP BY p.app_no"
-        " UNION ALL SELECT app_no, sum(count) FROM waiting_set INDEXED BY waiting_set_of_app GROUP BY app_no)"
-        " GROUP BY app_no"
-    )
-    return dict(rows.fetchall())
 
 
 class EndedDeliveries:
@@ -223,7 +200,13 @@ class EndedDeliveries:
             await self.load()
         more = True
         while more:
-            read = partial(event_rows_after, after=self._counted_to or 0)
+            read = partial(
+                count_events,
+                after=self._counted_to or 0,
+                entries=ENTRIES_PER_READ,
+                types=EVENT_TYPES,
+                unit_ms=MINUTE_MS,
+            )
             rows, self._counted_to, more = await self._database.read(read)
             for app_no, event, reason, minute, devices in rows:
                 self._minutes.add_events(app_no, event, minute, devices)
@@ -238,42 +221,6 @@ class EndedDeliveries:
 
 
 _END_TYPES = frozenset(f"delivery.{state.label}" for state in ENDS)
-_COUNTED_TYPES = json.dumps(EVENT_TYPES)
-
-
-class EventCount(NamedTuple):
-    """Devices of logged events that have everything in common which is counted."""
-
-    app_no: int
-    event: str
-    reason: str | None
-    minute: int
-    devices: int
-
-
-def event_rows_after(connection: sqlite3.Connection, after: int) -> tuple[list[EventCount], int, bool]:
-    """Count logged events behind an entry, by app, type, reason and minute.
-
-    Where that led to, and whether there is more. Reader thread.
-    """
-    last = last_position(connection).entry
-    to = min(last, after + ENTRIES_PER_READ)
-    if to <= after:
-        return [], max(after, last), False
-    rows = connection.execute(
-        "SELECT app_no, type, reason, at / ? AS minute, sum(size) FROM event WHERE no > ? AND no <= ?"
-        " AND type IN (SELECT value FROM json_each(?)) AND app_no > 0"  # beats are nobody's
-        " GROUP BY app_no, type, reason, minute",
-        (MINUTE_MS, after, to, _COUNTED_TYPES),
-    ).fetchall()
-    return list(map(EventCount._make, rows)), to, to < last
-
-
-class WaitingPush(NamedTuple):
-    """A critical push that waits, and devices for which it does."""
-
-    accepted_at: int
-    devices: BitMap
 
 
 class CriticalPushes:
@@ -300,7 +247,9 @@ class CriticalPushes:
             return
         pause = 0.0
         try:
-            waiting, pause = await self._database.read(with_pause(critical_rows))
+            waiting, pause = await self._database.read(
+                with_pause(partial(longest_waiting_critical, most=CRITICAL_DEVICES))
+            )
         finally:
             self._pace.end(now, pause)
         connected, devices = self._hand_over.connected, self._hand_over.devices
@@ -312,27 +261,6 @@ class CriticalPushes:
             here = (waits_for & connected)[:CRITICAL_DEVICES]
             since_connection += [max(accepted_at, devices[device_no].connected_at) for device_no in here]
         self._since = {"connected": min(since_connection, default=None), "away": away}
-
-
-def critical_rows(connection: sqlite3.Connection) -> list[WaitingPush]:
-    """Find the critical pushes that have waited longest, the oldest first. Reader thread."""
-    waiting: dict[int, BitMap] = {}
-    for device_no, push_no in connection.execute(
-        "SELECT device_no, min(push_no) FROM delivery INDEXED BY delivery_mailbox"
-        f" WHERE state {IS_WAITING} AND priority = ? GROUP BY device_no ORDER BY 2 LIMIT ?",
-        (_CRITICAL, CRITICAL_DEVICES),
-    ):
-        waiting.setdefault(push_no, BitMap()).add(device_no)
-    for push_no, blob in connection.execute(
-        "SELECT push_no, devices FROM waiting_set WHERE priority = ? ORDER BY push_no LIMIT ?",
-        (_CRITICAL, CRITICAL_DEVICES),
-    ):
-        waiting.setdefault(push_no, BitMap()).update(unpack(blob))
-    accepted = connection.execute(
-        "SELECT no, accepted_at FROM push WHERE no IN (SELECT value FROM json_each(?)) ORDER BY no",
-        (json.dumps(list(waiting)),),
-    )
-    return [WaitingPush(accepted_at, waiting[push_no]) for push_no, accepted_at in accepted]
 
 
 class Measurements:

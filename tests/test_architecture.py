@@ -159,7 +159,6 @@ SAY_SQL_STILL = {
     "gateway.delivery.reports",
     "gateway.delivery.retention",
     "gateway.devices",
-    "gateway.measurements",
     "gateway.plans.campaign_counts",
     "gateway.plans.campaign_reach",
     "gateway.plans.campaign_reports",

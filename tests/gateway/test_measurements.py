@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,9 +18,9 @@ from gateway.measurements import (
     WAIT_FACTOR,
     Measurements,
     Pace,
-    critical_rows,
     with_pause,
 )
+from gateway.store.analytics.delivery_counts import longest_waiting_critical
 from gateway.store.deliveries.ledger_statements import end_rows
 from tests.gateway.in_process import InProcessGateway
 
@@ -171,7 +172,7 @@ async def test_looking_for_critical_pushes_is_bounded(
     for number in (1, 2, 3):
         await gateway.push({"device": f"kiosk-{number}"}, priority="critical")
         gateway.clock.milliseconds += 1_000
-    waiting = await gateway.database.read(critical_rows)
+    waiting = await gateway.database.read(partial(longest_waiting_critical, most=2))
     assert [(push.accepted_at, len(push.devices)) for push in waiting] == [
         (gateway.clock.milliseconds - 3_000, 1),
         (gateway.clock.milliseconds - 2_000, 1),

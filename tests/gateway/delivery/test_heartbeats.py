@@ -12,7 +12,8 @@ from gateway.delivery import heartbeat_rows, heartbeats
 from gateway.delivery.heartbeat_rows import HeartbeatFields
 from gateway.delivery.missed_pushes import missed_push_rows
 from gateway.errors import Problem
-from gateway.measurements import event_rows_after
+from gateway.minute_counts import EVENT_TYPES, MINUTE_MS
+from gateway.store.analytics.delivery_counts import count_events
 from gateway.store.audience.device_sets import add_devices, remove_devices
 from tests.gateway.delivery.world import ALERT, APP, World, items
 
@@ -149,7 +150,7 @@ def test_a_beat_that_nobody_answered_is_no_delivery_that_ended(world: World) -> 
     world.disconnect(1)
     world.passes(1)
     assert world.row("SELECT count(*) > 0 FROM event WHERE type = 'delivery.expired'") == (1,)
-    assert event_rows_after(world.connection, 0)[0] == []
+    assert count_events(world.connection, 0, 100, EVENT_TYPES, MINUTE_MS)[0] == []
 
 
 def test_a_day_of_beats_leaves_nothing_behind(world: World) -> None:
