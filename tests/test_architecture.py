@@ -142,7 +142,6 @@ SAY_SQL_STILL = {
     "gateway.audit.evidence",
     "gateway.bulk_changes",
     "gateway.delivery.acceptance",
-    "gateway.delivery.device_deliveries",
     "gateway.delivery.digest",
     "gateway.delivery.escalation_rows",
     "gateway.delivery.escalations",

@@ -11,10 +11,10 @@ from gateway.api.bodies import json_response
 from gateway.api.events import Types
 from gateway.api.pushes import Reason, StateName
 from gateway.api.services import Cursor, DeviceId, DeviceReader, Limit, services
-from gateway.delivery.device_deliveries import Wanted
 from gateway.delivery.history_pages import HistoryPage
 from gateway.delivery_states import DeliveryState
 from gateway.events.event_feed import wanted_types
+from gateway.store.deliveries.device_history import Wanted
 
 router = APIRouter(prefix="/v1/devices", tags=["devices"])
 

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from gateway.delivery import device_deliveries, device_timeline, history_pages
-from gateway.delivery.device_deliveries import CANDIDATES, SLICE, DeviceDeliveries, find_pushes
+from gateway.delivery.device_deliveries import DeviceDeliveries
 from gateway.delivery.device_timeline import DeviceTimeline
 from gateway.delivery.history_pages import LEAST_ROWS, SliceSize
-from gateway.store.deliveries.device_history import FOUND, find_entries
+from gateway.store.deliveries import device_history
+from gateway.store.deliveries.device_history import CANDIDATES, FOUND, SLICE, find_entries, find_pushes
 from tests.gateway.delivery.conftest import store_everything_as_sets
 from tests.gateway.delivery.world import APP, World, items
 
@@ -109,7 +110,7 @@ def test_many_outcomes_of_a_push_end_a_slice(monkeypatch: pytest.MonkeyPatch) ->
     for _ in range(5):
         world.push({"all": True}, ttl=1)
     world.passes(2)
-    monkeypatch.setattr(device_deliveries, "SLICE_OUTCOMES", 2)
+    monkeypatch.setattr(device_history, "SLICE_OUTCOMES", 2)
     found = find_pushes(world.connection, APP.no, 1, 1 << 40, 100, 100)
     assert (found.hits, found.reached, found.is_end) == ([5, 4], 4, False)
     world.close()

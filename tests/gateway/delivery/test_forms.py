@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from gateway.audience.enrolments import EnrolmentQuota
 from gateway.delivery import device_deliveries, device_timeline, history_pages
 from gateway.delivery.analytics import By
-from gateway.delivery.device_deliveries import DeviceDeliveries, Wanted
+from gateway.delivery.device_deliveries import DeviceDeliveries
 from gateway.delivery.device_timeline import DeviceTimeline
 from gateway.delivery.history_pages import HistoryPage
 from gateway.delivery.missed_pushes import MissedPushes
@@ -35,7 +35,8 @@ from gateway.pages import ListPage
 from gateway.store.audience import device_sets
 from gateway.store.audience.device_filter import DeviceFilter
 from gateway.store.audience.device_sets import add_to_sets
-from gateway.store.deliveries import delivery_sets
+from gateway.store.deliveries import delivery_sets, device_history
+from gateway.store.deliveries.device_history import Wanted
 from tests.gateway.delivery.conftest import store_everything_as_sets
 from tests.gateway.delivery.machinery import HandOver, ManualWriter
 from tests.gateway.delivery.test_retention import DAY, KEEP
@@ -351,7 +352,7 @@ class Play:
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(device_deliveries, "FIRST_PUSHES", 2)
             patched.setattr(device_deliveries, "MOST_PUSHES", 3)
-            patched.setattr(device_deliveries, "SLICE_OUTCOMES", 2)
+            patched.setattr(device_history, "SLICE_OUTCOMES", 2)
             patched.setattr(history_pages, "MAX_SLICES", 2)
             patched.setattr(history_pages, "LEAST_ROWS", 1)
             whole = await ask(2, Wanted())
