@@ -155,7 +155,6 @@ SAY_SQL_STILL = {
     "gateway.delivery.push",
     "gateway.delivery.push_store",
     "gateway.delivery.push_texts",
-    "gateway.delivery.reports",
     "gateway.delivery.retention",
     "gateway.devices",
     "gateway.plans.campaign_counts",

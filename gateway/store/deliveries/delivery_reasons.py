@@ -1,4 +1,4 @@
-"""Counts of a push's deliveries by state and reason, without a look at each of them.
+"""Counts of a push's deliveries by state, and by state and reason, without a look at each of them.
 
 Rows are counted by the database. What is in sets is known by state (`delivery_count`, rows included), and a set says
 the reason of all its members, of which some may have rows by now that say otherwise. So of a state of which all sets
@@ -49,6 +49,24 @@ def count_reasons(transaction: Transaction, push_no: int, sent: Sequence[int]) -
         counts[DeliveryState.SENT, None] += in_flight
     found = [ReasonCount(DeliveryState(state), reason, count) for (state, reason), count in counts.items() if count]
     return sorted(found, key=lambda one: (one.state, -one.deliveries, one.reason or ""))
+
+
+def states_of_push(transaction: Transaction, push_no: int, sent: Sequence[int]) -> dict[int, int]:
+    """Count the deliveries of a push by state; `sent` are the devices handed over to when the snapshot was taken."""
+    kept = state_counts(transaction, push_no)
+    counts = Counter(kept)
+    if not kept:
+        counts.update(
+            dict(
+                transaction.execute(
+                    "SELECT state, count(*) FROM delivery WHERE push_no = ? GROUP BY state", (push_no,)
+                ).fetchall()
+            )
+        )
+    if in_flight := count_in_flight(transaction, push_no, sent, kept):
+        counts[DeliveryState.WAITING] -= in_flight
+        counts[DeliveryState.SENT] += in_flight
+    return counts
 
 
 def count_in_flight(transaction: Transaction, push_no: int, sent: Sequence[int], kept: Mapping[int, int]) -> int:

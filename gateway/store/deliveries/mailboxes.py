@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from typing import NamedTuple
 
 from pyroaring import BitMap
@@ -68,3 +69,46 @@ def rows_of_priority(connection: sqlite3.Connection, device_no: int, priority: i
         yield from rows
     finally:
         rows.close()
+
+
+class MailboxItem(NamedTuple):
+    """A push that waits for a device; times in milliseconds of server time."""
+
+    priority: int
+    push_no: int
+    push_id: str
+    kind: str
+    collapse_key: str | None
+    accepted_at: int
+    expires_at: int
+    size: int
+    not_before: int | None
+    """When it is looked at again; 0: as soon as may be; None: it is not limited."""
+    attempts: int
+    """Attempts that have failed."""
+
+
+_ITEM = "p.priority, p.no, p.id, p.kind, p.collapse_key, p.accepted_at, p.expires_at"
+
+
+def mailbox_page(
+    connection: sqlite3.Connection, device_no: int, priority: int, after: int, count: int
+) -> list[MailboxItem]:
+    """The pushes that wait for a device behind a priority and a push number, in mailbox order.
+
+    At most twice `count`, of which the first `count` are the next ones.
+    """
+    rows = connection.execute(
+        f"SELECT {_ITEM}, d.size, d.not_before, coalesce(a.count, 0)"
+        " FROM delivery AS d INDEXED BY delivery_mailbox JOIN push AS p ON p.no = d.push_no"
+        " LEFT JOIN failed_attempt AS a ON a.push_no = d.push_no AND a.device_no = d.device_no"
+        f" WHERE d.device_no = ? AND d.state {IS_WAITING} AND (d.priority, d.push_no) > (?, ?)"
+        " ORDER BY d.priority, d.push_no LIMIT ?",
+        (device_no, priority, after, count),
+    ).fetchall()
+    rows += connection.execute(
+        f"SELECT {_ITEM}, p.size, NULL, 0 FROM json_each(?1) AS w CROSS JOIN push AS p ON p.no = w.value"
+        " WHERE (p.priority, p.no) > (?2, ?3) ORDER BY p.priority, p.no LIMIT ?4",
+        (json.dumps(delivery_sets.pushes_waiting_for(connection, device_no)), priority, after, count),
+    ).fetchall()
+    return sorted(map(MailboxItem._make, rows), key=itemgetter(0, 1))

@@ -1,6 +1,9 @@
-"""Pushes by their numbers, which are given in the order in which they are stored."""
+"""Pushes as rows. Their numbers are given in the order in which they are stored."""
 
 from __future__ import annotations
+
+from collections.abc import Generator
+from typing import NamedTuple
 
 from gateway.store.transaction import Transaction
 
@@ -21,3 +24,84 @@ def push_id_of(transaction: Transaction, push_no: int) -> str:
     """The id of a push, which is there."""
     (push_id,) = transaction.execute("SELECT id FROM push WHERE no = ?", (push_no,)).fetchone()
     return str(push_id)
+
+
+class StoredPush(NamedTuple):
+    """A push as it is shown; times in milliseconds of server time."""
+
+    no: int
+    push_id: str
+    kind: str
+    priority: int
+    qos: int
+    ttl: int
+    """Seconds."""
+    collapse_key: str | None
+    channel: str | None
+    target: str
+    """JSON."""
+    content: str
+    """JSON; of a push with several texts, what stands for them."""
+    accepted_at: int
+    expires_at: int
+    recalled_at: int | None
+    targeted: int
+    suppressed: int
+    final_counts: str | None
+    """JSON of its counts by state, if its deliveries have left."""
+    key_id: str | None
+
+
+def stored_push(transaction: Transaction, push_no: int) -> StoredPush | None:
+    """A push whose counts are kept; None for none: a tombstone, or no longer even that."""
+    row = transaction.execute(
+        "SELECT no, id, kind, priority, qos, ttl, collapse_key, channel, target, content, accepted_at, expires_at,"
+        " recalled_at, targeted, suppressed, final_counts, key_id FROM push WHERE no = ? AND gone_at IS NULL",
+        (push_no,),
+    ).fetchone()
+    return None if row is None else StoredPush._make(row)
+
+
+def newest_pushes(
+    transaction: Transaction, app_no: int, before: int | None, count: int
+) -> Generator[tuple[int, int], None, None]:
+    """The newest pushes of an app before a number, as far as they are read: (number, deliveries to be counted) each."""
+    rows = transaction.execute(
+        "SELECT no, iif(final_counts IS NULL AND NOT in_sets, targeted, 0) FROM push"
+        " WHERE app_no = ? AND gone_at IS NULL AND no < ? ORDER BY no DESC LIMIT ?",
+        (app_no, before if before is not None else 2**62, count),
+    )
+    try:
+        yield from rows
+    finally:
+        rows.close()
+
+
+def targeted_of(transaction: Transaction, push_no: int) -> int | None:
+    """The number of a push's deliveries; None if they are no longer kept."""
+    row = transaction.execute("SELECT targeted FROM push WHERE no = ? AND final_counts IS NULL", (push_no,)).fetchone()
+    return None if row is None else int(row[0])
+
+
+def targeted_and_final(transaction: Transaction, push_no: int) -> tuple[int, str | None]:
+    """The number of a push's deliveries, and its final counts by state as JSON; None: its deliveries are kept."""
+    targeted, final = transaction.execute("SELECT targeted, final_counts FROM push WHERE no = ?", (push_no,)).fetchone()
+    return targeted, final
+
+
+class StoredContent(NamedTuple):
+    """The content of a push, and how large it is."""
+
+    content: str
+    """JSON, or what stands for several texts."""
+    size: int
+    """Bytes of the wire payload at its largest."""
+    targeted: int
+
+
+def stored_content(transaction: Transaction, push_no: int) -> StoredContent | None:
+    """The content of a push; None if its texts have been removed with its deliveries, or itself."""
+    row = transaction.execute(
+        "SELECT content, size, targeted, swept_at IS NOT NULL FROM push WHERE no = ?", (push_no,)
+    ).fetchone()
+    return None if row is None or row[3] else StoredContent._make(row[:3])

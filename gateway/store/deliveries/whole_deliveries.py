@@ -86,6 +86,22 @@ def whole_delivery(connection: sqlite3.Connection, push_no: int, device_no: int)
     return next(whole_deliveries(connection, push_no, device_no - 1, None, device_no), None)
 
 
+def ids_of_deliveries(
+    connection: sqlite3.Connection, push_no: int, deliveries: Sequence[WholeDelivery]
+) -> list[tuple[str | None, str | None, int]]:
+    """Look up what other tables say of some deliveries of a push.
+
+    In their order: (device id, id of the push that it was digested into, attempts that have failed) each.
+    """
+    return connection.execute(
+        "SELECT v.id, r.id, coalesce(a.count, 0) FROM json_each(?) AS w"
+        " LEFT JOIN device AS v ON v.no = w.value ->> 0 LEFT JOIN push AS r ON r.no = w.value ->> 1"
+        " LEFT JOIN failed_attempt AS a ON a.push_no = ? AND a.device_no = w.value ->> 0"
+        " ORDER BY w.key",
+        (json.dumps([(one.device_no, one.replaced_by) for one in deliveries]), push_no),
+    ).fetchall()
+
+
 def moved_on(connection: sqlite3.Connection, push_nos: Sequence[int]) -> list[int]:
     """The pushes among these, to a single device each, whose delivery is neither waiting nor sent any more.
 
