@@ -145,7 +145,6 @@ SAY_SQL_STILL = {
     "gateway.delivery.digest",
     "gateway.delivery.escalation_rows",
     "gateway.delivery.escalations",
-    "gateway.delivery.forecast",
     "gateway.delivery.heartbeat_rows",
     "gateway.delivery.heartbeats",
     "gateway.delivery.ledger",

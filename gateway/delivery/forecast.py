@@ -9,7 +9,6 @@ hours of the last four weeks (`presence_hours`); a device of the last days, as o
 from __future__ import annotations
 
 import logging
-import sqlite3
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -47,6 +46,7 @@ from gateway.store.audience.devices import device_rows
 from gateway.store.audience.preferences import refusing_devices
 from gateway.store.database import Database
 from gateway.store.errors import StorageError
+from gateway.store.transaction import Transaction
 
 log = logging.getLogger(__name__)
 
@@ -148,27 +148,27 @@ class Forecast:
         if searched is None and self._targets.is_searched_for(target):
             searched = await self._targets.resolve(app.no, target)
 
-        def count(connection: sqlite3.Connection) -> _Target:
+        def count(transaction: Transaction) -> _Target:
             ids = listed_ids(target)
             unknown: list[str] = []
             if target.duty is not None:
-                duty = read_duty(connection, app.no, target.duty)
+                duty = read_duty(transaction, app.no, target.duty)
                 if duty is None:
                     raise unknown_duty(target.duty)
-                chosen = devices_of_step(connection, app.no, duty.steps[0])
+                chosen = devices_of_step(transaction, app.no, duty.steps[0])
                 devices, unknown = BitMap(chosen.numbers), list(chosen.unknown)
             elif ids is not None:
-                known = device_rows(connection, app.no, ids)
+                known = device_rows(transaction, app.no, ids)
                 unknown = [device_id for device_id in ids if device_id not in known]
                 if not known:
                     raise nobody_known(unknown)
                 devices = BitMap(known.values())
             else:
-                devices = selected_devices(connection, app.no, target) if searched is None else searched
+                devices = selected_devices(transaction, app.no, target) if searched is None else searched
             refusal = approval_needed(self._policies.of(app.no).policy, request.kind, len(devices))
             if refusal is not None:
                 raise refusal
-            suppressed, left = self._would_suppress(connection, app.no, request, devices)
+            suppressed, left = self._would_suppress(transaction, app.no, request, devices)
             if without and (lacking := left.intersection_cardinality(without)):
                 suppressed[NO_TEXT] = lacking
                 left = left - without
@@ -231,7 +231,7 @@ class Forecast:
         return ExpectedReach(expected, away)
 
     def _would_suppress(
-        self, connection: sqlite3.Connection, app_no: int, request: PushRequest, devices: BitMap
+        self, transaction: Transaction, app_no: int, request: PushRequest, devices: BitMap
     ) -> tuple[dict[str, int], BitMap]:
         """Count by reason the suppressed among the devices, and find the others. Reader thread."""
         if not self._policies.is_guarded(app_no):
@@ -240,7 +240,7 @@ class Forecast:
         priority = PRIORITIES.index(request.priority)
         counts: dict[str, int] = {}
         for refusal in refusals(self._policies.of(app_no), request.kind, request.channel, priority):
-            unwilling = devices & refusing_devices(connection, app_no, refusal)
+            unwilling = devices & refusing_devices(transaction, app_no, refusal)
             if unwilling:
                 counts[refusal.reason] = len(unwilling)
                 devices = devices - unwilling
