@@ -2,8 +2,8 @@
 
 `WarmProcess` is what `subprocess.Popen` is to `harness`. Each test process has one parent of servers, started with the
 first of them, and another one for those that preload libraries (`tests/preloaded.py`); it imports what `python -m
-gateway` and `python -m broker` import, and then only forks. A server is a process of its own all the same, with its own
-threads, descriptors, environment and directory, that can be killed.
+gateway` and `python -m broker` import, reads the signatures of all commands and routes, and then only forks. A server
+is a process of its own all the same, with its own threads, descriptors, environment and directory, that can be killed.
 
 What is different from a start by hand: the seed of `hash` is that of the parent, and variables that Python or the
 loader read when they begin (`PYTHON..`, `LD_..`) come too late, but for LD_PRELOAD, which chooses the parent.
