@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pyroaring import BitMap
 
 from gateway.auth import DeviceIdentity
-from gateway.store.audience.device_activity import store_activity
+from gateway.store.audience.devices import store_activity
 from gateway.store.protocols import Timers, Writer
 from gateway.store.transaction import Transaction
 

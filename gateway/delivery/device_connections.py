@@ -36,7 +36,7 @@ from gateway.delivery.push import ActivePush, load_pushes
 from gateway.delivery_handles import DEVICE_BITS, DEVICE_MASK
 from gateway.device_topics import client_id as client_id_of
 from gateway.device_topics import device_topic
-from gateway.store.audience.device_activity import principals_without_device
+from gateway.store.audience.devices import principals_without_device
 from gateway.store.deliveries.ledger_statements import ENDED_DELIVERIES, revoke_removed_rows, revoke_rows
 from gateway.store.protocols import Writer
 from gateway.store.transaction import Transaction

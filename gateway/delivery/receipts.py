@@ -36,12 +36,12 @@ from gateway.delivery.uplink import UplinkLimits, store_uplink
 from gateway.delivery_handles import handle_of
 from gateway.device_topics import split_client_id, split_topic
 from gateway.merge_patch import merge_patch
+from gateway.store.audience.devices import device_of_app
 from gateway.store.deliveries.delivery_sets import to_rows
 from gateway.store.deliveries.device_messages import (
     attributes_of,
     deliveries_in_sets,
     delivery_rows,
-    device_number,
     forget_messages,
     forget_other_sessions,
     is_known,
@@ -356,7 +356,8 @@ def store_messages(
             continue
         message.answer = ReasonCode.SUCCESS
         if message.device_no is None:
-            message.device_no = device_number(transaction, message.app_id, message.device_id)
+            found = device_of_app(transaction, message.app_id, message.device_id)
+            message.device_no = None if found is None else found.device_no
         if message.device_no is None:
             continue  # removed meanwhile: there is nobody to say it of
         if message.identifier is not None and is_known(transaction, message.identifier):

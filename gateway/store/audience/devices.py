@@ -1,4 +1,4 @@
-"""The rows of devices: ids become numbers, and numbers ids.
+"""The rows of devices: ids become numbers, and numbers ids; and what devices do.
 
 Listed devices are looked up by id, so that the cost follows the devices addressed and not those registered, and unknown
 ones can be named. The way back, from numbers to ids, is for a few devices that a person is shown.
@@ -7,11 +7,12 @@ ones can be named. The way back, from numbers to ids, is for a few devices that 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from pyroaring import BitMap
 
+from gateway.device_topics import DEFAULT_APP
 from gateway.store.transaction import Transaction
 
 EXAMPLE_DEVICES = 5
@@ -80,3 +81,36 @@ def tags_among(transaction: Transaction, devices: Collection[int], tags: Iterabl
         " ON t.device_no = wanted.value WHERE t.tag IN (SELECT value FROM json_each(?))",
         (json.dumps(list(devices)), json.dumps(list(tags))),
     ).fetchall()
+
+
+# -- what they do ------------------------------------------------------------------------------------------------------
+
+
+def store_activity(
+    transaction: Transaction,
+    connected: Mapping[int, int],
+    seen: Mapping[int, int],
+    errors: Sequence[tuple[str, int, int]],
+) -> None:
+    """Store when devices connected and were seen, by number (ms), and (error, time, device number) each. Writer
+    thread."""
+    for column, facts in (("connected_at", connected), ("last_seen", seen)):
+        if facts:
+            transaction.execute(
+                f"UPDATE device SET {column} = fact.value FROM json_each(?) AS fact WHERE device.no = fact.key + 0",
+                (json.dumps(facts),),
+            )
+    if errors:
+        transaction.executemany("UPDATE device SET last_error = ?, last_error_at = ? WHERE no = ?", errors)
+
+
+def principals_without_device(transaction: Transaction, principals: Sequence[str]) -> list[str]:
+    """Find the principals (`ID` in the default app, `APP/ID` in others) of which there is no live device."""
+    rows = transaction.execute(
+        "SELECT session.value FROM json_each(?1) AS session WHERE NOT EXISTS ("
+        " SELECT 1 FROM device AS d JOIN application AS a ON a.no = d.app_no WHERE d.removed_at IS NULL"
+        " AND d.id = substr(session.value, instr(session.value, '/') + 1) AND a.id ="
+        " iif(instr(session.value, '/'), substr(session.value, 1, instr(session.value, '/') - 1), ?2))",
+        (json.dumps(principals), DEFAULT_APP),
+    )
+    return [principal for (principal,) in rows]

@@ -10,17 +10,6 @@ from collections.abc import Collection, Iterable, Sequence
 
 from gateway.store.transaction import Transaction
 
-
-def device_number(transaction: Transaction, app_id: str, device_id: str) -> int | None:
-    """The number of a live device; None if there is none."""
-    row = transaction.execute(
-        "SELECT d.no FROM device AS d JOIN application AS a ON a.no = d.app_no"
-        " WHERE a.id = ? AND d.id = ? AND d.removed_at IS NULL",
-        (app_id, device_id),
-    ).fetchone()
-    return row[0] if row is not None else None
-
-
 # -- QoS 2 -------------------------------------------------------------------------------------------------------------
 
 
