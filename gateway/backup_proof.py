@@ -34,8 +34,8 @@ from gateway.backup_contents import count_contents, describe_contents, first_dif
 from gateway.data_directory import BROKER, LEDGER
 from gateway.scratch_folder import scratch_folder
 from gateway.store.audit_entries import verify_all
-from gateway.store.database import prepare
 from gateway.store.errors import StorageError
+from gateway.store.ledger_file import prepare
 from gateway.store.migrations import HEAD, MigrationFailed
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from gateway.store.database import prepare
+from gateway.store.ledger_file import prepare
 
 
 @cache

@@ -54,7 +54,7 @@ NUMBERS_WITHOUT_UNIT = {
     "gateway.delivery.heartbeat_rows.SERVER_APP": "a number that stands for an app",
     "gateway.plans.campaign_rows.HOLDOUT": "a number that stands for a group",
     "gateway.socket_activation.FIRST_DESCRIPTOR": "a file descriptor",
-    "gateway.store.database.INCREMENTAL": "a mode of auto_vacuum",
+    "gateway.store.ledger_file.INCREMENTAL": "a mode of auto_vacuum",
 }
 """Public numeric constants, or modules of them, that count and measure nothing."""
 

@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Engine, create_engine
 from sqlalchemy.pool import NullPool
 
 from broker.sqlite_file import PAGE_BYTES, connect, log_pages
@@ -35,47 +35,44 @@ class _Connection(sqlite3.Connection):
     def rollback(self) -> None: ...
 
 
-def make_engine(path: Path, busy_ms: int, cached_statements: int = CACHED_STATEMENTS) -> Engine:
-    """A SQLAlchemy engine whose connections have our pragmas and leave transactions to us.
+def open_ledger(path: Path, busy_ms: int, cached_statements: int = CACHED_STATEMENTS) -> sqlite3.Connection:
+    """A connection with our pragmas and functions, which leaves transactions to us. Raises sqlite3.Error.
 
-    `busy_ms`: milliseconds that a connection waits for another process's lock. `cached_statements`: compiled statements
-    that a connection keeps.
+    `busy_ms`: milliseconds that it waits for another process's lock. `cached_statements`: compiled statements that it
+    keeps.
     """
+    connection = connect(
+        path,
+        timeout=busy_ms / 1000,
+        check_same_thread=False,
+        factory=_Connection,
+        cached_statements=cached_statements,
+        isolation_level=None,  # we say BEGIN and COMMIT ourselves: groups, savepoints, snapshots
+    )
+    add_set_functions(connection)
+    pages = log_pages(os.statvfs(path.parent))
+    if path.stat().st_size == 0:
+        # Before anything else; see `give_back`. Not of any other file: it would write to that.
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    for pragma in (
+        "journal_mode = WAL",
+        "synchronous = FULL",
+        # Off: on the hot tables every row would pay a look-up for what the code guarantees (a delivery is
+        # inserted with its push, devices are never deleted while deliveries refer to them).
+        "foreign_keys = OFF",
+        "temp_store = MEMORY",
+        f"cache_size = -{CACHE_KIBIBYTES}",
+        f"wal_autocheckpoint = {pages}",
+        f"journal_size_limit = {pages * PAGE_BYTES}",
+        f"busy_timeout = {busy_ms}",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+    return connection
 
-    def open_file() -> sqlite3.Connection:
-        return connect(
-            path,
-            timeout=busy_ms / 1000,
-            check_same_thread=False,
-            factory=_Connection,
-            cached_statements=cached_statements,
-        )
 
-    engine = create_engine("sqlite://", creator=open_file, poolclass=NullPool)
-
-    @event.listens_for(engine, "connect")
-    def set_up(connection: sqlite3.Connection, _: Any) -> None:
-        connection.isolation_level = None  # we say BEGIN and COMMIT ourselves: groups, savepoints, snapshots
-        add_set_functions(connection)
-        pages = log_pages(os.statvfs(path.parent))
-        if path.stat().st_size == 0:
-            # Before anything else; see `give_back`. Not of any other file: it would write to that.
-            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        for pragma in (
-            "journal_mode = WAL",
-            "synchronous = FULL",
-            # Off: on the hot tables every row would pay a look-up for what the code guarantees (a delivery is
-            # inserted with its push, devices are never deleted while deliveries refer to them).
-            "foreign_keys = OFF",
-            "temp_store = MEMORY",
-            f"cache_size = -{CACHE_KIBIBYTES}",
-            f"wal_autocheckpoint = {pages}",
-            f"journal_size_limit = {pages * PAGE_BYTES}",
-            f"busy_timeout = {busy_ms}",
-        ):
-            connection.execute(f"PRAGMA {pragma}")
-
-    return engine
+def make_engine(path: Path, busy_ms: int) -> Engine:
+    """A SQLAlchemy engine of such connections, for who migrates."""
+    return create_engine("sqlite://", creator=lambda: open_ledger(path, busy_ms), poolclass=NullPool)
 
 
 def first_damage(path: Path) -> str | None:

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from broker.sqlite_store import void_sessions
 from gateway.data_directory import ATTACHMENTS_DIR, BROKER, KEY_FILE, LEDGER
 from gateway.store.audit_entries import EntryFacts, append
-from gateway.store.database import prepare
+from gateway.store.ledger_file import prepare
 
 ATTACHMENT = "a" * 64
 CONTENTS = {

@@ -14,7 +14,7 @@ from gateway.backup_archive import BackupError
 from gateway.backup_contents import count_contents
 from gateway.data_directory import BROKER, LEDGER, locked
 from gateway.startup import refusal
-from gateway.store.database import prepare
+from gateway.store.ledger_file import prepare
 from gateway.store.migrations import HEAD, SchemaTooNew
 from tests.gateway.fleet_directory import ATTACHMENT, make_fleet_directory
 

@@ -17,8 +17,8 @@ from broker.sqlite_file import Fault
 from gateway import kept_ledger
 from gateway.kept_ledger import KEPT_DAYS, NoRoomToKeep, kept_ledgers
 from gateway.store import migrations
-from gateway.store.database import prepare
 from gateway.store.errors import StorageError
+from gateway.store.ledger_file import prepare
 from gateway.store.migrations import HEAD, MigrationFailed
 from tests.gateway.store.test_migrations import ledger_of, schema
 
@@ -58,7 +58,7 @@ def revision_of(path: Path) -> str:
 
 @pytest.mark.parametrize("is_read", [False, True])
 def test_the_old_file_is_beside_the_new_one(tmp_path: Path, is_read: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.store.database.START_BUSY_MS", 200)
+    monkeypatch.setattr("gateway.store.ledger_file.START_BUSY_MS", 200)
     path = old_ledger(tmp_path)
     with closing(sqlite3.connect(path)) as reader:
         before = schema(reader)

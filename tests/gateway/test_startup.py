@@ -208,7 +208,7 @@ def test_the_files_of_another_owner_are_no_reason_to_restore(data_dir: Path) -> 
 
 
 def test_a_locked_database_is_no_reason_either(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.store.database.START_BUSY_MS", 10)
+    monkeypatch.setattr("gateway.store.ledger_file.START_BUSY_MS", 10)
     with contextlib.closing(sqlite3.connect(data_dir / "fleetpush.db", isolation_level=None)) as other:
         other.execute("PRAGMA locking_mode = EXCLUSIVE")
         other.execute("BEGIN EXCLUSIVE")

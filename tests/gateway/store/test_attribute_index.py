@@ -21,7 +21,7 @@ from gateway.store.attribute_index import (
     PREFIX_CHARACTERS,
     TRUE,
 )
-from gateway.store.database import prepare
+from gateway.store.ledger_file import prepare
 from tests.gateway.delivery.machinery import APP_NO, counted_steps, fresh_database
 from tests.gateway.store.test_migrations import ledger_of
 

@@ -14,7 +14,7 @@ from pyroaring import BitMap
 from sqlmodel import SQLModel, create_engine
 
 from gateway.store import migrations, models
-from gateway.store.database import prepare
+from gateway.store.ledger_file import prepare
 from gateway.store.migrations import SchemaTooNew
 
 ROOT = Path(__file__).parents[3]
@@ -157,9 +157,7 @@ def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
 
 
 def test_two_starts_at_once_migrate_once(tmp_path: Path) -> None:
-    program = (
-        "import sys; from pathlib import Path; from gateway.store.database import prepare; prepare(Path(sys.argv[1]))"
-    )
+    program = "import sys, pathlib; from gateway.store import ledger_file as l; l.prepare(pathlib.Path(sys.argv[1]))"
     starts = [
         subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "test.db")], cwd=ROOT, stderr=subprocess.PIPE)
         for _ in range(3)

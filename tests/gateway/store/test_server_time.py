@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from gateway.store import server_time
-from gateway.store.database import Database, prepare
+from gateway.store.database import Database
+from gateway.store.ledger_file import prepare
 from gateway.store.server_time import EARLIEST_MS, STEP_MS, StoredClock, WallClock, mend, read_stored_clock
 from gateway.timestamps import WallTime
 

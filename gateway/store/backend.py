@@ -1,0 +1,61 @@
+"""The interface of what keeps the rows, as `Database` uses it: its connections, transactions and faults.
+
+`Database` has the laws: one writer with group commit, readers with snapshots, turns. A backend is asked for nothing
+else, and decides nothing about them.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from broker.sqlite_file import Fault
+from gateway.store.server_time import StoredClock
+from gateway.store.transaction import Transaction
+
+
+class Backend(Protocol):
+    """A place of rows. Each connection is used by one thread at a time; `explained` and `fault_of` by any."""
+
+    @property
+    def name(self) -> str:
+        """The place, as messages for the operator name it."""
+
+    def stored_clock(self) -> StoredClock:
+        """Return what earlier runs have left of server time."""
+
+    def connect_writer(self) -> Transaction:
+        """The writer's connection. Raises StorageError."""
+
+    def connect_reader(self, *, for_apps: bool) -> Transaction:
+        """A connection that reads: for apps, whose statements differ, or for the server itself."""
+
+    def begin(self, connection: Transaction) -> None:
+        """Begin a transaction that writes."""
+
+    def begin_snapshot(self, connection: Transaction) -> None:
+        """Begin a transaction that sees the rows of one moment."""
+
+    def commit(self, connection: Transaction) -> None:
+        """End a transaction that writes: what it wrote survives a power cut from now on."""
+
+    def roll_back(self, connection: Transaction) -> None:
+        """End whatever transaction is open; none is fine."""
+
+    def limited(self, connection: Transaction, seconds: float) -> AbstractContextManager[None]:
+        """End statements of the connection that go on longer than this; `was_interrupted` knows their error."""
+
+    def was_interrupted(self, error: BaseException) -> bool:
+        """Has `limited` ended the statement that failed with this error?"""
+
+    def fault_of(self, error: BaseException) -> Fault | None:
+        """The fault of the place behind an error; None if the statement or the operation was wrong."""
+
+    def explained(self, error: BaseException) -> BaseException:
+        """The StorageError for a fault; any other error as it is."""
+
+    def free_bytes_after_upkeep(self, connection: Transaction) -> int:
+        """Do what has to be done once a second, on the writer between groups; the free bytes inside."""
+
+    def give_back(self, connection: Transaction, *, all_bytes: bool) -> int:
+        """Give some of the free bytes back to the disk, in the writer's transaction; how many pages."""
