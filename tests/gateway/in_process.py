@@ -185,7 +185,10 @@ class InProcessGateway:
                 await asyncio.Event().wait()  # the socket takes nothing more
 
         answering = asyncio.create_task(self.ask(path, send))
-        await began.wait()
+        beginning = asyncio.create_task(began.wait())
+        await asyncio.wait({answering, beginning}, return_when=asyncio.FIRST_COMPLETED)
+        beginning.cancel()
+        assert began.is_set(), "it ended without an answer"
         return answering
 
     async def enrol(self, *device_ids: str, **fields: Any) -> None:
