@@ -12,7 +12,7 @@ from gateway.api.bodies import json_response, page_response, read_model
 from gateway.api.openapi import request_body
 from gateway.api.services import Administrator, Cursor, DutyName, Limit, NewDutyName, ReaderOf, services
 from gateway.delivery.duties import DutyFields
-from gateway.delivery.escalation_rows import EscalationState
+from gateway.store.deliveries.escalations import EscalationState
 
 router = APIRouter(prefix="/v1", tags=["duties"])
 

@@ -19,7 +19,7 @@ from gateway.api.services import (
     app_of,
     services,
 )
-from gateway.delivery.heartbeat_rows import HeartbeatFields
+from gateway.delivery.heartbeat_states import HeartbeatFields
 from gateway.delivery.watches import WatchFields
 
 router = APIRouter(prefix="/v1", tags=["heartbeats and watches"])

@@ -1,8 +1,8 @@
 """Escalations: a push to a duty goes on to the next step until somebody acts.
 
-What is true of an escalation is on disk (`escalation_rows`); here are the moments at which something is due, and what
-follows a commit. Nothing is kept in memory for an escalation: a timer knows when the next one is due, and one operation
-of the writer sees to those that are.
+What is true of an escalation is on disk (`store/deliveries/escalations`); here are the moments at which something is
+due, and what follows a commit. Nothing is kept in memory for an escalation: a timer knows when the next one is due, and
+one operation of the writer sees to those that are.
 
 Cost: an app without duties pays nothing. Once there is any, each `acted` and `opened` that devices report is looked up
 by the number of its push.
@@ -11,36 +11,41 @@ by the number of its push.
 from __future__ import annotations
 
 import logging
-import sqlite3
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gateway.delivery.duties import DutyFields, devices_of_step, read_duty, unknown_duty
-from gateway.delivery.escalation_rows import (
+from gateway.delivery.escalation_progress import (
     ALL_ESCALATIONS,
+    CLEARED_PUSHES,
     DUE_STEPS,
     RUNNING_ESCALATIONS,
     DueEscalation,
-    EscalationState,
-    StepPush,
     advance,
-    count_running,
     due_escalations,
-    end_recalled,
     exhaust,
-    insert_escalation,
-    later_step_ids,
-    next_due,
     record_acts,
-    steps_to_clear,
 )
 from gateway.delivery.ledger import RETRY_SECONDS, Ledger
 from gateway.delivery.submission import AppRef, PendingPush
 from gateway.errors import Problem, problem
 from gateway.store.database import Database
+from gateway.store.deliveries.escalations import (
+    EscalationState,
+    StepPush,
+    count_all_running,
+    count_running,
+    end_recalled,
+    insert_escalation,
+    later_step_ids,
+    next_due,
+    note_cleared,
+    steps_to_clear,
+)
 from gateway.store.deliveries.ledger_statements import ReceiptRow
 from gateway.store.protocols import Timers
+from gateway.store.transaction import Transaction
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +54,7 @@ FAR_MS = 2**62
 
 StoreMade = Callable[
     [
-        Callable[[sqlite3.Connection, int], list[PendingPush]],
+        Callable[[Transaction, int], list[PendingPush]],
         Callable[[], None],
         Callable[[BaseException], None],
     ],
@@ -71,12 +76,12 @@ class FirstStep:
     due_at: int = 0
     superseded: int = 0
 
-    def choose(self, connection: sqlite3.Connection, pending: PendingPush, now_ms: int) -> Problem | None:
+    def choose(self, transaction: Transaction, pending: PendingPush, now_ms: int) -> Problem | None:
         app_no = pending.app.no
-        self.duty = read_duty(connection, app_no, self.name)
+        self.duty = read_duty(transaction, app_no, self.name)
         if self.duty is None:
             return unknown_duty(self.name)
-        if count_running(connection, app_no) >= RUNNING_ESCALATIONS or self.owner.running >= ALL_ESCALATIONS:
+        if count_running(transaction, app_no) >= RUNNING_ESCALATIONS or self.owner.running >= ALL_ESCALATIONS:
             self.owner.refused += 1
             return problem(
                 "too_many_escalations",
@@ -84,20 +89,20 @@ class FirstStep:
                 " recall some, or wait",
             )
         self.owner.in_use = True  # here: whoever reads it on this thread comes later
-        chosen = devices_of_step(connection, app_no, self.duty.steps[0])
+        chosen = devices_of_step(transaction, app_no, self.duty.steps[0])
         pending.devices, pending.unknown, self.left_out = chosen.numbers, chosen.unknown, chosen.left_out
         return None
 
-    def store(self, connection: sqlite3.Connection, pending: PendingPush, now_ms: int) -> None:
+    def store(self, transaction: Transaction, pending: PendingPush, now_ms: int) -> None:
         assert self.duty is not None, "chosen before"
         assert pending.collapse_key is not None, "every push to a duty has one"
         self.due_at = due_after(self.duty, 0, pending, now_ms)
         self.superseded = insert_escalation(
-            connection,
+            transaction,
             pending.push_no,
             pending.app.no,
             self.name,
-            self.duty,
+            self.duty.model_dump_json(exclude_none=True),
             pending.collapse_key,
             self.due_at,
             self.left_out,
@@ -117,18 +122,18 @@ class NextStep:
     left_out: int = 0
     due_at: int = 0
 
-    def choose(self, connection: sqlite3.Connection, pending: PendingPush, now_ms: int) -> Problem | None:
-        step = self.due.duty.step(self.due.step + 1)
+    def choose(self, transaction: Transaction, pending: PendingPush, now_ms: int) -> Problem | None:
+        step = self.due.duty.step(self.due.row.step + 1)
         assert step is not None, "there is one, or it has ended"
-        chosen = devices_of_step(connection, self.due.app_no, step)
+        chosen = devices_of_step(transaction, self.due.row.app_no, step)
         pending.devices, pending.unknown, self.left_out = chosen.numbers, chosen.unknown, chosen.left_out
         return None
 
-    def store(self, connection: sqlite3.Connection, pending: PendingPush, now_ms: int) -> None:
-        due, step = self.due, self.due.step + 1
+    def store(self, transaction: Transaction, pending: PendingPush, now_ms: int) -> None:
+        due, step = self.due, self.due.row.step + 1
         self.due_at = due_after(due.duty, step, pending, now_ms)
         advance(
-            connection,
+            transaction,
             due,
             pending.push_no,
             pending.push_id,
@@ -196,10 +201,8 @@ class Escalations:
     async def load(self) -> None:
         """Find what is under way; before the first connection."""
 
-        def read(connection: sqlite3.Connection) -> tuple[bool, int, int | None]:
-            (in_use,) = connection.execute("SELECT EXISTS (SELECT 1 FROM escalation)").fetchone()
-            (running,) = connection.execute("SELECT count(*) FROM escalation WHERE due_at IS NOT NULL").fetchone()
-            return bool(in_use), running, next_due(connection, -1)
+        def read(transaction: Transaction) -> tuple[bool, int, int | None]:
+            return (*count_all_running(transaction), next_due(transaction, -1))
 
         self.in_use, self.running, first = await self._database.read(read)
         self._next_due = FAR_MS if first is None else first
@@ -239,15 +242,15 @@ class Escalations:
         found: list[tuple[int, int | None]] = []
         """Of the last run of the operation: how many have ended, and when the next one is due."""
 
-        def make(connection: sqlite3.Connection, now_ms: int) -> list[PendingPush]:
-            due = due_escalations(connection, now_ms)
-            over = [one for one in due if one.duty.step(one.step + 1) is None or one.expires_at <= now_ms]
+        def make(transaction: Transaction, now_ms: int) -> list[PendingPush]:
+            due = due_escalations(transaction, now_ms)
+            over = [one for one in due if one.duty.step(one.row.step + 1) is None or one.row.expires_at <= now_ms]
             for one in over:
-                exhaust(connection, one, now_ms)
-            gone = {one.push_no for one in over}
+                exhaust(transaction, one, now_ms)
+            gone = {one.row.push_no for one in over}
             # Of the others: what is stored now is expected when it is.
-            found.append((len(over), now_ms if len(due) == DUE_STEPS else next_due(connection, now_ms)))
-            return [self._step(one, now_ms) for one in due if one.push_no not in gone]
+            found.append((len(over), now_ms if len(due) == DUE_STEPS else next_due(transaction, now_ms)))
+            return [self._step(one, now_ms) for one in due if one.row.push_no not in gone]
 
         def done() -> None:
             self._under_way = False
@@ -265,18 +268,18 @@ class Escalations:
         self._store_made(make, done, on_error)
 
     def _step(self, due: DueEscalation, now_ms: int) -> PendingPush:
-        step = due.duty.step(due.step + 1)
+        step = due.duty.step(due.row.step + 1)
         assert step is not None, "others have ended"
         return PendingPush(
-            app=AppRef(due.app_no, due.app_id),
-            kind=due.kind,
-            priority=due.priority,
-            qos=due.qos,
-            ttl=max(1, (due.expires_at - now_ms) // 1000),
-            channel=due.channel,
-            collapse_key=due.collapse_key,
-            content=due.content,
-            frame_size=due.size,
+            app=AppRef(due.row.app_no, due.row.app_id),
+            kind=due.row.kind,
+            priority=due.row.priority,
+            qos=due.row.qos,
+            ttl=max(1, (due.row.expires_at - now_ms) // 1000),
+            channel=due.row.channel,
+            collapse_key=due.row.collapse_key,
+            content=due.row.content,
+            frame_size=due.row.size,
             listed=[],
             target=step.target(),
             along=NextStep(self, due),
@@ -286,12 +289,12 @@ class Escalations:
 
     def record_acts(
         self,
-        connection: sqlite3.Connection,
+        transaction: Transaction,
         receipts: Sequence[ReceiptRow],
         now_ms: int,
     ) -> list[bool]:
         """End what these receipts act upon; for each, whether it was running. Writer thread, with the receipts."""
-        return record_acts(connection, receipts, now_ms) if self.in_use and receipts else []
+        return record_acts(transaction, receipts, now_ms) if self.in_use and receipts else []
 
     def acted(self, ended: Sequence[bool]) -> None:
         """Learn that escalations have ended because somebody has acted: those for which it is true were running."""
@@ -308,9 +311,9 @@ class Escalations:
         if self.in_use:
             now_ms = self._clock_ms()
             was, later = await self._database.write(
-                lambda connection: (
-                    end_recalled(connection, app.no, push_id, now_ms),
-                    later_step_ids(connection, app.no, push_id),
+                lambda transaction: (
+                    end_recalled(transaction, app.no, push_id, now_ms),
+                    later_step_ids(transaction, app.no, push_id),
                 ),
                 app.no,
             )
@@ -342,12 +345,12 @@ class Escalations:
             self._clear_again = False
         now_ms = self._clock_ms()
 
-        def operation(connection: sqlite3.Connection) -> list[tuple[int, int, StepPush]]:
-            found = steps_to_clear(connection, after)
+        def operation(transaction: Transaction) -> list[tuple[int, int, StepPush]]:
+            found = steps_to_clear(transaction, after, CLEARED_PUSHES)
             if after[0] and (not found or found[0][0] != after[0]):
-                connection.execute("UPDATE escalation SET cleared = 1 WHERE push_no = ?", (after[0],))
+                note_cleared(transaction, after[0])
             for _, _, step in found:
-                self._ledger.recall_few(connection, step.push_no, now_ms)
+                self._ledger.recall_few(transaction, step.push_no, now_ms)
             return found
 
         def on_commit(found: list[tuple[int, int, StepPush]]) -> None:

@@ -2,7 +2,8 @@
 
 A site is cut off when nobody has noticed yet: the router, the certificate, the proxy. So a beat goes the whole way of a
 push, to a device and back, and what it measures is what people's pushes would meet. What is true of a heartbeat is on
-disk (`heartbeat_rows`); here is the moment at which the next beat is due.
+disk (`store/deliveries/heartbeats`), and what a beat says of a device is decided in `heartbeat_states`; here is the
+moment at which the next beat is due.
 
 Cost: one operation of the writer for all that are due, and a delivery for each device that is connected. A device that
 is not is sent nothing: its mailbox is for what people send, and it is silent anyway. A beat has the lowest priority, so
@@ -12,7 +13,6 @@ that it never goes ahead of anything, and is late when pushes are.
 from __future__ import annotations
 
 import logging
-import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,20 +22,17 @@ from pyroaring import BitMap
 from gateway.audience.policy import PolicyStore
 from gateway.delivery.consent import unwanted_selected
 from gateway.delivery.escalations import FAR_MS, StoreMade
-from gateway.delivery.heartbeat_rows import (
+from gateway.delivery.heartbeat_states import (
     DUE_BEATS,
     KIND,
     SERVER_APP,
     Beaten,
     DueHeartbeat,
     HeartbeatFields,
+    begin_anew,
     describe_devices,
-    due_heartbeats,
+    due_beats,
     evaluate_beat,
-    forget_beats,
-    next_beat,
-    note_beat,
-    note_push,
     online_among,
     remove_old_beats,
     unknown_heartbeat,
@@ -46,7 +43,18 @@ from gateway.delivery.submission import AppRef, PendingPush
 from gateway.delivery_states import PRIORITIES
 from gateway.errors import Problem, problem
 from gateway.store.database import Database
+from gateway.store.deliveries.heartbeats import (
+    count_other_heartbeats,
+    find_heartbeat,
+    names_behind,
+    next_beat,
+    note_beat,
+    note_push,
+    remove_heartbeat,
+    replace_heartbeat,
+)
 from gateway.store.protocols import Timers
+from gateway.store.transaction import Transaction
 from gateway.timestamps import rfc3339, rfc3339_or_none
 
 log = logging.getLogger(__name__)
@@ -66,12 +74,12 @@ class Beat:
     due: DueHeartbeat
     devices: list[int]
 
-    def choose(self, connection: sqlite3.Connection, pending: PendingPush, now_ms: int) -> Problem | None:
+    def choose(self, transaction: Transaction, pending: PendingPush, now_ms: int) -> Problem | None:
         pending.devices = self.devices
         return None
 
-    def store(self, connection: sqlite3.Connection, pending: PendingPush, now_ms: int) -> None:
-        note_push(connection, self.due, pending.push_no)
+    def store(self, transaction: Transaction, pending: PendingPush, now_ms: int) -> None:
+        note_push(transaction, self.due.app_no, self.due.name, pending.push_no)
 
     def stored(self, pending: PendingPush) -> None:
         """Expect nothing of it; the next beat has its own time."""
@@ -113,11 +121,11 @@ class Heartbeats:
         """Begin anew after a start; before the first connection."""
         now_ms = self._clock_ms()
 
-        def operation(connection: sqlite3.Connection) -> int | None:
-            first = next_beat(connection, -1)
+        def operation(transaction: Transaction) -> int | None:
+            first = next_beat(transaction, -1)
             if first is not None:
-                forget_beats(connection, now_ms)
-                first = next_beat(connection, -1)
+                begin_anew(transaction, now_ms)
+                first = next_beat(transaction, -1)
             return first
 
         first = await self._database.write(operation)
@@ -135,19 +143,20 @@ class Heartbeats:
         found: list[tuple[dict[str, Beaten], int | None]] = []
         """Of the last run of the operation."""
 
-        def make(connection: sqlite3.Connection, now_ms: int) -> list[PendingPush]:
-            remove_old_beats(connection, now_ms)
-            due = due_heartbeats(connection, now_ms)
+        def make(transaction: Transaction, now_ms: int) -> list[PendingPush]:
+            remove_old_beats(transaction, now_ms)
+            due = due_beats(transaction, now_ms)
             beaten: dict[str, Beaten] = {}
             beats: list[PendingPush] = []
             for one in due:
-                beaten[f"{one.app_id}/{one.name}"] = evaluate_beat(connection, one, now_ms)
-                devices = self._willing(connection, one)
-                note_beat(connection, one, devices, now_ms + one.fields.every_s * 1000, now_ms)
+                beaten[f"{one.app_id}/{one.name}"] = evaluate_beat(transaction, one, now_ms)
+                devices = self._willing(transaction, one)
+                next_at = now_ms + one.fields.every_s * 1000
+                note_beat(transaction, one.app_no, one.name, devices, next_at, now_ms)
                 there = online_among(devices, connected)
                 if there:
                     beats.append(_beat(one, there))
-            found.append((beaten, now_ms if len(due) == DUE_BEATS else next_beat(connection, now_ms)))
+            found.append((beaten, now_ms if len(due) == DUE_BEATS else next_beat(transaction, now_ms)))
             return beats
 
         def done() -> None:
@@ -168,13 +177,13 @@ class Heartbeats:
     def _expect_now(self) -> None:
         self._next = 0
 
-    def _willing(self, connection: sqlite3.Connection, due: DueHeartbeat) -> list[int]:
+    def _willing(self, transaction: Transaction, due: DueHeartbeat) -> list[int]:
         """The devices of a heartbeat, without those whose people want no data. Writer thread."""
-        numbers = due.fields.chosen(connection, due.app_no).numbers
+        numbers = due.fields.chosen(transaction, due.app_no).numbers
         if not numbers or not self._policies.is_guarded(due.app_no):
             return numbers
         unwanted = unwanted_selected(
-            connection, due.app_no, self._policies.of(due.app_no), KIND, None, _LOWEST, BitMap(numbers)
+            transaction, due.app_no, self._policies.of(due.app_no), KIND, None, _LOWEST, BitMap(numbers)
         )
         gone = BitMap.union(*unwanted.values()) if unwanted else BitMap()
         return [device_no for device_no in numbers if device_no not in gone]
@@ -186,23 +195,15 @@ class Heartbeats:
         now_ms = self._clock_ms()
         content = fields.model_dump_json(exclude_none=True)
 
-        def operation(connection: sqlite3.Connection) -> dict[str, Any]:
-            ours, all_others = connection.execute(
-                "SELECT count(*) FILTER (WHERE app_no = ?1), count(*) FROM heartbeat WHERE app_no <> ?1 OR id <> ?2",
-                (app_no, name),
-            ).fetchone()
+        def operation(transaction: Transaction) -> dict[str, Any]:
+            ours, all_others = count_other_heartbeats(transaction, app_no, name)
             if ours >= MAX_HEARTBEATS or all_others >= ALL_HEARTBEATS:
                 raise problem(
                     "invalid_request",
                     f"an app has at most {MAX_HEARTBEATS} heartbeats, all together {ALL_HEARTBEATS}: remove one first",
                 )
-            connection.execute(
-                "INSERT INTO heartbeat (app_no, id, content, next_at, created_at, updated_at)"
-                " VALUES (?1, ?2, ?3, ?4, ?4, ?4) ON CONFLICT DO UPDATE SET content = excluded.content,"
-                " next_at = excluded.next_at, beat_at = NULL, push_no = NULL, updated_at = excluded.updated_at",
-                (app_no, name, content, now_ms),
-            )
-            return _read(connection, app_no, name)
+            replace_heartbeat(transaction, app_no, name, content, now_ms)
+            return _read(transaction, app_no, name)
 
         stored = await self._database.write(operation, app_no)
         self._next = min(self._next, now_ms)
@@ -210,29 +211,22 @@ class Heartbeats:
 
     async def get(self, app_no: int, name: str) -> dict[str, Any]:
         """A heartbeat as the API shows it. Raises Problem 404."""
-        return await self._database.read(lambda connection: _read(connection, app_no, name), app_no)
+        return await self._database.read(lambda transaction: _read(transaction, app_no, name), app_no)
 
     async def page(self, app_no: int, limit: int, cursor: str | None) -> dict[str, Any]:
         """A page of the app's heartbeats, by name."""
 
-        def read(connection: sqlite3.Connection) -> dict[str, Any]:
-            names = connection.execute(
-                "SELECT id FROM heartbeat WHERE app_no = ? AND id > ? ORDER BY id LIMIT ?",
-                (app_no, cursor or "", limit + 1),
-            ).fetchall()
-            items = [_read(connection, app_no, name) for (name,) in names[:limit]]
-            return {"items": items, "next_cursor": names[limit - 1][0] if len(names) > limit else None}
+        def read(transaction: Transaction) -> dict[str, Any]:
+            names = names_behind(transaction, app_no, cursor or "", limit)
+            items = [_read(transaction, app_no, name) for name in names[:limit]]
+            return {"items": items, "next_cursor": names[limit - 1] if len(names) > limit else None}
 
         return await self._database.read(read, app_no)
 
     async def remove(self, app: AppRef, name: str) -> None:
         """Remove a heartbeat. Raises Problem 404."""
-
-        def operation(connection: sqlite3.Connection) -> int:
-            connection.execute("DELETE FROM heartbeat_device WHERE app_no = ? AND heartbeat = ?", (app.no, name))
-            return connection.execute("DELETE FROM heartbeat WHERE app_no = ? AND id = ?", (app.no, name)).rowcount
-
-        if not await self._database.write(operation, app.no):
+        removed = await self._database.write(lambda transaction: remove_heartbeat(transaction, app.no, name), app.no)
+        if not removed:
             raise unknown_heartbeat(name)
         self.beaten.pop(f"{app.id}/{name}", None)
 
@@ -254,21 +248,17 @@ def _beat(due: DueHeartbeat, devices: Sequence[int]) -> PendingPush:
     )
 
 
-def _read(connection: sqlite3.Connection, app_no: int, name: str) -> dict[str, Any]:
-    row = connection.execute(
-        "SELECT content, beat_at, next_at, created_at, updated_at FROM heartbeat WHERE app_no = ? AND id = ?",
-        (app_no, name),
-    ).fetchone()
-    if row is None:
+def _read(transaction: Transaction, app_no: int, name: str) -> dict[str, Any]:
+    stored = find_heartbeat(transaction, app_no, name)
+    if stored is None:
         raise unknown_heartbeat(name)
-    content, beat_at, next_at, created_at, updated_at = row
-    fields = HeartbeatFields.model_validate_json(content)
+    fields = HeartbeatFields.model_validate_json(stored.content)
     return {
         "name": name,
         **fields.model_dump(mode="json", exclude_none=True),
-        "beat_at": rfc3339_or_none(beat_at),
-        "next_at": rfc3339(next_at),
-        "states": describe_devices(connection, app_no, name),
-        "created_at": rfc3339(created_at),
-        "updated_at": rfc3339(updated_at),
+        "beat_at": rfc3339_or_none(stored.beat_at),
+        "next_at": rfc3339(stored.next_at),
+        "states": describe_devices(transaction, app_no, name),
+        "created_at": rfc3339(stored.created_at),
+        "updated_at": rfc3339(stored.updated_at),
     }

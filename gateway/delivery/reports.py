@@ -15,14 +15,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from gateway.delivery.delivery_description import describe_delivery
-from gateway.delivery.escalation_rows import (
-    EscalationState,
-    describe_escalations,
-    escalation_members,
-    escalation_numbers,
-    sent_steps,
-    step_numbers,
-)
+from gateway.delivery.escalation_progress import describe_escalations, escalation_members, sent_steps
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.push_texts import described_text, has_texts, page_of_texts, template_of, text_of_device
 from gateway.delivery_states import PRIORITIES, DeliveryState
@@ -32,6 +25,7 @@ from gateway.store.analytics.forecasts import KeptForecast, read_forecasts
 from gateway.store.database import Database
 from gateway.store.deliveries.campaign_parts import campaign_members
 from gateway.store.deliveries.delivery_reasons import count_reasons, states_of_push
+from gateway.store.deliveries.escalations import EscalationState, escalation_numbers, step_numbers
 from gateway.store.deliveries.mailboxes import mailbox_page
 from gateway.store.deliveries.plan_parts import plan_members
 from gateway.store.deliveries.pushes import (

@@ -16,7 +16,6 @@ import json
 import sqlite3
 from dataclasses import dataclass
 
-from gateway.delivery.escalation_rows import remove_escalations
 from gateway.delivery.push_texts import MARK, forget_templates, remove_texts
 from gateway.delivery.reports import count_states
 from gateway.store.analytics.forecasts import remove_forecasts
@@ -25,6 +24,7 @@ from gateway.store.analytics.presence_hours import remove_hours
 from gateway.store.database import Database
 from gateway.store.deliveries.conditions import IS_WAITING
 from gateway.store.deliveries.delivery_sets import remove_sets
+from gateway.store.deliveries.escalations import remove_escalations
 from gateway.store.deliveries.event_log import remove_events
 from gateway.store.deliveries.plan_parts import remove_parts
 
@@ -216,7 +216,7 @@ def _remove_deliveries(connection: sqlite3.Connection, before: int) -> int:
 def remove_beats(connection: sqlite3.Connection, app_no: int, before: int, count: int) -> None:
     """Remove the oldest pushes of an app that ended before a time, among `count`, and all there is of them.
 
-    They are the server's own, and counted elsewhere (`heartbeat_rows`). Writer thread.
+    They are the server's own, and counted elsewhere (`heartbeat_states`). Writer thread.
     """
     rows = connection.execute(
         "SELECT no FROM (SELECT no, expires_at FROM push WHERE app_no = ? ORDER BY no LIMIT ?) WHERE expires_at <= ?",

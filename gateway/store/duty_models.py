@@ -20,7 +20,7 @@ class Duty(SQLModel, table=True):
 
 
 class Escalation(SQLModel, table=True):
-    """A push to a duty, and how far it has come (`delivery/escalation_rows`)."""
+    """A push to a duty, and how far it has come (`store/deliveries/escalations`)."""
 
     __tablename__ = "escalation"
     __table_args__ = (
@@ -38,7 +38,7 @@ class Escalation(SQLModel, table=True):
     """The duty as it was when the push was accepted, `delivery.duties.DutyFields` as JSON."""
     collapse_key: str
     state: str
-    """`delivery.escalation_rows.EscalationState`."""
+    """`store.deliveries.escalations.EscalationState`."""
     step: int
     """Number of the step that was sent last, from 0 on, over all rounds."""
     due_at: int | None = None

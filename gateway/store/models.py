@@ -214,7 +214,7 @@ class Push(SQLModel, table=True):
     no: int | None = Field(default=None, primary_key=True)
     id: str = Field(unique=True)
     app_no: int = Field(foreign_key="application.no")
-    """0 of a beat, which is the server's own (`delivery/heartbeat_rows`)."""
+    """0 of a beat, which is the server's own (`delivery/heartbeat_states`)."""
     kind: str
     priority: int
     """Index into `states.PRIORITIES`."""

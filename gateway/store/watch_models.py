@@ -7,14 +7,14 @@ from sqlmodel import Field, SQLModel
 
 
 class HeartbeatRow(SQLModel, table=True):
-    """A heartbeat of an app: devices that are to answer every minute (`delivery/heartbeat_rows`)."""
+    """A heartbeat of an app: devices that are to answer every minute (`delivery/heartbeat_states`)."""
 
     __tablename__ = "heartbeat"
     __table_args__ = (Index("heartbeat_next", "next_at"), {"sqlite_with_rowid": False})
     app_no: int = Field(primary_key=True)
     id: str = Field(primary_key=True)
     content: str = Field(sa_column=Column(Text, nullable=False))
-    """`delivery.heartbeat_rows.HeartbeatFields` as JSON."""
+    """`delivery.heartbeat_states.HeartbeatFields` as JSON."""
     next_at: int
     """Time of the next beat."""
     beat_at: int | None = None
@@ -34,7 +34,7 @@ class HeartbeatDevice(SQLModel, table=True):
     heartbeat: str = Field(primary_key=True)
     device_no: int = Field(primary_key=True)
     state: str
-    """`delivery.heartbeat_rows.HeartbeatState`."""
+    """`store.deliveries.heartbeats.HeartbeatState`."""
     streak: int
     """Beats in a row that were missed or late."""
     answered_at: int | None = None

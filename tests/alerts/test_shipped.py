@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.delivery.heartbeat_rows import Beaten, HeartbeatState
+from gateway.delivery.heartbeat_states import Beaten
+from gateway.store.deliveries.heartbeats import HeartbeatState
 from tests.alerts.shipped import (
     ALERTS,
     ROOT,

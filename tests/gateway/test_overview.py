@@ -12,7 +12,7 @@ import pytest
 
 from gateway import overview
 from gateway.backup_record import change_record
-from gateway.delivery.heartbeat_rows import Beaten
+from gateway.delivery.heartbeat_states import Beaten
 from gateway.metrics import MetricsSources
 from gateway.overview import Overview, ServerAlert
 from tests.alerts.shipped import alerts as shipped_alerts

@@ -252,6 +252,16 @@ def remove_events(connection: sqlite3.Connection, before: int, count: int) -> in
     return 0 if last is None else remove_events_to(connection, last)
 
 
+def remove_events_of_app(connection: sqlite3.Connection, app_no: int, before: int, count: int) -> None:
+    """Remove up to `count` of an app's oldest entries, if they are from before this time. Writer thread."""
+    (last,) = connection.execute(
+        "SELECT max(no) FROM (SELECT no, at FROM event WHERE app_no = ? ORDER BY no LIMIT ?) WHERE at <= ?",
+        (app_no, count, before),
+    ).fetchone()
+    if last is not None:
+        remove_events_to(connection, last, app_no)
+
+
 def remove_events_to(connection: sqlite3.Connection, last: int, app_no: int | None = None) -> int:
     """Remove the entries up to this one, of an app or of all; how many. Writer thread."""
     among = "no <= ?1" if app_no is None else "no <= ?1 AND app_no = ?2"

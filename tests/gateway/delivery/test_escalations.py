@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from gateway.delivery import duties, escalation_rows, escalations
+from gateway.delivery import duties, escalation_progress, escalations
 from gateway.delivery.duties import DutyFields
 from gateway.delivery.retention import RetentionPeriods, remove_slice
 from gateway.delivery.submission import AcceptedPush
@@ -304,7 +304,7 @@ def test_the_same_request_is_one_escalation(world: World) -> None:
 
 
 def test_many_are_seen_to_some_at_a_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(escalation_rows, "DUE_STEPS", 2)
+    monkeypatch.setattr(escalation_progress, "DUE_STEPS", 2)
     monkeypatch.setattr(escalations, "DUE_STEPS", 2)
     set_duty(world)
     pushes = [escalate(world) for _ in range(5)]
@@ -316,7 +316,7 @@ def test_many_are_seen_to_some_at_a_time(world: World, monkeypatch: pytest.Monke
 
 
 def test_apps_have_their_steps_in_turn(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(escalation_rows, "DUE_STEPS", 2)
+    monkeypatch.setattr(escalation_progress, "DUE_STEPS", 2)
     monkeypatch.setattr(escalations, "DUE_STEPS", 2)
     set_duty(world)
     many = [escalate(world) for _ in range(5)]

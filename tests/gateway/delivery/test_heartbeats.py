@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from gateway.delivery import heartbeat_rows, heartbeats
-from gateway.delivery.heartbeat_rows import HeartbeatFields
+from gateway.delivery import heartbeat_states, heartbeats
+from gateway.delivery.heartbeat_states import HeartbeatFields
 from gateway.delivery.missed_pushes import missed_push_rows
 from gateway.errors import Problem
 from gateway.minute_counts import EVENT_TYPES, MINUTE_MS
@@ -186,7 +186,7 @@ def test_what_the_server_slept_through_is_no_silence(world: World) -> None:
 
 
 def test_the_first_devices_of_a_tag_are_beaten(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heartbeat_rows, "BEATEN_DEVICES", 2)
+    monkeypatch.setattr(heartbeat_states, "BEATEN_DEVICES", 2)
     add_devices(world.connection, APP.no, "site", [1, 2, 3])
     set_heartbeat(world, tag="site")
     assert list(states(world)) == ["d1", "d2"]
@@ -218,7 +218,7 @@ def test_a_returning_device_is_not_told_of_beats_that_it_missed(world: World) ->
 
 
 def test_many_are_seen_to_some_at_a_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (heartbeat_rows, heartbeats):
+    for module in (heartbeat_states, heartbeats):
         monkeypatch.setattr(module, "DUE_BEATS", 2)
     for number in range(5):
         set_heartbeat(world, f"site-{number}")

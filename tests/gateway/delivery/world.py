@@ -16,7 +16,6 @@ from gateway.delivery.attachments import AttachmentLimits
 from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery.device_connections import DeviceConnections
 from gateway.delivery.engine import Body, Message
-from gateway.delivery.escalation_rows import StepPush
 from gateway.delivery.history_pages import HistoryPage
 from gateway.delivery.push import PushRequest
 from gateway.delivery.submission import AcceptedPush, AppRef, PendingPush, Submission
@@ -26,6 +25,7 @@ from gateway.delivery_states import RECEIPT_STATES, DeliveryState
 from gateway.errors import Problem
 from gateway.pages import ListPage
 from gateway.store.audience.device_sets import ALL_TAG, remove_devices
+from gateway.store.deliveries.escalations import StepPush
 from gateway.store.deliveries.event_log import EventPage, Position, read_events
 from tests.gateway.delivery.machinery import FakeEngine, ManualTimers, ManualWriter, add_device, fresh_database
 
