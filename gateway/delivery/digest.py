@@ -12,10 +12,10 @@ import sqlite3
 from collections.abc import Sequence
 
 from gateway.delivery.push import PushRequest, wire_size
-from gateway.delivery.push_texts import content_for
 from gateway.delivery.submission import new_push_ids
 from gateway.delivery_states import PRIORITIES
 from gateway.store.deliveries.ledger_statements import digest_rows
+from gateway.store.deliveries.push_texts import content_for
 from gateway.store.deliveries.pushes import last_push_no
 
 BODY_TITLES = 5

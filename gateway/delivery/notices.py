@@ -13,16 +13,19 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import sqlite3
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from typing import Any
 
 from gateway.delivery.consent import PreferenceStore
 from gateway.delivery_states import DeliveryState
 from gateway.device_topics import device_topic
+from gateway.store.audience.devices import device_of_app, live_device_ids
 from gateway.store.database import Database
+from gateway.store.deliveries.pushes import shown_push
 from gateway.store.deliveries.whole_deliveries import whole_deliveries
+from gateway.store.transaction import Transaction
 
 log = logging.getLogger(__name__)
 
@@ -62,16 +65,10 @@ class Notices:
             task.add_done_callback(lambda _: self._under_way.pop(key, None))
 
     async def _send_preferences(self, app_id: str, device_id: str) -> None:
-        found = await self._database.read_soon(
-            lambda connection: connection.execute(
-                "SELECT d.app_no, d.no FROM application AS a JOIN device AS d ON d.app_no = a.no"
-                " WHERE a.id = ? AND d.id = ? AND d.removed_at IS NULL",
-                (app_id, device_id),
-            ).fetchone()
-        )
+        found = await self._database.read_soon(partial(device_of_app, app_id=app_id, device_id=device_id))
         self._under_way.pop((app_id, device_id), None)  # what changes from here on is told again
         if found is not None:
-            self.send(app_id, device_id, "preferences", await self._preferences.document(*found))
+            self.send(app_id, device_id, "preferences", await self._preferences.document(found.app_no, found.device_no))
 
     def clear_push(self, app_id: str, push_id: str, but_not: str | None, done: Callable[[], None]) -> None:
         """Send a `clear` to the devices that have the push, and may still show it; `done` is called when they are told.
@@ -95,7 +92,7 @@ class Notices:
         while after is not None:
             looked_from = after
             rows, after = await self._database.read(
-                lambda connection: _showing_devices(connection, push_id, looked_from)  # noqa: B023  awaited here
+                lambda transaction: _showing_devices(transaction, push_id, looked_from)  # noqa: B023  awaited here
             )
             for _, device_id in rows:
                 if device_id != but_not:
@@ -108,20 +105,15 @@ class Notices:
         self._publish(device_topic(app_id, device_id, "notices"), payload.encode())
 
 
-def _showing_devices(
-    connection: sqlite3.Connection, push_id: str, after: int
-) -> tuple[list[tuple[int, str]], int | None]:
+def _showing_devices(transaction: Transaction, push_id: str, after: int) -> tuple[list[tuple[int, str]], int | None]:
     """Find devices, (number, id) each, that may still show a push, and where to go on. Reader thread.
 
     They have acknowledged it, were sent it with QoS 0, or have it in flight: still waiting on disk.
     """
-    push = connection.execute("SELECT no FROM push WHERE id = ? AND kind IN ('alert', 'in_app')", (push_id,)).fetchone()
-    if push is None:
+    push_no = shown_push(transaction, push_id)
+    if push_no is None:
         return [], None
-    showing = (one.device_no for one in whole_deliveries(connection, push[0], after) if one.state in _MAY_SHOW)
+    showing = (one.device_no for one in whole_deliveries(transaction, push_no, after) if one.state in _MAY_SHOW)
     numbers = list(islice(showing, CLEARED_DEVICES))
-    rows = connection.execute(
-        "SELECT v.no, v.id FROM json_each(?) AS x CROSS JOIN device AS v ON v.no = x.value AND v.removed_at IS NULL",
-        (json.dumps(numbers),),
-    ).fetchall()
+    rows = live_device_ids(transaction, numbers)
     return rows, numbers[-1] if len(numbers) == CLEARED_DEVICES else None

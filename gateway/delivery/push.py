@@ -27,13 +27,14 @@ from gateway.content.text_fields import (
 )
 from gateway.delivery.engine import Body, Properties
 from gateway.delivery.notification import Notification
-from gateway.delivery.push_texts import PushTexts, has_texts, load_texts
+from gateway.delivery.push_texts import PushTexts, load_texts
 from gateway.delivery.push_timing import MAX_SPREAD_SECONDS, LocalTime, Repeat, Window
 from gateway.delivery_states import PRIORITIES
 from gateway.described_model import DescribedModel
 from gateway.errors import problem
 from gateway.names import Name
 from gateway.printable import Printable
+from gateway.store.deliveries.push_texts import has_texts
 from gateway.timestamps import rfc3339
 
 MAX_TTL_SECONDS = 31_536_000

@@ -21,7 +21,6 @@ from gateway.delivery.consent import unwanted, unwanted_selected
 from gateway.delivery.digest import PushNumbers
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.mailbox_limits import EnforcedLimits, MailboxLimits
-from gateway.delivery.push_texts import insert_texts
 from gateway.delivery.submission import (
     AcceptedPush,
     PendingPush,
@@ -47,6 +46,7 @@ from gateway.store.deliveries.ledger_statements import (
     supersede_rows,
 )
 from gateway.store.deliveries.not_before import mark_limited_rows, mark_muted_rows
+from gateway.store.deliveries.push_texts import insert_texts
 from gateway.store.rows import insert_rows
 
 _WAITING = int(DeliveryState.WAITING)
@@ -371,7 +371,8 @@ class PushStore:
 def _insert_texts(connection: sqlite3.Connection, pending: PendingPush) -> None:
     """Store the texts of a push that was composed, and the template that it was composed with."""
     if pending.stored_texts:
-        insert_texts(connection, pending.push_no, pending.whole_texts())
+        texts = [(text.content, text.size, text.devices) for text in pending.whole_texts()]
+        insert_texts(connection, pending.push_no, texts)
     if pending.template is not None:
         connection.execute("INSERT INTO push_template VALUES (?, ?, ?)", (pending.push_no, *pending.template))
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from gateway.delivery.delivery_description import describe_delivery
 from gateway.delivery.escalation_progress import describe_escalations, escalation_members, sent_steps
 from gateway.delivery.ledger import Ledger
-from gateway.delivery.push_texts import described_text, has_texts, page_of_texts, template_of, text_of_device
+from gateway.delivery.push_texts import described_template, described_text, page_of_texts
 from gateway.delivery_states import PRIORITIES, DeliveryState
 from gateway.errors import Problem, problem
 from gateway.pages import ListPage, fill_page
@@ -38,6 +38,7 @@ from gateway.store.deliveries.pushes import (
 )
 from gateway.store.deliveries.whole_deliveries import WholeDelivery, ids_of_deliveries, whole_deliveries, whole_delivery
 from gateway.store.transaction import Transaction
+from gateway.store.deliveries.push_texts import has_texts, text_of_device
 from gateway.timestamps import rfc3339, rfc3339_or_none
 
 # Made once: the enumeration takes longer to say a name than the database to count a push.
@@ -327,7 +328,7 @@ def read_push(transaction: Transaction, push_no: int, sent: Sequence[int]) -> di
     if push is None:
         return None
     counts = _final_or_now(transaction, push.no, push.final_counts, sent)
-    template = template_of(transaction, push.no)
+    template = described_template(transaction, push.no)
     optional = {"collapse_key": push.collapse_key, "channel": push.channel, "template": template}
     return {
         "push_id": push.push_id,

@@ -16,7 +16,6 @@ import json
 import sqlite3
 from dataclasses import dataclass
 
-from gateway.delivery.push_texts import MARK, forget_templates, remove_texts
 from gateway.delivery.reports import count_states
 from gateway.store.analytics.forecasts import remove_forecasts
 from gateway.store.analytics.funnels import DAY_MS, HOUR_MS, finish_row
@@ -27,6 +26,7 @@ from gateway.store.deliveries.delivery_sets import remove_sets
 from gateway.store.deliveries.escalations import remove_escalations
 from gateway.store.deliveries.event_log import remove_events
 from gateway.store.deliveries.plan_parts import remove_parts
+from gateway.store.deliveries.push_texts import MARK, forget_templates, remove_texts
 
 SLICE_ROWS = 2_000
 """Rows that one operation removes: about 10 ms of the writer."""

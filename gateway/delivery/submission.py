@@ -13,11 +13,12 @@ from pyroaring import BitMap
 
 from gateway.audience.policy import Policy
 from gateway.delivery.push import PUSH_ID_CHARACTERS, ActivePush, PushRequest, Target, wire_size
-from gateway.delivery.push_texts import PreparedText, PushTexts, mark
+from gateway.delivery.push_texts import PreparedText, PushTexts
 from gateway.delivery_states import PRIORITIES
 from gateway.errors import Problem, problem
 from gateway.store.audited_writes import Attempt
 from gateway.store.deliveries.idempotency import answer_of_key
+from gateway.store.deliveries.push_texts import mark
 from gateway.store.errors import OutcomeUnknown, storage_problem
 from gateway.store.transaction import Transaction
 

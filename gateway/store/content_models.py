@@ -43,7 +43,7 @@ class PushTemplate(SQLModel, table=True):
 
 
 class PushText(SQLModel, table=True):
-    """One of several texts of a push (`delivery/push_texts`); a push with one has it in `Push.content`."""
+    """One of several texts of a push (`store/deliveries/push_texts`); a push with one has it in `Push.content`."""
 
     __tablename__ = "push_text"
     push_no: int = Field(primary_key=True)

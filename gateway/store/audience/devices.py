@@ -114,3 +114,11 @@ def principals_without_device(transaction: Transaction, principals: Sequence[str
         (json.dumps(principals), DEFAULT_APP),
     )
     return [principal for (principal,) in rows]
+
+
+def live_device_ids(transaction: Transaction, numbers: Sequence[int]) -> list[tuple[int, str]]:
+    """The live devices among these, in order: (number, id) each."""
+    return transaction.execute(
+        "SELECT v.no, v.id FROM json_each(?) AS x CROSS JOIN device AS v ON v.no = x.value AND v.removed_at IS NULL",
+        (json.dumps(list(numbers)),),
+    ).fetchall()

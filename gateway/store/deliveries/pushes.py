@@ -14,6 +14,12 @@ def push_number(transaction: Transaction, app_no: int, push_id: str) -> int | No
     return row[0] if row is not None else None
 
 
+def shown_push(transaction: Transaction, push_id: str) -> int | None:
+    """The number of a push that devices show; None if there is none of this id, or nobody sees its kind."""
+    row = transaction.execute("SELECT no FROM push WHERE id = ? AND kind IN ('alert', 'in_app')", (push_id,)).fetchone()
+    return None if row is None else int(row[0])
+
+
 def last_push_no(transaction: Transaction) -> int:
     """The number of the push that was stored last; 0 before the first."""
     row = transaction.execute("SELECT seq FROM sqlite_sequence WHERE name = 'push'").fetchone()
