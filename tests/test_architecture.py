@@ -150,17 +150,11 @@ SAY_SQL_STILL = {
     "gateway.delivery.push_store",
     "gateway.delivery.retention",
     "gateway.devices",
-    "gateway.plans.campaign_counts",
-    "gateway.plans.campaign_reach",
-    "gateway.plans.campaign_reports",
-    "gateway.plans.campaign_rows",
-    "gateway.plans.campaigns",
     "gateway.plans.device_zones",
     "gateway.plans.parts",
     "gateway.plans.schedule_rows",
     "gateway.plans.schedule_runner",
     "gateway.plans.schedules",
-    "gateway.plans.target_freeze",
 }
 """Modules whose SQL has not moved into `gateway.store` yet."""
 

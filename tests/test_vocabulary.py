@@ -52,7 +52,7 @@ NUMBERS_WITHOUT_UNIT = {
     "gateway.store.analytics.funnels.LAST_DEVICE": "an end of a range of device numbers",
     "gateway.delivery_handles.DEVICE_MASK": "a mask",
     "gateway.delivery.heartbeat_states.SERVER_APP": "a number that stands for an app",
-    "gateway.plans.campaign_rows.HOLDOUT": "a number that stands for a group",
+    "gateway.store.plans.campaigns.HOLDOUT": "a number that stands for a group",
     "gateway.socket_activation.FIRST_DESCRIPTOR": "a file descriptor",
     "gateway.store.ledger_file.INCREMENTAL": "a mode of auto_vacuum",
 }

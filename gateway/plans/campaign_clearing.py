@@ -13,11 +13,11 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from gateway.delivery.submission import AppRef
-from gateway.plans import campaign_rows as rows
-from gateway.plans.campaign_counts import count_failed, parts_of
+from gateway.plans.campaign_counts import count_failed
 from gateway.plans.campaign_fields import CampaignRequest
-from gateway.plans.campaign_rows import Campaign, CampaignState
 from gateway.store.database import Database
+from gateway.store.plans import campaigns as rows
+from gateway.store.plans.campaigns import Campaign, CampaignState
 
 Recall = Callable[[AppRef, str], Awaitable[object]]
 """Takes back a push, and clears it from screens."""
@@ -31,21 +31,21 @@ async def clear_one(database: Database, recall: Recall, campaign: Campaign) -> b
         if found is not None:
             push_no, push_id = found
             await recall(app, push_id)
-            await database.write(lambda connection: rows.note_recalled(connection, push_no), app.no)
+            await database.write(lambda transaction: rows.note_recalled(transaction, push_no), app.no)
             return False
-    if await database.write(lambda connection: rows.remove_sets(connection, campaign.no, keep_holdout=True), app.no):
+    if await database.write(lambda transaction: rows.remove_sets(transaction, campaign.no, keep_holdout=True), app.no):
         return False
     content = await database.read(partial(rows.read_content, campaign_no=campaign.no), app.no)
     if content is not None and CampaignRequest.model_validate_json(content).counts_failures:
         await _note_failures(database, campaign)
-    await database.write(lambda connection: rows.note_cleared(connection, campaign.no), app.no)
+    await database.write(lambda transaction: rows.note_cleared(transaction, campaign.no), app.no)
     return True
 
 
 async def _note_failures(database: Database, campaign: Campaign) -> None:
     """Note how many results had an error, for when the deliveries have left."""
-    parts = await database.read(partial(parts_of, campaign_no=campaign.no), campaign.app_no)
+    parts = await database.read(partial(rows.parts_of, campaign_no=campaign.no), campaign.app_no)
     failed = {
         part.push_no: await count_failed(database, campaign.app_no, part.push_no) for part in parts if not part.is_final
     }
-    await database.write(lambda connection: rows.note_failed(connection, failed), campaign.app_no)
+    await database.write(lambda transaction: rows.note_failed(transaction, failed), campaign.app_no)

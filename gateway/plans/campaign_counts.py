@@ -9,16 +9,16 @@ Nothing here asks what is being handed over: it waits on disk, and has no outcom
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import NamedTuple
 
 from gateway.delivery.reports import read_counts
-from gateway.delivery_states import DeliveryState
 from gateway.plans.conditions import FAILED, Sample
 from gateway.store.database import Database
+from gateway.store.plans.campaigns import Part, count_failed_behind, parts_of
+from gateway.store.transaction import Transaction
 
 READ_PARTS = 50
 """Parts that one read counts, about 2 ms."""
@@ -28,42 +28,12 @@ RESULT_ROWS = 20_000
 """Deliveries whose results one read looks at, about 10 ms."""
 
 
-class Part(NamedTuple):
-    """A part that was sent."""
-
-    group_no: int
-    variant_no: int
-    push_no: int
-    push_id: str
-    sent_at: int
-    recalled: int
-    failed: int | None
-    """Results with an error when the campaign had ended."""
-    is_final: int
-    """Whether its deliveries have left, and only counts remain."""
-    rows: int
-    """Deliveries that have to be counted one by one."""
-
-
 class CountedPart(NamedTuple):
     """A part with the counts of its push, by present state and with `failed`."""
 
     part: Part
     targeted: int
     counts: Mapping[str, int]
-
-
-def parts_of(connection: sqlite3.Connection, campaign_no: int) -> list[Part]:
-    """The parts of a campaign that were sent, in order; those whose push is no longer known are left out."""
-    rows = connection.execute(
-        "SELECT p.group_no, p.variant_no, p.push_no, t.id, t.accepted_at, p.recalled, p.failed,"
-        " t.final_counts IS NOT NULL, iif(t.in_sets OR t.final_counts IS NOT NULL, 0, t.targeted)"
-        " FROM campaign_part AS p"
-        " JOIN push AS t ON t.no = p.push_no AND t.gone_at IS NULL WHERE p.campaign_no = ?"
-        " ORDER BY p.group_no, p.variant_no",
-        (campaign_no,),
-    )
-    return [Part._make(row) for row in rows.fetchall()]
 
 
 async def count_parts(
@@ -87,7 +57,7 @@ async def count_parts(
     return found
 
 
-def _counts_of(connection: sqlite3.Connection, parts: list[Part]) -> list[tuple[Part, dict[str, int]]]:
+def _counts_of(transaction: Transaction, parts: list[Part]) -> list[tuple[Part, dict[str, int]]]:
     """Count as many of these parts as is good in one read, at least one. Reader thread."""
     found: list[tuple[Part, dict[str, int]]] = []
     size = 0
@@ -95,7 +65,7 @@ def _counts_of(connection: sqlite3.Connection, parts: list[Part]) -> list[tuple[
         size += part.rows
         if found and size > READ_ROWS:
             break
-        found.append((part, read_counts(connection, part.push_no, ())))
+        found.append((part, read_counts(transaction, part.push_no, ())))
     return found
 
 
@@ -104,21 +74,11 @@ async def count_failed(database: Database, app_no: int, push_no: int) -> int:
     total = 0
     after: int | None = 0
     while after is not None:
-        count, after = await database.read(partial(_failed_behind, push_no=push_no, after=after), app_no)
+        count, after = await database.read(
+            partial(count_failed_behind, push_no=push_no, after=after, limit=RESULT_ROWS), app_no
+        )
         total += count
     return total
-
-
-def _failed_behind(connection: sqlite3.Connection, push_no: int, after: int) -> tuple[int, int | None]:
-    """Count errors among the next RESULT_ROWS deliveries behind a device; the last of those, if there may be more."""
-    # LIKE first: it is quicker than to read what is no object, or has no error.
-    count, rows, last = connection.execute(
-        f"SELECT count(*) FILTER (WHERE state = {DeliveryState.ACTED:d} AND result LIKE '%\"error\"%'"
-        " AND result ->> '$.error' IS NOT NULL), count(*), max(device_no) FROM (SELECT device_no, state, result"
-        " FROM delivery WHERE push_no = ? AND device_no > ? ORDER BY device_no LIMIT ?)",
-        (push_no, after, RESULT_ROWS),
-    ).fetchone()
-    return count, last if rows == RESULT_ROWS else None
 
 
 def sample_of(parts: Iterable[CountedPart]) -> Sample:

@@ -6,7 +6,6 @@ The target is resolved as it will be when the campaign starts, by the same code,
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -30,6 +29,7 @@ from gateway.plans.campaign_fields import (
 )
 from gateway.store.audience.devices import device_rows
 from gateway.store.database import Database
+from gateway.store.transaction import Transaction
 
 
 @dataclass(slots=True, frozen=True)
@@ -73,9 +73,9 @@ async def measure_reach(database: Database, targets: TargetResolver, app: AppRef
     return Reach(len(target), tuple(unknown), plan)
 
 
-def _known_ids(connection: sqlite3.Connection, app_no: int, ids: list[str]) -> set[str]:
+def _known_ids(transaction: Transaction, app_no: int, ids: list[str]) -> set[str]:
     """The ids among these that the app knows. Reader thread."""
-    return set(device_rows(connection, app_no, ids))
+    return set(device_rows(transaction, app_no, ids))
 
 
 def describe_reach(fields: CampaignRequest, reach: Reach) -> dict[str, Any]:

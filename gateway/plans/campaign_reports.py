@@ -7,7 +7,6 @@ sum over the parts of those targeted without the suppressed, and no estimate.
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,16 +15,18 @@ from gateway.delivery.significance import Share, wilson_interval
 from gateway.delivery.submission import AppRef
 from gateway.delivery_states import DeliveryState
 from gateway.pages import ListPage, fill_page
-from gateway.plans import campaign_rows as rows
 from gateway.plans.assignment import shares_of
 from gateway.plans.campaign_counts import CountedPart, count_parts, sample_of
 from gateway.plans.campaign_fields import CampaignRequest, Plan, sizes_of_variants
 from gateway.plans.campaign_reach import describe_reach
-from gateway.plans.campaign_rows import Campaign, CampaignState, Phase
 from gateway.plans.campaigns import KEPT_CAMPAIGNS, Campaigns, unknown_campaign
 from gateway.plans.conditions import FAILED
 from gateway.plans.statistics import compare_variants, describe_verdicts
+from gateway.store.audience.devices import removed_or_not
 from gateway.store.database import Database
+from gateway.store.plans import campaigns as rows
+from gateway.store.plans.campaigns import Campaign, CampaignState, Phase
+from gateway.store.transaction import Transaction
 from gateway.timestamps import rfc3339, rfc3339_or_none, wall_time
 
 _STATES = [state.label for state in DeliveryState]
@@ -50,10 +51,10 @@ class CampaignReports:
         """A page of campaigns, in this state or in any, the newest first, without counts. Raises Problem 422."""
         before = cursor_number(cursor)
 
-        def read(connection: sqlite3.Connection) -> ListPage:
+        def read(transaction: Transaction) -> ListPage:
             # Whether one is scheduled is no column: of those that are kept the ones in a state are looked for here.
             most = limit + 1 if state is None else KEPT_CAMPAIGNS
-            found = rows.campaigns_before(connection, app_no, 2**62 if before is None else before, most)
+            found = rows.campaigns_before(transaction, app_no, 2**62 if before is None else before, most)
             wanted = (campaign for campaign in found if state is None or shown_state(campaign) == state)
             return fill_page(wanted, limit, _summary, lambda campaign: campaign.no)
 
@@ -62,9 +63,9 @@ class CampaignReports:
     async def one(self, app_no: int, campaign_id: str) -> dict[str, Any]:
         """A campaign with everything that is known about it. Raises Problem 404."""
 
-        def read(connection: sqlite3.Connection) -> tuple[Campaign, str]:
-            found = rows.find_campaign(connection, app_no, campaign_id)
-            content = None if found is None else rows.read_content(connection, found.no)
+        def read(transaction: Transaction) -> tuple[Campaign, str]:
+            found = rows.find_campaign(transaction, app_no, campaign_id)
+            content = None if found is None else rows.read_content(transaction, found.no)
             if found is None or content is None:
                 raise unknown_campaign(campaign_id)
             return found, content
@@ -74,7 +75,7 @@ class CampaignReports:
         failures = fields.counts_failures
         parts = await count_parts(self._database, app_no, campaign.no, failures=failures)
         # After the parts, so that it is not behind them.
-        later = await self._database.read(lambda c: rows.read_campaign(c, campaign.no), app_no)
+        later = await self._database.read(lambda transaction: rows.read_campaign(transaction, campaign.no), app_no)
         campaign = campaign if later is None else later
         plan = None if campaign.plan is None else Plan.model_validate_json(campaign.plan)
         return describe_campaign(campaign, fields, json.loads(content), plan, parts)
@@ -83,21 +84,15 @@ class CampaignReports:
         """A page of the devices that a campaign sends nothing to, in order of enrolment. Raises Problem 404, 422."""
         after = cursor_number(cursor) or 0
 
-        def read(connection: sqlite3.Connection) -> ListPage:
-            campaign = rows.find_campaign(connection, app_no, campaign_id)
+        def read(transaction: Transaction) -> ListPage:
+            campaign = rows.find_campaign(transaction, app_no, campaign_id)
             if campaign is None:
                 raise unknown_campaign(campaign_id)
-            devices = rows.set_of_part(connection, campaign.no, rows.HOLDOUT, 0)
+            devices = rows.set_of_part(transaction, campaign.no, rows.HOLDOUT, 0)
             start = devices.rank(after) if after else 0
             some = list(devices[start : start + limit + 1])
-            found = connection.execute(
-                "SELECT d.no, d.id, d.removed_at IS NOT NULL FROM json_each(?) AS w"
-                " CROSS JOIN device AS d ON d.no = w.value ORDER BY w.key",
-                (json.dumps(some),),
-            )
-            return fill_page(
-                found, limit, lambda row: {"device_id": row[1], "removed": bool(row[2])}, lambda row: row[0]
-            )
+            found = removed_or_not(transaction, some)
+            return fill_page(found, limit, lambda row: {"device_id": row[1], "removed": row[2]}, lambda row: row[0])
 
         return await self._database.read(read, app_no)
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 from gateway.plans.campaign_counts import CountedPart, sample_of
 from gateway.plans.campaign_fields import CampaignRequest, Plan, RateRollout
-from gateway.plans.campaign_rows import Campaign
 from gateway.plans.conditions import FAILED, Condition, Sample
+from gateway.store.plans.campaigns import Campaign
 
 
 @dataclass(slots=True, eq=False)

@@ -1,7 +1,7 @@
 """Campaigns: a push goes to one group after the other, as long as what comes back is as it should be.
 
-What is true of a campaign is on disk (`campaign_rows`); here are the moments at which something is due, and what is
-decided then. In memory is only when to look at each campaign that runs, and what its conditions are.
+What is true of a campaign is on disk (`store/plans/campaigns`); here are the moments at which something is due, and
+what is decided then. In memory is only when to look at each campaign that runs, and what its conditions are.
 
     starting ──▶ the target is frozen ──▶ sending: a part at a time ──▶ observing ──▶ the next group ─▶ .. ─▶ completed
                                               │ stop                      │ stop, or go_on not in time
@@ -15,9 +15,9 @@ turn; the parts wait in acceptance's queue like any push, behind those of their 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import secrets
-import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -31,22 +31,18 @@ from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.push import PushRequest
 from gateway.delivery.submission import AppRef, PendingPush, Submission, approval_needed, key_reused
 from gateway.errors import Problem, problem
-from gateway.plans import campaign_rows as rows
 from gateway.plans.campaign_clearing import clear_one
 from gateway.plans.campaign_counts import CountedPart, count_parts, sample_of
-from gateway.plans.campaign_fields import (
-    DAY_MS,
-    CampaignRequest,
-    Plan,
-    make_plan,
-)
+from gateway.plans.campaign_fields import DAY_MS, CampaignRequest, Plan, make_plan, merged_push
 from gateway.plans.campaign_reach import Reach, measure_reach, resolve_cohort
-from gateway.plans.campaign_rows import Campaign, CampaignState, Phase
 from gateway.plans.campaign_rules import RunningRules
 from gateway.plans.target_freeze import FreezeTurns, freeze_target
 from gateway.store.audited_writes import about
 from gateway.store.database import Database
 from gateway.store.errors import StorageError
+from gateway.store.plans import campaigns as rows
+from gateway.store.plans.campaigns import Campaign, CampaignState, Phase
+from gateway.store.transaction import Transaction
 from gateway.timestamps import wall_time
 
 log = logging.getLogger(__name__)
@@ -85,16 +81,16 @@ class SentPart:
     variant_no: int
     group_name: str
 
-    def choose(self, connection: sqlite3.Connection, pending: PendingPush, now_ms: int) -> Problem | None:
+    def choose(self, transaction: Transaction, pending: PendingPush, now_ms: int) -> Problem | None:
         if self.owner.is_unapproved(self.campaign, pending.kind):  # a template may have said what kind it is
             return problem("approval_needed", "another key has to approve the campaign")
         pending.is_approved = True  # the campaign as a whole is, or is small
-        if rows.is_next_part(connection, self.campaign.no, self.campaign.group_no, self.variant_no):
+        if rows.is_next_part(transaction, self.campaign.no, self.campaign.group_no, self.variant_no):
             return None
         return problem("campaign_state", "the campaign does not send this part now")
 
-    def store(self, connection: sqlite3.Connection, pending: PendingPush, now_ms: int) -> None:
-        rows.note_part_sent(connection, self.campaign, self.variant_no, pending.push_no, self.group_name, now_ms)
+    def store(self, transaction: Transaction, pending: PendingPush, now_ms: int) -> None:
+        rows.note_part_sent(transaction, self.campaign, self.variant_no, pending.push_no, self.group_name, now_ms)
 
     def stored(self, pending: PendingPush) -> None:
         self.owner.parts += 1
@@ -174,17 +170,17 @@ class Campaigns:
             state = CampaignState.AWAITING_APPROVAL
         content = fields.model_dump_json(exclude_unset=True)
 
-        def operation(connection: sqlite3.Connection) -> int | tuple[str, bool] | None:
-            before = None if remembered is None else rows.made_before(connection, app.no, remembered)
+        def operation(transaction: Transaction) -> int | tuple[str, bool] | None:
+            before = None if remembered is None else rows.made_before(transaction, app.no, remembered)
             if before is not None:
                 return before
-            of_app, of_all = rows.count_under_way(connection, app.no)
+            of_app, of_all = rows.count_under_way(transaction, app.no)
             if of_app >= RUNNING_CAMPAIGNS or of_all >= ALL_CAMPAIGNS:
                 return None
-            rows.remove_ended(connection, app.no, KEPT_CAMPAIGNS - 1)
+            rows.remove_ended(transaction, app.no, KEPT_CAMPAIGNS - 1)
             about("campaign", campaign_id, targeted=reach.targeted)
             return rows.insert_campaign(
-                connection,
+                transaction,
                 app.no,
                 campaign_id,
                 fields.name,
@@ -241,7 +237,7 @@ class Campaigns:
     async def _ask_approval(self, campaign: Campaign, targeted: int) -> None:
         now_ms = self._clock_ms()
         await self._database.write(
-            lambda connection: rows.ask_approval(connection, campaign, targeted, now_ms), campaign.app_no
+            lambda transaction: rows.ask_approval(transaction, campaign, targeted, now_ms), campaign.app_no
         )
 
     async def measure(self, app: AppRef, fields: CampaignRequest) -> Reach:
@@ -302,10 +298,10 @@ class Campaigns:
         await self._move(campaign, "abort", lambda c, now_ms: rows.abort(c, campaign, why, key_id, now_ms))
         self._note_ended(campaign, CampaignState.ABORTED)
 
-    async def _move(self, campaign: Campaign, what: str, operation: Callable[[sqlite3.Connection, int], bool]) -> None:
+    async def _move(self, campaign: Campaign, what: str, operation: Callable[[Transaction, int], bool]) -> None:
         """Carry out a command. Raises Problem 409 if the campaign is in no state for it."""
         now_ms = self._clock_ms()
-        if not await self._database.write(lambda connection: operation(connection, now_ms), campaign.app_no):
+        if not await self._database.write(lambda transaction: operation(transaction, now_ms), campaign.app_no):
             raise _wrong_state(await self._find_again(campaign), what)
 
     async def _find_again(self, campaign: Campaign) -> Campaign:
@@ -445,8 +441,12 @@ class Campaigns:
             plan = make_plan(fields, len(target), None if cohort is None else len(cohort))
             if not await freeze_target(self._database, campaign, fields, plan, target, cohort):
                 return None
+            text, groups = plan.model_dump_json(), len(plan.groups)
             moved = await self._database.write(
-                lambda connection: rows.start_campaign(connection, campaign, plan, self._clock_ms()), app.no
+                lambda transaction: rows.start_campaign(
+                    transaction, campaign, text, plan.total, plan.holdout, groups, self._clock_ms()
+                ),
+                app.no,
             )
             return 0 if moved else None
 
@@ -459,18 +459,20 @@ class Campaigns:
         # A rate has no groups if it is for nobody at all.
         name = plan.groups[campaign.group_no].name if campaign.group_no < len(plan.groups) else ""
 
-        def find(connection: sqlite3.Connection) -> tuple[int, BitMap, PushRequest] | None:
-            variant_no = rows.next_variant(connection, campaign.no, campaign.group_no)
-            push = None if variant_no is None else rows.read_push(connection, campaign.no, variant_no)
-            if variant_no is None or push is None:
+        def find(transaction: Transaction) -> tuple[int, BitMap, PushRequest] | None:
+            variant_no = rows.next_variant(transaction, campaign.no, campaign.group_no)
+            found = None if variant_no is None else rows.push_of_variant(transaction, campaign.no, variant_no)
+            if variant_no is None or found is None:
                 return None
-            return variant_no, rows.set_of_part(connection, campaign.no, campaign.group_no, variant_no), push
+            fields, variant = found
+            push = merged_push(json.loads(fields), None if variant is None else json.loads(variant))
+            return variant_no, rows.set_of_part(transaction, campaign.no, campaign.group_no, variant_no), push
 
         found = await self._database.read(find, campaign.app_no)
         if found is None:  # an empty group
             now_ms = self._clock_ms()
             await self._database.write(
-                lambda connection: rows.observe_group(connection, campaign, name, now_ms), campaign.app_no
+                lambda transaction: rows.observe_group(transaction, campaign, name, now_ms), campaign.app_no
             )
             return 0
         variant_no, devices, push = found
@@ -502,7 +504,7 @@ class Campaigns:
             await self._pause(campaign, f"stop: {reason}")
             return None
         moved = await self._database.write(
-            lambda connection: rows.abort(connection, campaign, f"stop: {reason}", CONDITION, now_ms), campaign.app_no
+            lambda transaction: rows.abort(transaction, campaign, f"stop: {reason}", CONDITION, now_ms), campaign.app_no
         )
         if not moved:
             return None
@@ -514,7 +516,7 @@ class Campaigns:
         """Pause a campaign by itself: nothing is due then."""
         now_ms = self._clock_ms()
         await self._database.write(
-            lambda connection: rows.pause(connection, campaign, reason, CONDITION, now_ms), campaign.app_no
+            lambda transaction: rows.pause(transaction, campaign, reason, CONDITION, now_ms), campaign.app_no
         )
         if campaign.no not in self._due:  # somebody may have resumed it since
             self._rules.pop(campaign.no, None)
@@ -554,12 +556,12 @@ class Campaigns:
             if group is not None and group.pace_ms is not None and -wait_ms < group.pace_ms:
                 group_at = now_ms + wait_ms  # its time, though we come late: not slower with each part
             await self._database.write(
-                lambda connection: rows.next_group(connection, campaign, group_at), campaign.app_no
+                lambda transaction: rows.next_group(transaction, campaign, group_at), campaign.app_no
             )
             return 0
         reason = None if failure is None else f"go_on: the last group did not reach {failure}"
         if await self._database.write(
-            lambda connection: rows.complete(connection, campaign, reason, now_ms), campaign.app_no
+            lambda transaction: rows.complete(transaction, campaign, reason, now_ms), campaign.app_no
         ):
             self._note_ended(campaign, CampaignState.COMPLETED)
             return 0
@@ -569,7 +571,7 @@ class Campaigns:
 
     async def remove_old(self, before: int) -> None:
         """Remove the campaigns that had ended by this time."""
-        while await self._database.write(lambda connection: rows.remove_ended_before(connection, before)):
+        while await self._database.write(lambda transaction: rows.remove_ended_before(transaction, before)):
             pass
 
 

@@ -8,19 +8,19 @@ first, and nothing was sent.
 from __future__ import annotations
 
 import asyncio
-import json
-import sqlite3
 from array import array
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 
 from pyroaring import BitMap
 
-from gateway.plans import campaign_rows as rows
 from gateway.plans.assignment import ADDED_DEVICES, Order, shares_of, sort_keys
 from gateway.plans.campaign_fields import CampaignRequest, Plan
-from gateway.plans.campaign_rows import Campaign, SetRow
+from gateway.store.audience.devices import ids_of_numbers
 from gateway.store.database import Database
+from gateway.store.plans import campaigns as rows
+from gateway.store.plans.campaigns import Campaign, SetRow
+from gateway.store.transaction import Transaction
 
 DRAWERS_PER_TURN = 16
 """Drawers of an order that are sorted before the loop gets a turn: 4,000 devices of a million, about 1 ms."""
@@ -87,10 +87,10 @@ async def _remove_sets(database: Database, campaign: Campaign) -> bool:
     """Remove what an earlier server run has stored; False if the campaign does not start any more."""
     while True:
 
-        def operation(connection: sqlite3.Connection) -> int | None:
-            if not rows.is_starting(connection, campaign.no):
+        def operation(transaction: Transaction) -> int | None:
+            if not rows.is_starting(transaction, campaign.no):
                 return None
-            return rows.remove_sets(connection, campaign.no, keep_holdout=False)
+            return rows.remove_sets(transaction, campaign.no, keep_holdout=False)
 
         removed = await database.write(operation, campaign.app_no)
         if not removed:
@@ -98,10 +98,10 @@ async def _remove_sets(database: Database, campaign: Campaign) -> bool:
 
 
 async def _insert(database: Database, campaign: Campaign, sets: list[SetRow]) -> bool:
-    def operation(connection: sqlite3.Connection) -> bool:
-        if not rows.is_starting(connection, campaign.no):
+    def operation(transaction: Transaction) -> bool:
+        if not rows.is_starting(transaction, campaign.no):
             return False
-        rows.insert_sets(connection, campaign.no, sets)
+        rows.insert_sets(transaction, campaign.no, sets)
         return True
 
     return await database.write(operation, campaign.app_no)
@@ -155,14 +155,10 @@ async def _in_order(database: Database, campaign: Campaign, devices: BitMap) -> 
     return order
 
 
-def _read_keys(connection: sqlite3.Connection, campaign_id: str, numbers: list[int]) -> array[int]:
+def _read_keys(transaction: Transaction, campaign_id: str, numbers: list[int]) -> array[int]:
     """The sort keys of devices. Reader thread."""
-    found, ids = connection.execute(  # two flat lists: thousands of small ones would wake the garbage collector
-        "SELECT json_group_array(d.no), json_group_array(d.id) FROM json_each(?) AS w"
-        " CROSS JOIN device AS d ON d.no = w.value",
-        (json.dumps(numbers),),
-    ).fetchone()
-    return sort_keys(campaign_id, zip(json.loads(found), json.loads(ids), strict=True))
+    found, ids = ids_of_numbers(transaction, numbers)
+    return sort_keys(campaign_id, zip(found, ids, strict=True))
 
 
 async def _between(order: Order, first: int, end: int) -> BitMap:

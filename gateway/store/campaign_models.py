@@ -7,7 +7,7 @@ from sqlmodel import Field, SQLModel
 
 
 class CampaignRow(SQLModel, table=True):
-    """A push with a plan, and how far it has come (`plans/campaign_rows`)."""
+    """A push with a plan, and how far it has come (`store/plans/campaigns`)."""
 
     __tablename__ = "campaign"
     __table_args__ = (
@@ -30,9 +30,9 @@ class CampaignRow(SQLModel, table=True):
     content: str = Field(sa_column=Column(Text, nullable=False))
     """`plans.campaign_fields.CampaignRequest` as JSON."""
     state: str
-    """`plans.campaign_rows.CampaignState`."""
+    """`store.plans.campaigns.CampaignState`."""
     phase: str
-    """`plans.campaign_rows.Phase`: what it does, or will go on with when it is resumed."""
+    """`store.plans.campaigns.Phase`: what it does, or will go on with when it is resumed."""
     group_no: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
     """The present group, from 0 on."""
     reason: str | None = None

@@ -7,7 +7,7 @@ ones can be named. The way back, from numbers to ids, is for a few devices that 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from pyroaring import BitMap
@@ -122,3 +122,23 @@ def live_device_ids(transaction: Transaction, numbers: Sequence[int]) -> list[tu
         "SELECT v.no, v.id FROM json_each(?) AS x CROSS JOIN device AS v ON v.no = x.value AND v.removed_at IS NULL",
         (json.dumps(list(numbers)),),
     ).fetchall()
+
+
+def removed_or_not(transaction: Transaction, numbers: Sequence[int]) -> Iterator[tuple[int, str, bool]]:
+    """Read these devices, in order: (number, id, whether it was removed) each."""
+    rows = transaction.execute(
+        "SELECT d.no, d.id, d.removed_at IS NOT NULL FROM json_each(?) AS w"
+        " CROSS JOIN device AS d ON d.no = w.value ORDER BY w.key",
+        (json.dumps(list(numbers)),),
+    )
+    return ((number, device_id, bool(removed)) for number, device_id, removed in rows)
+
+
+def ids_of_numbers(transaction: Transaction, numbers: Sequence[int]) -> tuple[list[int], list[str]]:
+    """Read the ids of these devices, in no particular order: their numbers again, and an id for each."""
+    found, ids = transaction.execute(  # two flat lists: thousands of small ones would wake the garbage collector
+        "SELECT json_group_array(d.no), json_group_array(d.id) FROM json_each(?) AS w"
+        " CROSS JOIN device AS d ON d.no = w.value",
+        (json.dumps(list(numbers)),),
+    ).fetchone()
+    return json.loads(found), json.loads(ids)

@@ -1,7 +1,7 @@
 """Pushes that are parts of campaigns, for reports and analytics.
 
 A part is a push like any other: only who asks about pushes sees that it belongs to a campaign. What a campaign is, and
-how far it has come, is above (`plans/campaign_rows`), which writes the rows that are read here.
+how far it has come, is above (`store/plans/campaigns`), which writes the rows that are read here.
 
 Sums of campaigns and variants need nothing on the way of a push: each push has its counts (`push_funnel`), and a
 campaign has a few hundred pushes at most, which are added up when somebody asks.

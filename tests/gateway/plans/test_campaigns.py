@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import Problem
-from gateway.plans import campaign_rows as rows
 from gateway.plans import campaigns as campaigns_module
+from gateway.store.plans import campaigns as rows
 from gateway.timestamps import WallTime, rfc3339
 from tests.gateway.delivery.world import APP, items
 from tests.gateway.plans.campaign_world import CampaignWorld
