@@ -150,11 +150,6 @@ SAY_SQL_STILL = {
     "gateway.delivery.push_store",
     "gateway.delivery.retention",
     "gateway.devices",
-    "gateway.plans.device_zones",
-    "gateway.plans.parts",
-    "gateway.plans.schedule_rows",
-    "gateway.plans.schedule_runner",
-    "gateway.plans.schedules",
 }
 """Modules whose SQL has not moved into `gateway.store` yet."""
 

@@ -2,16 +2,12 @@
 
 A run begins with a set of devices. Each part takes some of them out of it, in the operation that stores the push: so no
 device is in two parts, and what is left in the set has had none, wherever the server was killed, whatever its clock
-shows, and whatever has become of a device's time zone or tags meanwhile.
-
-The set is stored in segments of 65,536 device numbers, as all sets are (`device_sets`). A part writes those
-that it takes devices of: 8 KiB each at most.
+shows, and whatever has become of a device's time zone or tags meanwhile (`store/plans/waiting_devices`).
 """
 
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,51 +19,12 @@ from gateway.delivery.push import PushRequest
 from gateway.delivery.push_timing import SCHEDULE_FIELDS
 from gateway.delivery.submission import AppRef, PendingPush, StoredAlong, Submission
 from gateway.errors import Problem, problem
-from gateway.store.audience.device_sets import live_devices, pack, segments_of, stored_devices, unpack
+from gateway.store.audience.device_sets import live_devices
 from gateway.store.deliveries.plan_parts import PlanKind, insert_part
-from gateway.store.rows import insert_rows
+from gateway.store.plans.waiting_devices import remove_from_waiting, waiting_devices
+from gateway.store.transaction import Transaction
 
 _WITHOUT_TIMES = dict.fromkeys(SCHEDULE_FIELDS)
-
-
-def insert_waiting(connection: sqlite3.Connection, kind: PlanKind, run_no: int, devices: BitMap) -> None:
-    """Store the devices that a run begins with. Writer thread."""
-    rows = [(kind, run_no, segment, pack(here)) for segment, here in segments_of(devices)]
-    insert_rows(connection, "plan_waiting", "kind, run_no, segment, devices", rows)
-
-
-def waiting_devices(connection: sqlite3.Connection, kind: PlanKind, run_no: int) -> BitMap:
-    """The devices of a run that have had no part. Any thread."""
-    return stored_devices(connection, "SELECT devices FROM plan_waiting WHERE kind = ? AND run_no = ?", (kind, run_no))
-
-
-def remove_from_waiting(connection: sqlite3.Connection, kind: PlanKind, run_no: int, devices: BitMap) -> int:
-    """Take devices out of those that wait; how many did. Writer thread."""
-    taken = 0
-    for segment, here in segments_of(devices):
-        key = kind, run_no, segment
-        row = connection.execute(
-            "SELECT devices FROM plan_waiting WHERE kind = ? AND run_no = ? AND segment = ?", key
-        ).fetchone()
-        if row is None:
-            continue
-        stored = unpack(row[0])
-        left = stored - here
-        taken += len(stored) - len(left)
-        if left:
-            connection.execute(
-                "UPDATE plan_waiting SET devices = ? WHERE kind = ? AND run_no = ? AND segment = ?", (pack(left), *key)
-            )
-        else:
-            connection.execute("DELETE FROM plan_waiting WHERE kind = ? AND run_no = ? AND segment = ?", key)
-    return taken
-
-
-def clear_waiting(connection: sqlite3.Connection, kind: PlanKind, run_no: int) -> int:
-    """Forget the devices of a run that wait, which has ended; how many did. Writer thread."""
-    left = len(waiting_devices(connection, kind, run_no))
-    connection.execute("DELETE FROM plan_waiting WHERE kind = ? AND run_no = ?", (kind, run_no))
-    return left
 
 
 @dataclass(slots=True, eq=False)
@@ -83,28 +40,28 @@ class RunPart:
     plan_id: str
     run_no: int
     devices: BitMap
-    check: Callable[[sqlite3.Connection], Problem | None]
-    store_more: Callable[[sqlite3.Connection, PendingPush, int], None]
+    check: Callable[[Transaction], Problem | None]
+    store_more: Callable[[Transaction, PendingPush, int], None]
     on_stored: Callable[[PendingPush], None]
     first_step: StoredAlong | None = None
 
-    def choose(self, connection: sqlite3.Connection, pending: PendingPush, now_ms: int) -> Problem | None:
-        refusal = self.check(connection)
+    def choose(self, transaction: Transaction, pending: PendingPush, now_ms: int) -> Problem | None:
+        refusal = self.check(transaction)
         if refusal is not None:
             return refusal
         if self.first_step is not None:
-            return self.first_step.choose(connection, pending, now_ms)
-        pending.selection = self.devices & waiting_devices(connection, self.kind, self.run_no)
-        if not pending.selection.intersect(live_devices(connection, pending.app.no)):
+            return self.first_step.choose(transaction, pending, now_ms)
+        pending.selection = self.devices & waiting_devices(transaction, self.kind, self.run_no)
+        if not pending.selection.intersect(live_devices(transaction, pending.app.no)):
             return nobody_left()
         return None
 
-    def store(self, connection: sqlite3.Connection, pending: PendingPush, now_ms: int) -> None:
+    def store(self, transaction: Transaction, pending: PendingPush, now_ms: int) -> None:
         if self.first_step is not None:
-            self.first_step.store(connection, pending, now_ms)
-        remove_from_waiting(connection, self.kind, self.run_no, self.devices)
-        insert_part(connection, pending.push_no, self.kind, self.plan_id, self.run_no)
-        self.store_more(connection, pending, now_ms)
+            self.first_step.store(transaction, pending, now_ms)
+        remove_from_waiting(transaction, self.kind, self.run_no, self.devices)
+        insert_part(transaction, pending.push_no, self.kind, self.plan_id, self.run_no)
+        self.store_more(transaction, pending, now_ms)
 
     def stored(self, pending: PendingPush) -> None:
         if self.first_step is not None:

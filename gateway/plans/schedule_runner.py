@@ -1,7 +1,7 @@
 """The runner of schedules: begins the runs whose dates are due, and sends their parts.
 
-What is true of a schedule is on disk (`schedule_rows`). A look at one reads it, its runs and their devices on a reader,
-in the turn of its app, and finds by pure functions what is due (`timing`, `due_parts`); each step of that is an
+What is true of a schedule is on disk (`store/plans/schedules`). A look at one reads it, its runs and their devices on a
+reader, in the turn of its app, and finds by pure functions what is due (`timing`, `due_parts`); each step of that is an
 operation of its own, after which it is looked at again, until nothing is due. So a kill between any two steps loses
 nothing and repeats nothing: the next start looks at all schedules.
 
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sqlite3
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -37,16 +36,18 @@ from gateway.delivery.push import PushRequest
 from gateway.delivery.submission import AppRef, PendingPush, approval_needed
 from gateway.errors import Problem, problem
 from gateway.latency import LatencyHistogram
-from gateway.plans import schedule_rows as rows
 from gateway.plans.device_zones import devices_by_zone, zones_of_app
 from gateway.plans.due_parts import DueGroup, DueParts, RunRules, find_due_parts
 from gateway.plans.due_times import EAST_MS, WEST_MS
-from gateway.plans.parts import RunPart, is_of_nobody, part_push, stored_request, waiting_devices
-from gateway.plans.schedule_rows import KIND, NewRun, RunRow, RunState, ScheduleRow, ScheduleState
+from gateway.plans.parts import RunPart, is_of_nobody, part_push, readable_request, stored_request
 from gateway.plans.slices import slice_count
 from gateway.plans.timing import GRACE_MS, LOOK_MS, NextDate, Timing
 from gateway.store.database import Database
 from gateway.store.errors import StorageError
+from gateway.store.plans import schedules as rows
+from gateway.store.plans.schedules import KIND, NewRun, RunRow, RunState, ScheduleRow, ScheduleState
+from gateway.store.plans.waiting_devices import waiting_devices
+from gateway.store.transaction import Transaction
 from gateway.timestamps import wall_time
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,8 @@ RUNS_UNDER_WAY = 64
 """Runs of a schedule under way at a time, each of which keeps its devices and is looked at with the others: those of 26
 hours around the earth and a spread of a day, 24 dates a day."""
 TOO_MANY_RUNS = f"{RUNS_UNDER_WAY} runs of the schedule are under way: have a shorter spread, or fewer dates"
+UNREADABLE = "invalid_request: the push is no longer valid here: change it (PATCH), then resume the schedule"
+"""Problem of a run whose push was good once, and is no longer: its time zone was taken out of tzdata, for example."""
 RETRY_MS = 500
 """Time after which a schedule is looked at again of which a step could not be done; it doubles each time."""
 RETRY_AT_MOST_MS = 15_000
@@ -155,7 +158,9 @@ class ScheduleRunner:
     async def load(self) -> None:
         """Have every schedule looked at, since zones may have other rules now. Before the first connection."""
         self._unseen = dict(
-            await self._database.read(lambda connection: rows.due_schedules(connection, 2**62, (), rows.MANY_SCHEDULES))
+            await self._database.read(
+                lambda transaction: rows.due_schedules(transaction, 2**62, (), rows.MANY_SCHEDULES)
+            )
         )
         if self._unseen:
             self.expect(0)
@@ -223,13 +228,13 @@ class ScheduleRunner:
         return left
 
     def _find_due(
-        self, wall_ms: int, busy: list[int], connection: sqlite3.Connection
+        self, wall_ms: int, busy: list[int], transaction: Transaction
     ) -> tuple[list[tuple[int, int]], int | None]:
         """Find the schedules to look at, apps in turn, and the instant of the next one behind. Reader thread."""
         clock_ms = self._clock_ms()
         waiting = {no: retry.at for no, retry in list(self._retry.items()) if retry.at > clock_ms}
-        due = rows.due_schedules(connection, wall_ms, [*busy, *waiting], BACKLOG_SCHEDULES)
-        following = rows.next_wake(connection, wall_ms)
+        due = rows.due_schedules(transaction, wall_ms, [*busy, *waiting], BACKLOG_SCHEDULES)
+        following = rows.next_wake(transaction, wall_ms)
         if waiting:
             retry_at = wall_ms + min(waiting.values()) - clock_ms
             following = retry_at if following is None else min(following, retry_at)
@@ -271,7 +276,7 @@ class ScheduleRunner:
         """Pause a schedule whose push can no longer be read, and end such runs of it."""
         now_ms, wall_ms = self._clock_ms(), self._now()
         failed = await self._database.write(
-            lambda connection: rows.stop_unreadable(connection, no, wall_ms, now_ms), app_no
+            lambda transaction: _stop_unreadable(transaction, no, wall_ms, now_ms), app_no
         )
         self.runs[RunState.FAILED] += failed
 
@@ -282,28 +287,28 @@ class ScheduleRunner:
         zone = self._policies.of(app_no).policy.timezone
         return Timing.of(request, zone if is_time_zone(zone) else "UTC", since)
 
-    def zones(self, connection: sqlite3.Connection, timing: Timing, app_no: int) -> list[str]:
+    def zones(self, transaction: Transaction, timing: Timing, app_no: int) -> list[str]:
         """The zones in which a date may be due: the default one, and those of the devices if they matter."""
         if not timing.is_by_device:
             return [timing.default_zone]
-        return list(dict.fromkeys([timing.default_zone, *zones_of_app(connection, app_no)]))
+        return list(dict.fromkeys([timing.default_zone, *zones_of_app(transaction, app_no)]))
 
-    def _find(self, no: int, connection: sqlite3.Connection) -> Found | None:
-        row = rows.schedule_of(connection, no)
+    def _find(self, no: int, transaction: Transaction) -> Found | None:
+        row = rows.schedule_of(transaction, no)
         if row is None or row.wake is None:
             return None
         request, wall_ms = stored_request(row.push), self._now()
         timing = self.timing_of(request, row.app_no, row.since)
         if row.state == ScheduleState.ACTIVE:
-            date = timing.find_next(row.last_date, row.used, self.zones(connection, timing, row.app_no), wall_ms)
+            date = timing.find_next(row.last_date, row.used, self.zones(transaction, timing, row.app_no), wall_ms)
         else:
             date = NextDate(0, None, None, None)
         found = Found(row, request, timing, date)
         if row.state != ScheduleState.PAUSED:
-            found.runs = [self._find_run(connection, row, run, wall_ms) for run in rows.running_runs(connection, no)]
+            found.runs = [self._find_run(transaction, row, run, wall_ms) for run in rows.running_runs(transaction, no)]
         return found
 
-    def _find_run(self, connection: sqlite3.Connection, schedule: ScheduleRow, run: RunRow, wall_ms: int) -> FoundRun:
+    def _find_run(self, transaction: Transaction, schedule: ScheduleRow, run: RunRow, wall_ms: int) -> FoundRun:
         assert run.push is not None, "until it ends"
         assert run.since is not None, "until it ends"
         request = stored_request(run.push)
@@ -317,8 +322,8 @@ class ScheduleRunner:
         if request.target.duty is not None:
             devices = BitMap([0])  # stands for whoever has the duty then
         else:
-            devices = waiting_devices(connection, KIND, run.no)
-        groups = _groups(connection, schedule, timing, run, devices, wall_ms)
+            devices = waiting_devices(transaction, KIND, run.no)
+        groups = _groups(transaction, schedule, timing, run, devices, wall_ms)
         parts_due = find_due_parts(groups, rules, wall_ms)
         if timing.is_by_device and parts_due.wake is not None:  # a device may come into a zone in which it is due
             parts_due.wake = min(parts_due.wake, wall_ms + LOOK_MS)
@@ -361,7 +366,7 @@ class ScheduleRunner:
             self.expect(wake)
             return True
         rested = await self._database.write(
-            lambda connection: rows.rest(connection, found.row, wake, wake is None, now_ms), found.row.app_no
+            lambda transaction: rows.rest(transaction, found.row, wake, wake is None, now_ms), found.row.app_no
         )
         if rested and wake is not None:
             self.expect(wake)
@@ -385,7 +390,7 @@ class ScheduleRunner:
                         partial(_still_due, row.app_no, timing, date, devices), row.app_no
                     )
                     if not devices:  # it was over for all of them when the schedule was made: no date of theirs
-                        await self._database.write(partial(rows.pass_over, row, date), row.app_no)
+                        await self._database.write(partial(rows.pass_over, row=row, date=date), row.app_no)
                         return
         except Problem as error:
             if error.status in NOT_NOW and self._now() < due + _lifetime_ms(request, timing):
@@ -402,7 +407,9 @@ class ScheduleRunner:
             skipped_dates=skipped,
         )
         now_ms = self._clock_ms()
-        begun = await self._database.write(lambda connection: rows.begin_run(connection, row, run, now_ms), row.app_no)
+        begun = await self._database.write(
+            lambda transaction: rows.begin_run(transaction, row, run, now_ms), row.app_no
+        )
         if begun is not None and run.state != RunState.RUNNING:
             self._count(run.state)
 
@@ -415,14 +422,14 @@ class ScheduleRunner:
         run_no, due = run.row.no, run.parts_due.due
         ended: RunState | None = None
 
-        def check(connection: sqlite3.Connection) -> Problem | None:
-            if rows.is_running(connection, run_no):
+        def check(transaction: Transaction) -> Problem | None:
+            if rows.is_running(transaction, run_no):
                 return None
             return problem("gone", "the run has ended meanwhile")
 
-        def store_more(connection: sqlite3.Connection, pending: PendingPush, now_ms: int) -> None:
+        def store_more(transaction: Transaction, pending: PendingPush, now_ms: int) -> None:
             nonlocal ended
-            ended = rows.end_if_nobody_waits(connection, run_no, now_ms)
+            ended = rows.end_if_nobody_waits(transaction, run_no, now_ms)
 
         def stored(pending: PendingPush) -> None:
             self.parts += 1
@@ -447,20 +454,20 @@ class ScheduleRunner:
     async def _exclude(self, row: ScheduleRow, run: RunRow, devices: BitMap, reason: str) -> None:
         now_ms = self._clock_ms()
         ended = await self._database.write(
-            lambda connection: rows.exclude_devices(connection, run.no, devices, reason, now_ms), row.app_no
+            lambda transaction: rows.exclude_devices(transaction, run.no, devices, reason, now_ms), row.app_no
         )
         self._count(ended)
 
     async def _end(self, row: ScheduleRow, end: Callable[..., RunState | None], run_no: int, *problem: str) -> None:
         now_ms = self._clock_ms()
         self._count(
-            await self._database.write(lambda connection: end(connection, run_no, now_ms, *problem), row.app_no)
+            await self._database.write(lambda transaction: end(transaction, run_no, now_ms, *problem), row.app_no)
         )
 
     async def remove_ended(self, kept_ms: int) -> None:
         """Remove schedules that ended longer ago, and their runs, some at a time."""
         before = self._clock_ms() - kept_ms
-        while await self._database.write(lambda connection: rows.remove_ended(connection, before, REMOVED_SCHEDULES)):
+        while await self._database.write(lambda transaction: rows.remove_ended(transaction, before, REMOVED_SCHEDULES)):
             pass
 
 
@@ -470,7 +477,7 @@ def _lifetime_ms(request: PushRequest, timing: Timing) -> int:
 
 
 def _groups(
-    connection: sqlite3.Connection, schedule: ScheduleRow, timing: Timing, run: RunRow, devices: BitMap, wall_ms: int
+    transaction: Transaction, schedule: ScheduleRow, timing: Timing, run: RunRow, devices: BitMap, wall_ms: int
 ) -> list[DueGroup]:
     """Divide the devices of a run that wait by when they are due. Reader thread."""
     date, app_no = run.date, schedule.app_no
@@ -486,7 +493,7 @@ def _groups(
     ):
         following = None  # whatever is due has begun before its parts are looked at; other dates take no one's place
     groups = []
-    for zone, here in devices_by_zone(connection, app_no, devices, timing.default_zone).items():
+    for zone, here in devices_by_zone(transaction, app_no, devices, timing.default_zone).items():
         # None: they have come into a zone in which it is over, and have had no part.
         of_zone = timing.due(date, zone)
         due = wall_ms if of_zone is None else of_zone
@@ -495,15 +502,31 @@ def _groups(
     return groups
 
 
-def _still_due(
-    app_no: int, timing: Timing, date: int, devices: BitMap, connection: sqlite3.Connection
-) -> tuple[BitMap, int]:
+def _still_due(app_no: int, timing: Timing, date: int, devices: BitMap, transaction: Transaction) -> tuple[BitMap, int]:
     """The devices for which a date is not over yet, and the number of instants at which it is due. Reader thread."""
     found = BitMap()
     instants: set[int] = set()
-    for zone, here in devices_by_zone(connection, app_no, devices, timing.default_zone).items():
+    for zone, here in devices_by_zone(transaction, app_no, devices, timing.default_zone).items():
         due = timing.due(date, zone)
         if due is not None:
             found |= here
             instants.add(due)
     return found, len(instants)
+
+
+def _stop_unreadable(transaction: Transaction, schedule_no: int, wall_ms: int, now_ms: int) -> int:
+    """Pause a schedule whose push can no longer be read, and end such runs, saying so; how many failed.
+
+    Writer thread.
+    """
+    failed = 0
+    for running in rows.running_runs(transaction, schedule_no):
+        if running.push is None or readable_request(running.push) is None:
+            failed += rows.end_run(transaction, running.no, now_ms, UNREADABLE) is not None
+    row = rows.schedule_of(transaction, schedule_no)
+    if row is None or row.state != ScheduleState.ACTIVE or readable_request(row.push) is not None:
+        return failed
+    run = NewRun(None, wall_ms, RunState.FAILED, None, UNREADABLE, 1, BitMap(), 0)
+    rows.begin_run(transaction, row, run, now_ms)
+    rows.pause(transaction, schedule_no)
+    return failed + 1

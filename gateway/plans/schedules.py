@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-import sqlite3
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from itertools import islice, takewhile
@@ -28,10 +27,8 @@ from gateway.delivery.submission import AppRef, Submission, nobody_known, rememb
 from gateway.described_model import DescribedModel
 from gateway.errors import Problem, problem
 from gateway.pages import ListPage, fill_page
-from gateway.plans import schedule_rows as rows
 from gateway.plans.due_times import DAY_MS, EAST_MS, WEST_MS, naive_ms
 from gateway.plans.parts import readable_request, request_text
-from gateway.plans.schedule_rows import KIND, RunRow, RunState, ScheduleRow, ScheduleState
 from gateway.plans.schedule_runner import RUNS_UNDER_WAY, ScheduleRunner
 from gateway.plans.timing import GRACE_MS, Timing
 from gateway.printable import Printable
@@ -40,6 +37,9 @@ from gateway.store.audited_writes import about
 from gateway.store.database import Database
 from gateway.store.deliveries.idempotency import remember_answers
 from gateway.store.deliveries.plan_parts import parts_of_run
+from gateway.store.plans import schedules as rows
+from gateway.store.plans.schedules import KIND, RunRow, RunState, ScheduleRow, ScheduleState
+from gateway.store.transaction import Transaction
 from gateway.timestamps import rfc3339, rfc3339_of_wall, rfc3339_or_none, wall_time
 
 SCHEDULES_OF_APP = 1_000
@@ -125,21 +125,21 @@ class ScheduleStore:
         answer = {"schedule_id": schedule_id, "next": [rfc3339_of_wall(at) for at in upcoming]}
         text, now_ms = request_text(fields.push), self._clock_ms()
 
-        def store(connection: sqlite3.Connection) -> tuple[dict[str, Any] | Problem, bool]:
+        def store(transaction: Transaction) -> tuple[dict[str, Any] | Problem, bool]:
             if key is not None:
                 after_ms = now_ms - self._idempotency_ms
-                earlier = remembered_answer(connection, app.no, key, body_hash, after_ms)
+                earlier = remembered_answer(transaction, app.no, key, body_hash, after_ms)
                 if earlier is not None:
                     return earlier, False
             if refusal is not None:
                 return refusal, False
-            count, size = rows.usage_of_app(connection, app.no)
+            count, size = rows.usage_of_app(transaction, app.no)
             if count >= SCHEDULES_OF_APP or size + len(text) > SCHEDULE_BYTES_OF_APP:
                 return _too_many(count), False
             about("schedule", schedule_id)
-            rows.insert_schedule(connection, schedule_id, app.no, fields.name, text, fields.missed, since, now_ms)
+            rows.insert_schedule(transaction, schedule_id, app.no, fields.name, text, fields.missed, since, now_ms)
             if key is not None:
-                remember_answers(connection, [(app.no, key, body_hash, json.dumps(answer), now_ms)])
+                remember_answers(transaction, [(app.no, key, body_hash, json.dumps(answer), now_ms)])
             return answer, True
 
         result, is_new = await self._database.write(store, app.no)
@@ -175,10 +175,10 @@ class ScheduleStore:
             )
         listed = request.target.devices if request.target.device is None else [request.target.device]
 
-        def read(connection: sqlite3.Connection) -> list[int]:
-            if listed is not None and not device_rows(connection, app.no, listed):
+        def read(transaction: Transaction) -> list[int]:
+            if listed is not None and not device_rows(transaction, app.no, listed):
                 raise nobody_known(listed)
-            return timing.upcoming(None, 0, self._runner.zones(connection, timing, app.no))
+            return timing.upcoming(None, 0, self._runner.zones(transaction, timing, app.no))
 
         upcoming = await self._database.read(read, app.no)
         if not upcoming:
@@ -198,9 +198,9 @@ class ScheduleStore:
     async def _shown(self, found: ScheduleRow) -> dict[str, Any]:
         sent = await self._sent(found.no, 2**62, 1)
 
-        def read(connection: sqlite3.Connection) -> dict[str, Any]:
-            described = self._describe(connection, found, 5)
-            run = next(iter(self._runs(connection, found.no, 2**62, sent)), None)
+        def read(transaction: Transaction) -> dict[str, Any]:
+            described = self._describe(transaction, found, 5)
+            run = next(iter(self._runs(transaction, found.no, 2**62, sent)), None)
             return described | {"last_run": None if run is None else run[1]}
 
         return await self._database.read(read, found.app_no)
@@ -210,9 +210,9 @@ class ScheduleStore:
         before = cursor_number(cursor) or 2**62
         wanted = [state] if state is not None else [each.value for each in ScheduleState]
 
-        def read(connection: sqlite3.Connection) -> ListPage:
-            found = map(ScheduleRow._make, rows.schedules_of_app(connection, app_no, before, wanted))
-            return fill_page(found, limit, lambda row: self._describe(connection, row, 1), lambda row: row.no)
+        def read(transaction: Transaction) -> ListPage:
+            found = rows.schedules_of_app(transaction, app_no, before, wanted)
+            return fill_page(found, limit, lambda row: self._describe(transaction, row, 1), lambda row: row.no)
 
         return await self._database.read(read, app_no)
 
@@ -222,11 +222,11 @@ class ScheduleStore:
         before = cursor_number(cursor) or 2**62
         sent = await self._sent(found.no, before, limit)
 
-        def read(connection: sqlite3.Connection) -> ListPage:
+        def read(transaction: Transaction) -> ListPage:
             counted = 0
             taken: list[tuple[int, dict[str, Any]]] = []
             more = False
-            for run in self._runs(connection, found.no, before, sent):
+            for run in self._runs(transaction, found.no, before, sent):
                 if len(taken) == limit or counted >= COUNTED_PARTS:
                     more = True
                     break
@@ -240,10 +240,10 @@ class ScheduleStore:
     async def _sent(self, schedule_no: int, before: int, limit: int) -> dict[int, list[int]]:
         """The hand-overs in memory of the pushes of so many runs before this one, by push number."""
 
-        def read(connection: sqlite3.Connection) -> list[int]:
+        def read(transaction: Transaction) -> list[int]:
             numbers: list[int] = []
-            for row in islice(rows.runs_of_schedule(connection, schedule_no, before), limit):
-                numbers += [no for no, _ in parts_of_run(connection, KIND, row[0])]
+            for run in islice(rows.runs_of_schedule(transaction, schedule_no, before), limit):
+                numbers += [no for no, _ in parts_of_run(transaction, KIND, run.no)]
                 if len(numbers) >= COUNTED_PARTS:
                     break
             return numbers
@@ -251,18 +251,17 @@ class ScheduleStore:
         return {no: list(self._ledger.sent_of(no)) for no in await self._database.read(read)}
 
     def _runs(
-        self, connection: sqlite3.Connection, schedule_no: int, before: int, sent: dict[int, list[int]]
+        self, transaction: Transaction, schedule_no: int, before: int, sent: dict[int, list[int]]
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        for row in rows.runs_of_schedule(connection, schedule_no, before).fetchall():
-            run = RunRow._make(row)
-            yield run.no, _describe_run(connection, run, sent)
+        for run in list(rows.runs_of_schedule(transaction, schedule_no, before)):
+            yield run.no, _describe_run(transaction, run, sent)
 
-    def _describe(self, connection: sqlite3.Connection, row: ScheduleRow, dates: int) -> dict[str, Any]:
+    def _describe(self, transaction: Transaction, row: ScheduleRow, dates: int) -> dict[str, Any]:
         request = readable_request(row.push)
         upcoming: list[int] = []
         if request is not None and row.state in _OPEN:
             timing = self._runner.timing_of(request, row.app_no, row.since)
-            zones = self._runner.zones(connection, timing, row.app_no)
+            zones = self._runner.zones(transaction, timing, row.app_no)
             upcoming = timing.upcoming(row.last_date, row.used, zones, dates)
         return {
             "schedule_id": row.id,
@@ -279,7 +278,7 @@ class ScheduleStore:
 
     async def _find(self, app_no: int, schedule_id: str) -> ScheduleRow:
         found = await self._database.read(
-            lambda connection: rows.schedule_by_id(connection, app_no, schedule_id), app_no
+            lambda transaction: rows.schedule_by_id(transaction, app_no, schedule_id), app_no
         )
         if found is None:
             raise _unknown(schedule_id)
@@ -351,21 +350,23 @@ class ScheduleStore:
         """
         row = await self._find(app.no, schedule_id)
 
-        def operation(connection: sqlite3.Connection) -> int:
-            current = rows.schedule_of(connection, row.no)
+        def operation(transaction: Transaction) -> int:
+            current = rows.schedule_of(transaction, row.no)
             if current is None or current.state not in _OPEN:
                 return 0
             now_ms = self._clock_ms()
             rows.change_schedule(
-                connection, current, now_ms, state=ScheduleState.CANCELLED, wake=None, asked=None, ended_at=now_ms
+                transaction, current, now_ms, state=ScheduleState.CANCELLED, wake=None, asked=None, ended_at=now_ms
             )
-            return rows.cancel_runs(connection, current, now_ms)
+            return rows.cancel_runs(transaction, current, now_ms)
 
         stopped = await self._database.write(operation, app.no)
         answer: dict[str, Any] = {"schedule_id": row.id, "stopped": stopped}
         if recall:
             recalled = {"cancelled": 0, "in_flight": 0, "too_late": 0}
-            for push_id in await self._database.read(lambda connection: _unfinished(connection, row.no), app.no):
+            for push_id in await self._database.read(
+                lambda transaction: rows.unfinished_pushes(transaction, row.no), app.no
+            ):
                 part = await self._escalations.recall(app, push_id)
                 for name, count in (part or {}).items():
                     recalled[name] += count
@@ -384,16 +385,16 @@ class ScheduleStore:
         """Change columns of a schedule. Raises Problem 409 if it has ended meanwhile, or begun and must not have."""
         now_ms = self._clock_ms()
 
-        def operation(connection: sqlite3.Connection) -> ScheduleRow | None:
-            current = rows.schedule_of(connection, row.no)
+        def operation(transaction: Transaction) -> ScheduleRow | None:
+            current = rows.schedule_of(transaction, row.no)
             if current is None or current.state not in _OPEN:
                 return None
             if must_not_begin and current.used:
                 raise _begun()
             if current.last_date != row.last_date:
                 columns.pop("last_date", None)
-            rows.change_schedule(connection, current, now_ms, **columns)
-            return rows.schedule_of(connection, row.no)
+            rows.change_schedule(transaction, current, now_ms, **columns)
+            return rows.schedule_of(transaction, row.no)
 
         changed = await self._database.write(operation, row.app_no)
         if changed is None:
@@ -483,11 +484,11 @@ def _is_near(local: str, since: int) -> bool:
     return -DAY_MS <= naive_ms(datetime.fromisoformat(local)) - since <= AHEAD_MS + DAY_MS
 
 
-def _describe_run(connection: sqlite3.Connection, run: RunRow, sent: dict[int, list[int]]) -> dict[str, Any]:
-    parts = parts_of_run(connection, KIND, run.no)
+def _describe_run(transaction: Transaction, run: RunRow, sent: dict[int, list[int]]) -> dict[str, Any]:
+    parts = parts_of_run(transaction, KIND, run.no)
     counts: dict[str, int] = {}
     for number, _ in parts:
-        for name, count in read_counts(connection, number, sent.get(number, [])).items():
+        for name, count in read_counts(transaction, number, sent.get(number, [])).items():
             counts[name] = counts.get(name, 0) + count
     return {
         "run": run.no,
@@ -504,17 +505,6 @@ def _describe_run(connection: sqlite3.Connection, run: RunRow, sent: dict[int, l
         "push_ids": [push_id for _, push_id in parts],
         "counts": counts or None,
     }
-
-
-def _unfinished(connection: sqlite3.Connection, schedule_no: int) -> list[str]:
-    """Ids of the pushes of a schedule that have not ended. Reader thread."""
-    rows_found = connection.execute(
-        "SELECT p.id FROM schedule_run AS r CROSS JOIN plan_part AS t ON t.kind = ? AND t.run_no = r.no"
-        " CROSS JOIN push AS p ON p.no = t.push_no AND p.gone_at IS NULL AND p.recalled_at IS NULL"
-        " WHERE r.schedule_no = ? AND p.closed_at IS NULL ORDER BY p.no",
-        (KIND, schedule_no),
-    )
-    return [push_id for (push_id,) in rows_found.fetchall()]
 
 
 def _unknown(schedule_id: str) -> Problem:

@@ -24,7 +24,7 @@ class PlanPart(SQLModel, table=True):
 
 
 class PlanWaiting(SQLModel, table=True):
-    """A segment of the devices that have not had their part of a run (`plans/parts`)."""
+    """A segment of the devices that have not had their part of a run (`store/plans/waiting_devices`)."""
 
     __tablename__ = "plan_waiting"
     # With a rowid, as `device_set`.
@@ -37,7 +37,7 @@ class PlanWaiting(SQLModel, table=True):
 
 
 class Schedule(SQLModel, table=True):
-    """A push with dates (`plans/schedule_rows`)."""
+    """A push with dates (`store/plans/schedules`)."""
 
     __tablename__ = "schedule"
     __table_args__ = (
@@ -55,7 +55,7 @@ class Schedule(SQLModel, table=True):
     missed: str
     """`catch_up` or `skip`."""
     state: str
-    """`plans.schedule_rows.ScheduleState`."""
+    """`store.plans.schedules.ScheduleState`."""
     since: int
     """Instant at which it was made, changed or resumed."""
     last_date: int | None = None
@@ -91,7 +91,7 @@ class ScheduleRun(SQLModel, table=True):
     due: int
     """Instant at which it was due first."""
     state: str
-    """`plans.schedule_rows.RunState`."""
+    """`store.plans.schedules.RunState`."""
     reason: str | None = None
     problem: str | None = None
     push: str | None = Field(default=None, sa_column=Column(Text))

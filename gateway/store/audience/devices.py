@@ -13,6 +13,7 @@ from typing import NamedTuple
 from pyroaring import BitMap
 
 from gateway.device_topics import DEFAULT_APP
+from gateway.store.audience.device_sets import queried_devices
 from gateway.store.transaction import Transaction
 
 EXAMPLE_DEVICES = 5
@@ -142,3 +143,22 @@ def ids_of_numbers(transaction: Transaction, numbers: Sequence[int]) -> tuple[li
         (json.dumps(list(numbers)),),
     ).fetchone()
     return json.loads(found), json.loads(ids)
+
+
+_IN_ZONES = "INDEXED BY device_zone WHERE app_no = ?1 AND timezone IS NOT NULL AND removed_at IS NULL"
+
+
+def reported_zones(transaction: Transaction, app_no: int) -> list[str]:
+    """Names of time zones that devices of an app have reported: a look at the index for each, not for each device."""
+    rows = transaction.execute(
+        f"WITH RECURSIVE zone (name) AS (SELECT min(timezone) FROM device {_IN_ZONES} UNION ALL"
+        f" SELECT (SELECT min(timezone) FROM device {_IN_ZONES} AND timezone > zone.name) FROM zone"
+        " WHERE zone.name IS NOT NULL) SELECT name FROM zone WHERE name IS NOT NULL",
+        (app_no,),
+    )
+    return [name for (name,) in rows.fetchall()]
+
+
+def devices_in_zone(transaction: Transaction, app_no: int, zone: str) -> BitMap:
+    """The live devices of an app that have reported a time zone."""
+    return queried_devices(transaction, f"SELECT no FROM device {_IN_ZONES} AND timezone = ?2", (app_no, zone))

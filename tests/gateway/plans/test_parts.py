@@ -10,18 +10,9 @@ from pyroaring import BitMap
 from gateway.delivery.push import PushRequest
 from gateway.delivery.submission import AcceptedPush
 from gateway.errors import Problem
-from gateway.plans.parts import (
-    RunPart,
-    clear_waiting,
-    insert_waiting,
-    is_of_nobody,
-    part_push,
-    remove_from_waiting,
-    request_text,
-    stored_request,
-    waiting_devices,
-)
+from gateway.plans.parts import RunPart, is_of_nobody, part_push, request_text, stored_request
 from gateway.store.deliveries.plan_parts import PlanKind, parts_of_run
+from gateway.store.plans.waiting_devices import clear_waiting, insert_waiting, remove_from_waiting, waiting_devices
 from tests.gateway.delivery.world import APP, World
 
 RUN = PlanKind.SCHEDULE, 7

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import Problem
-from gateway.plans.parts import waiting_devices
-from gateway.plans.schedule_rows import ScheduleState
 from gateway.store.deliveries.plan_parts import PlanKind
+from gateway.store.plans.schedules import ScheduleState
+from gateway.store.plans.waiting_devices import waiting_devices
 from gateway.timestamps import wall_time
 from tests.gateway.delivery.world import APP, items
 from tests.gateway.plans.world import Killed, PlanWorld
