@@ -28,6 +28,7 @@ from gateway.store.deliveries.delivery_reasons import count_reasons, states_of_p
 from gateway.store.deliveries.escalations import EscalationState, escalation_numbers, step_numbers
 from gateway.store.deliveries.mailboxes import mailbox_page
 from gateway.store.deliveries.plan_parts import plan_members
+from gateway.store.deliveries.push_texts import has_texts, text_of_device
 from gateway.store.deliveries.pushes import (
     newest_pushes,
     push_number,
@@ -38,7 +39,6 @@ from gateway.store.deliveries.pushes import (
 )
 from gateway.store.deliveries.whole_deliveries import WholeDelivery, ids_of_deliveries, whole_deliveries, whole_delivery
 from gateway.store.transaction import Transaction
-from gateway.store.deliveries.push_texts import has_texts, text_of_device
 from gateway.timestamps import rfc3339, rfc3339_or_none
 
 # Made once: the enumeration takes longer to say a name than the database to count a push.

@@ -28,12 +28,12 @@ from gateway.delivery.submission import AppRef, PendingPush
 from gateway.described_model import DescribedModel
 from gateway.errors import Problem, problem
 from gateway.names import Name
+from gateway.store.access.keys import has_valid_key
 from gateway.store.database import Database
 from gateway.store.deliveries.event_log import log_of_app
 from gateway.store.deliveries.watches import (
     HeardWatch,
     count_other_watches,
-    has_key,
     note_heard,
     remove_watch,
     replace_watch,
@@ -200,7 +200,7 @@ class Watches:
                     "invalid_request",
                     f"an app has at most {MAX_WATCHES} watches, all together {ALL_WATCHES}: remove one first",
                 )
-            if fields.key_id is not None and not has_key(transaction, app.no, fields.key_id):
+            if fields.key_id is not None and not has_valid_key(transaction, app.no, fields.key_id):
                 raise problem("key_not_found", f"no key {fields.key_id!r} in this app")
             replace_watch(transaction, app.no, name, content, watch.due_at, created_at, now_ms)
 

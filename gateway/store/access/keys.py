@@ -97,6 +97,12 @@ def key_of_app(transaction: Transaction, key_id: str, app_no: int | None) -> Sto
     return None if row is None else StoredKey(*row)
 
 
+def has_valid_key(transaction: Transaction, app_no: int, key_id: str) -> bool:
+    """Whether an app has a key of this id that is not revoked."""
+    key = "SELECT 1 FROM api_key WHERE app_no = ? AND id = ? AND revoked_at IS NULL"
+    return transaction.execute(key, (app_no, key_id)).fetchone() is not None
+
+
 def scopes_of_others(transaction: Transaction, key_no: int, app_no: int, app_id: str) -> list[str]:
     """List the scopes of each other valid key of an app; none if the app has another id than this."""
     rows = transaction.execute(

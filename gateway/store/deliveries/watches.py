@@ -60,12 +60,6 @@ def count_other_watches(transaction: Transaction, app_no: int, name: str) -> tup
     return of_app, of_all
 
 
-def has_key(transaction: Transaction, app_no: int, key_id: str) -> bool:
-    """Whether an app has a key of this id that is not revoked. Writer thread."""
-    key = "SELECT 1 FROM api_key WHERE app_no = ? AND id = ? AND revoked_at IS NULL"
-    return transaction.execute(key, (app_no, key_id)).fetchone() is not None
-
-
 def replace_watch(
     transaction: Transaction, app_no: int, name: str, content: str, due_at: int, created_at: int, now_ms: int
 ) -> None:
