@@ -11,9 +11,7 @@ was shown before saying yes. If it selects more or fewer by then, nothing is cha
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from itertools import islice
@@ -26,13 +24,15 @@ from gateway.audience.segments import Expression
 from gateway.audience.target_resolution import TargetResolver
 from gateway.delivery.push import DeviceId
 from gateway.described_model import DescribedModel
-from gateway.devices import MAX_TAGS, SLICE_ROWS, DeviceRegistry, write_tags
+from gateway.devices import MAX_TAGS, SLICE_ROWS, DeviceRegistry
 from gateway.errors import Problem, problem
 from gateway.names import Name
 from gateway.store.audience.device_filter import DeviceFilter
+from gateway.store.audience.device_register import note_changes, tags_of, write_tags
 from gateway.store.audience.devices import device_rows
 from gateway.store.audited_writes import note_details, separately
 from gateway.store.database import Database
+from gateway.store.transaction import Transaction
 
 log = logging.getLogger(__name__)
 
@@ -211,12 +211,12 @@ class BulkChanges:
         matching = await self.matching(app_no, wanted.where)
         online = self._online()
 
-        def read(connection: sqlite3.Connection) -> tuple[int | None, list[str]]:
-            selection = self._devices.selection(connection, app_no, wanted, online, matching)
-            count = None if change.expected is None else selection.count(connection, change.cursor or "")
+        def read(transaction: Transaction) -> tuple[int | None, list[str]]:
+            selection = self._devices.selection(transaction, app_no, wanted, online, matching)
+            count = None if change.expected is None else selection.count(transaction, change.cursor or "")
             if count is not None and count != change.expected:
                 return count, []
-            rows = selection.rows(connection, change.cursor or "")
+            rows = selection.rows(transaction, change.cursor or "")
             return count, [device_id for _, device_id in islice(rows, CHANGED_DEVICES + 1)]
 
         count, ids = await self._database.read(read, app_no)
@@ -231,7 +231,7 @@ class BulkChanges:
 
 
 def change_tags_of(
-    connection: sqlite3.Connection,
+    transaction: Transaction,
     app_no: int,
     device_ids: Sequence[str],
     add: set[str],
@@ -240,13 +240,8 @@ def change_tags_of(
 ) -> tuple[list[str | Problem], list[int]]:
     """Change tags of devices: for each `changed`, `unchanged` or a problem, and the numbers of the changed ones. Writer
     thread."""
-    numbers = device_rows(connection, app_no, device_ids)
-    present: dict[int, set[str]] = {no: set() for no in numbers.values()}
-    for device_no, tag in connection.execute(
-        "SELECT device_no, tag FROM device_tag WHERE device_no IN (SELECT value FROM json_each(?))",
-        (json.dumps(list(present)),),
-    ):
-        present[device_no].add(tag)
+    numbers = device_rows(transaction, app_no, device_ids)
+    present = tags_of(transaction, list(numbers.values()))
     given: dict[str, list[int]] = {}
     taken: dict[str, list[int]] = {}
     results: list[str | Problem] = []
@@ -269,10 +264,8 @@ def change_tags_of(
         if more or fewer:
             changed.append(device_no)
         results.append("changed" if more or fewer else "unchanged")
-    write_tags(connection, app_no, given, taken)
-    connection.execute(
-        "UPDATE device SET updated_at = ? WHERE no IN (SELECT value FROM json_each(?))", (now_ms, json.dumps(changed))
-    )
+    write_tags(transaction, app_no, given, taken)
+    note_changes(transaction, changed, now_ms)
     return results, changed
 
 

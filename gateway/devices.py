@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
-from operator import itemgetter
+from operator import attrgetter
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -39,14 +38,25 @@ from gateway.printable import Printable
 from gateway.store.access.credentials import renew_token, renewable_token, rotate_token
 from gateway.store.attribute_index import INDEXED_ATTRIBUTES
 from gateway.store.audience.device_filter import DeviceFilter, DeviceSelection
-from gateway.store.audience.device_sets import ALL_TAG, add_to_sets, remove_from_sets
+from gateway.store.audience.device_register import (
+    NewDeviceRow,
+    StoredDevice,
+    add_devices,
+    change_facts,
+    device_of_id,
+    devices_of_numbers,
+    last_device_no,
+    mark_removed,
+    remove_from_tags,
+    write_tags,
+)
 from gateway.store.audience.devices import device_rows
-from gateway.store.audience.topics import remove_from_topics, topics_of
+from gateway.store.audience.topics import remove_from_topics
 from gateway.store.audited_writes import about
 from gateway.store.database import Database
 from gateway.store.deliveries.delivery_sets import devices_with_waiting
+from gateway.store.deliveries.uplink_messages import remove_uplinks_of_device, uplinks_before
 from gateway.store.deliveries.whole_deliveries import waiting_counts
-from gateway.store.rows import insert_rows
 from gateway.store.transaction import Transaction
 from gateway.timestamps import rfc3339, rfc3339_or_none
 from gateway.token_lifetimes import (
@@ -62,19 +72,10 @@ log = logging.getLogger(__name__)
 MAX_TAGS = 64
 SLICE_ROWS = 2_000
 """Rows of devices, tags and indexed attributes that one operation of a bulk enrolment inserts, 10 ms of the writer."""
-DEVICE_COLUMNS = (
-    "no, app_no, id, name, attributes, locale, timezone, token_hash, token_days, token_expires_at, created_at,"
-    " updated_at"
-)
-TAG_COLUMNS = "app_no, tag, device_no"
 DEVICES_PER_STATEMENT = 50
 """Devices that one statement reads for a list: two mebibytes if they are as large as can be."""
 DEVICE_BYTES = 512
 """Bytes of a device in a list besides its tags, attributes and choices, about."""
-_COLUMNS = (
-    "no, id, name, attributes, locale, timezone, created_at, updated_at, connected_at, last_seen,"
-    " last_error, last_error_at, consent, channels, token_expires_at"
-)
 
 
 class DeviceFacts(DescribedModel):
@@ -238,7 +239,7 @@ class DeviceRegistry:
 
     async def number(self, app_no: int, device_id: str) -> int:
         """Return the number of a device. Raises Problem 404."""
-        found = await self._database.read_soon(lambda connection: device_rows(connection, app_no, [device_id]))
+        found = await self._database.read_soon(lambda transaction: device_rows(transaction, app_no, [device_id]))
         if device_id not in found:
             raise _unknown(device_id)
         return found[device_id]
@@ -246,14 +247,10 @@ class DeviceRegistry:
     async def show(self, app_no: int, device_id: str) -> dict[str, Any]:
         """Describe a device, as the API answers it. Raises Problem 404."""
 
-        def read(connection: sqlite3.Connection) -> list[dict[str, Any]]:
-            return self._described(connection, "app_no = ? AND id = ? AND removed_at IS NULL", (app_no, device_id))
-
-        found = await self._database.read(read, app_no)
-        if not found:
+        found = await self._database.read(lambda transaction: device_of_id(transaction, app_no, device_id), app_no)
+        if found is None:
             raise _unknown(device_id)
-        del found[0]["size"]
-        return self._present(found[0])
+        return self._present(found.no, _described(found))
 
     async def page(
         self,
@@ -272,78 +269,39 @@ class DeviceRegistry:
         """
         online = self._connections.online_set()
 
-        def read(connection: sqlite3.Connection) -> tuple[list[dict[str, Any]], bool, int | None]:
-            selection = self.selection(connection, app_no, wanted, online, matching)
-            count = selection.count(connection) if with_count else None
-            found: list[dict[str, Any]] = []
+        def read(transaction: Transaction) -> tuple[list[tuple[int, dict[str, Any]]], bool, int | None]:
+            selection = self.selection(transaction, app_no, wanted, online, matching)
+            count = selection.count(transaction) if with_count else None
+            found: list[tuple[int, dict[str, Any]]] = []
             room = PAGE_BYTES
-            rows = selection.rows(connection, cursor or "")
+            rows = selection.rows(transaction, cursor or "")
             while some := [no for no, _ in islice(rows, DEVICES_PER_STATEMENT)]:
-                waiting = waiting_counts(connection, app_no, some) if with_waiting else None
-                listed = "no IN (SELECT value FROM json_each(?)) ORDER BY id"
-                for device in self._described(connection, listed, (json.dumps(some),)):
-                    room -= device.pop("size")
+                waiting = waiting_counts(transaction, app_no, some) if with_waiting else None
+                for device in devices_of_numbers(transaction, some):
+                    room -= _size_of(device)
                     if len(found) == limit or (found and room < 0):
                         return found, True, count
+                    described = _described(device)
                     if waiting is not None:
-                        device["waiting"] = waiting[device["no"]]
-                    found.append(device)
+                        described["waiting"] = waiting[device.no]
+                    found.append((device.no, described))
             return found, False, count
 
         devices, more, count = await self._database.read(read, app_no)
-        found = [self._present(device) for device in devices]
+        found = [self._present(no, described) for no, described in devices]
         page = {"items": found, "next_cursor": found[-1]["device_id"] if more else None}
         return page if count is None else {**page, "count": count}
 
     @staticmethod
     def selection(
-        connection: sqlite3.Connection, app_no: int, wanted: DeviceFilter, online: BitMap, matching: BitMap | None
+        transaction: Transaction, app_no: int, wanted: DeviceFilter, online: BitMap, matching: BitMap | None
     ) -> DeviceSelection:
         """Select devices by a filter, as of this moment. Reader thread."""
-        in_sets = devices_with_waiting(connection, app_no) if wanted.waiting is not None else BitMap()
+        in_sets = devices_with_waiting(transaction, app_no) if wanted.waiting is not None else BitMap()
         return DeviceSelection(app_no, *wanted.conditions(online, in_sets), matching)
 
-    @staticmethod
-    def _described(connection: sqlite3.Connection, where: str, parameters: tuple[Any, ...]) -> list[dict[str, Any]]:
-        rows = connection.execute(f"SELECT {_COLUMNS} FROM device WHERE {where}", parameters).fetchall()
-        tags: dict[int, list[str]] = {}
-        for device_no, tag in connection.execute(
-            "SELECT device_no, tag FROM device_tag WHERE device_no IN (SELECT value FROM json_each(?)) ORDER BY tag",
-            (json.dumps([row[0] for row in rows]),),
-        ):
-            tags.setdefault(device_no, []).append(tag)
-        topics = topics_of(connection, [row[0] for row in rows])
-        return [
-            {
-                "no": row[0],
-                "device_id": row[1],
-                "name": row[2],
-                "tags": tags.get(row[0], []),
-                "topics": topics.get(row[0], []),
-                "attributes": json.loads(row[3]),
-                "locale": row[4],
-                "timezone": row[5],
-                "created_at": rfc3339(row[6]),
-                "updated_at": rfc3339(row[7]),
-                "connected_at": row[8],
-                "last_seen": row[9],
-                "last_error": row[10],
-                "last_error_at": rfc3339_or_none(row[11]),
-                "consent": row[12],
-                "channels": json.loads(row[13]),
-                "token_expires_at": rfc3339_or_none(row[14]),
-                "size": DEVICE_BYTES
-                + len(row[3])
-                + len(row[13])
-                + sum(map(len, tags.get(row[0], ())))
-                + sum(map(len, topics.get(row[0], ()))),
-            }
-            for row in rows
-        ]
-
-    def _present(self, device: dict[str, Any]) -> dict[str, Any]:
+    def _present(self, device_no: int, device: dict[str, Any]) -> dict[str, Any]:
         """Add what is known in memory only: presence, and an error that is not written yet."""
-        device_no = device.pop("no")
         presence = self._connections.presence(device_no)
         device["online"] = presence.online
         device["address"] = presence.address
@@ -358,26 +316,18 @@ class DeviceRegistry:
         """Apply an RFC 7396 merge patch. Raises Problem 404, or ValidationError for what it would become."""
         now_ms = self._clock_ms()
 
-        def write(connection: sqlite3.Connection) -> None:
-            found = self._described(connection, "app_no = ? AND id = ? AND removed_at IS NULL", (app_no, device_id))
-            if not found:
+        def write(transaction: Transaction) -> None:
+            found = device_of_id(transaction, app_no, device_id)
+            if found is None:
                 raise _unknown(device_id)
-            current = {name: found[0][name] for name in DeviceFields.model_fields}
+            described = _described(found)
+            current = {name: described[name] for name in DeviceFields.model_fields}
             changed = DeviceFields.model_validate(merge_patch(current, patch))
-            connection.execute(
-                "UPDATE device SET name = ?, attributes = ?, locale = ?, timezone = ?, updated_at = ? WHERE no = ?",
-                (
-                    changed.name,
-                    attributes_text(changed.attributes or {}),
-                    changed.locale,
-                    changed.timezone,
-                    now_ms,
-                    found[0]["no"],
-                ),
-            )
-            stored, wanted, device_nos = set(found[0]["tags"]), set(changed.tags or ()), [found[0]["no"]]
-            given = dict.fromkeys(wanted - stored, device_nos)
-            write_tags(connection, app_no, given, dict.fromkeys(stored - wanted, device_nos))
+            attributes = attributes_text(changed.attributes or {})
+            change_facts(transaction, found.no, changed.name, attributes, changed.locale, changed.timezone, now_ms)
+            stored, wanted = set(found.tags), set(changed.tags or ())
+            given = {tag: [found.no] for tag in wanted - stored}
+            write_tags(transaction, app_no, given, {tag: [found.no] for tag in stored - wanted})
 
         await self._database.write(write, app_no)
         return await self.show(app_no, device_id)
@@ -433,20 +383,12 @@ class DeviceRegistry:
 
         removed = 0
 
-        def forget(connection: sqlite3.Connection, now_ms: int) -> None:
+        def forget(transaction: Transaction, now_ms: int) -> None:
             nonlocal removed
-            tags = connection.execute(
-                "DELETE FROM device_tag WHERE device_no = ? RETURNING tag", (device_no,)
-            ).fetchall()
-            remove_from_sets(connection, app_no, {tag: [device_no] for (tag,) in [(ALL_TAG,), *tags]})
-            remove_from_topics(connection, app_no, device_no)
-            connection.execute("DELETE FROM uplink_message WHERE device_no = ?", (device_no,))
-            removed = connection.execute(
-                "UPDATE device SET removed_at = ?, token_hash = x'', token_expires_at = NULL,"
-                " previous_token_hash = NULL, name = NULL, attributes = '{}', channels = '{}'"
-                " WHERE no = ? AND removed_at IS NULL",
-                (now_ms, device_no),
-            ).rowcount
+            remove_from_tags(transaction, app_no, device_no)
+            remove_from_topics(transaction, app_no, device_no)
+            remove_uplinks_of_device(transaction, device_no)
+            removed = mark_removed(transaction, device_no, now_ms)
 
         await self._connections.remove_device(device_no, client_id(app_id, device_id), forget, app_no)
         self._quota.release(app_no, removed)
@@ -456,18 +398,13 @@ class DeviceRegistry:
         device_no = await self.number(app_no, device_id)
         before = cursor_number(cursor)
 
-        def read(connection: sqlite3.Connection) -> ListPage:
-            rows = connection.execute(
-                "SELECT no, topic, payload, received_at FROM uplink_message WHERE device_no = ? AND no < ?"
-                " ORDER BY no DESC LIMIT ?",
-                (device_no, before if before is not None else 2**62, limit + 1),
-            )
+        def read(transaction: Transaction) -> ListPage:
             return fill_page(
-                rows,
+                uplinks_before(transaction, device_no, before, limit + 1),
                 limit,
-                lambda row: {**uplink_content(row[1], row[2]), "received_at": rfc3339(row[3])},
-                itemgetter(0),
-                lambda row: len(row[2]),
+                lambda said: {**uplink_content(said.topic, said.payload), "received_at": rfc3339(said.received_at)},
+                attrgetter("no"),
+                lambda said: len(said.payload),
             )
 
         return await self._database.read(read, app_no)
@@ -497,33 +434,28 @@ def _slices(enrolments: list[DeviceEnrolment]) -> Iterator[list[DeviceEnrolment]
         yield slice_
 
 
-def insert_devices(
-    connection: sqlite3.Connection, app_no: int, enrolments: list[DeviceEnrolment], now_ms: int
-) -> list[bool]:
+def insert_devices(transaction: Transaction, app_no: int, enrolments: list[DeviceEnrolment], now_ms: int) -> list[bool]:
     """Enrol devices; whether each was enrolled now, and not those whose ids are taken. Writer thread."""
-    taken = set(device_rows(connection, app_no, [enrolment.device_id for enrolment in enrolments]))
-    first_no = device_no = _last_device_no(connection) + 1
+    taken = set(device_rows(transaction, app_no, [enrolment.device_id for enrolment in enrolments]))
+    device_no = last_device_no(transaction) + 1
     enrolled: list[bool] = []
-    rows: list[tuple[Any, ...]] = []
+    rows: list[NewDeviceRow] = []
     tagged: dict[str, list[int]] = {}
     for device, device_id, token in enrolments:
         enrolled.append(device_id not in taken)
         if device_id in taken:
             continue
         taken.add(device_id)
-        attributes = attributes_text(device.attributes or {})
-        zone = device.timezone
-        token_hash = secret_hash(token)
         rows.append(
-            (
+            NewDeviceRow(
                 device_no,
                 app_no,
                 device_id,
                 device.name,
-                attributes,
+                attributes_text(device.attributes or {}),
                 device.locale,
-                zone,
-                token_hash,
+                device.timezone,
+                secret_hash(token),
                 device.token_days,
                 token_end(device.token_days, now_ms),
                 now_ms,
@@ -533,27 +465,8 @@ def insert_devices(
         for tag in dict.fromkeys(device.tags or ()):
             tagged.setdefault(tag, []).append(device_no)
         device_no += 1
-    insert_rows(connection, "device", DEVICE_COLUMNS, rows)
-    insert_rows(connection, "device_tag", TAG_COLUMNS, [(app_no, tag, no) for tag in tagged for no in tagged[tag]])
-    add_to_sets(connection, app_no, {ALL_TAG: range(first_no, device_no), **tagged})
+    add_devices(transaction, app_no, rows, tagged)
     return enrolled
-
-
-def write_tags(
-    connection: sqlite3.Connection, app_no: int, given: Mapping[str, list[int]], taken: Mapping[str, list[int]]
-) -> None:
-    """Write the tags that devices are given and that are taken from them: the numbers of the devices by tag.
-
-    Those of `given` lack the tag, those of `taken` have it. Writer thread.
-    """
-    connection.executemany(
-        "DELETE FROM device_tag WHERE app_no = ? AND tag = ? AND device_no IN (SELECT value FROM json_each(?))",
-        [(app_no, tag, json.dumps(numbers)) for tag, numbers in taken.items()],
-    )
-    remove_from_sets(connection, app_no, taken)
-    rows = [(app_no, tag, device_no) for tag, numbers in given.items() for device_no in numbers]
-    insert_rows(connection, "device_tag", TAG_COLUMNS, rows)
-    add_to_sets(connection, app_no, given)
 
 
 def token_end(token_days: int | None, now_ms: int) -> int | None:
@@ -561,10 +474,32 @@ def token_end(token_days: int | None, now_ms: int) -> int | None:
     return None if token_days is None else now_ms + token_days * DAY_MS
 
 
-def _last_device_no(connection: sqlite3.Connection) -> int:
-    """The number of the device that was enrolled last; 0 before the first. None is given twice."""
-    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'device'").fetchone()
-    return int(row[0]) if row is not None else 0
+def _described(device: StoredDevice) -> dict[str, Any]:
+    """Describe a device as far as it is stored; `_present` makes the API's answer of it."""
+    return {
+        "device_id": device.device_id,
+        "name": device.name,
+        "tags": device.tags,
+        "topics": device.topics,
+        "attributes": json.loads(device.attributes),
+        "locale": device.locale,
+        "timezone": device.timezone,
+        "created_at": rfc3339(device.created_at),
+        "updated_at": rfc3339(device.updated_at),
+        "connected_at": device.connected_at,
+        "last_seen": device.last_seen,
+        "last_error": device.last_error,
+        "last_error_at": rfc3339_or_none(device.last_error_at),
+        "consent": device.consent,
+        "channels": json.loads(device.channels),
+        "token_expires_at": rfc3339_or_none(device.token_expires_at),
+    }
+
+
+def _size_of(device: StoredDevice) -> int:
+    """Bytes of a device in a list, about."""
+    texts = (device.attributes, device.channels, *device.tags, *device.topics)
+    return DEVICE_BYTES + sum(map(len, texts))
 
 
 def _unknown(device_id: str) -> Problem:

@@ -139,8 +139,6 @@ SAY_SQL_STILL = {
     "gateway.audience.segment_language.set_algebra",
     "gateway.audience.segment_language.sql_compiler",
     "gateway.audience.segment_language.topic_conditions",
-    "gateway.audit.evidence",
-    "gateway.bulk_changes",
     "gateway.delivery.acceptance",
     "gateway.delivery.digest",
     "gateway.delivery.ledger",
@@ -149,7 +147,6 @@ SAY_SQL_STILL = {
     "gateway.delivery.push",
     "gateway.delivery.push_store",
     "gateway.delivery.retention",
-    "gateway.devices",
 }
 """Modules whose SQL has not moved into `gateway.store` yet."""
 

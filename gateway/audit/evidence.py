@@ -29,6 +29,7 @@ from gateway.store.audience.devices import last_device_of_id
 from gateway.store.audit_entries import described, entries_between, stored_chain
 from gateway.store.audited_writes import DONE, Attempt
 from gateway.store.database import Database
+from gateway.store.deliveries.pushes import senders_of
 from gateway.store.transaction import Transaction
 from gateway.timestamps import rfc3339
 
@@ -165,12 +166,7 @@ def _selected(
 
 def _with_senders(transaction: Transaction, items: Sequence[bytes]) -> list[bytes]:
     documents = [json.loads(item) for item in items]
-    senders = dict(
-        transaction.execute(
-            "SELECT id, key_id FROM push WHERE id IN (SELECT value FROM json_each(?))",
-            (json.dumps([document["push_id"] for document in documents]),),
-        ).fetchall()
-    )
+    senders = senders_of(transaction, [document["push_id"] for document in documents])
     return [to_json({**document, "sent_by": senders.get(document["push_id"])}) for document in documents]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import json
+from collections.abc import Generator, Sequence
 from typing import NamedTuple
 
 from gateway.store.transaction import Transaction
@@ -111,3 +112,11 @@ def stored_content(transaction: Transaction, push_no: int) -> StoredContent | No
         "SELECT content, size, targeted, swept_at IS NOT NULL FROM push WHERE no = ?", (push_no,)
     ).fetchone()
     return None if row is None or row[3] else StoredContent._make(row[:3])
+
+
+def senders_of(transaction: Transaction, push_ids: Sequence[str]) -> dict[str, str]:
+    """The ids of the keys that have sent these pushes, by the ids of those; of pushes that have gone there is none."""
+    rows = transaction.execute(
+        "SELECT id, key_id FROM push WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(push_ids),)
+    )
+    return dict(rows.fetchall())

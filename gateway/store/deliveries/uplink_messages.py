@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from gateway.store.transaction import Transaction
@@ -10,6 +11,16 @@ from gateway.store.transaction import Transaction
 MESSAGE_BYTES = 64
 """Size of a message besides its topic and payload, with its places in the indexes, about."""
 _SIZE = f"{MESSAGE_BYTES} + length(u.topic) + length(u.payload)"
+
+
+class UplinkMessageRow(NamedTuple):
+    """A message that a device has said."""
+
+    no: int
+    topic: str
+    payload: bytes
+    received_at: int
+    """Server time in milliseconds."""
 
 
 class MeasuredMessages(NamedTuple):
@@ -30,6 +41,23 @@ def insert_uplink(transaction: Transaction, device_no: int, topic: str, payload:
     ).lastrowid
     assert number is not None, "a row was inserted"
     return number
+
+
+def uplinks_before(
+    transaction: Transaction, device_no: int, before: int | None, limit: int
+) -> Iterator[UplinkMessageRow]:
+    """Yield messages of a device with numbers before this, the newest first; None: from the newest."""
+    rows = transaction.execute(
+        "SELECT no, topic, payload, received_at FROM uplink_message WHERE device_no = ? AND no < ?"
+        " ORDER BY no DESC LIMIT ?",
+        (device_no, before if before is not None else 2**62, limit),
+    )
+    return map(UplinkMessageRow._make, rows)
+
+
+def remove_uplinks_of_device(transaction: Transaction, device_no: int) -> None:
+    """Remove the messages of a device. Writer thread."""
+    transaction.execute("DELETE FROM uplink_message WHERE device_no = ?", (device_no,))
 
 
 def remove_uplinks_behind(transaction: Transaction, device_no: int, keep: int) -> None:
