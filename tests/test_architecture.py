@@ -135,10 +135,6 @@ ABOUT_A_FILE_OF_SQLITE = (
 )
 """Copies, proofs and replacements of the file itself."""
 SAY_SQL_STILL = {
-    "gateway.audience.segment_language.segment",
-    "gateway.audience.segment_language.set_algebra",
-    "gateway.audience.segment_language.sql_compiler",
-    "gateway.audience.segment_language.topic_conditions",
     "gateway.delivery.acceptance",
     "gateway.delivery.digest",
     "gateway.delivery.ledger",

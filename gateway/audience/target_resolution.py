@@ -18,12 +18,13 @@ from typing import Protocol
 from pyroaring import BitMap
 
 from gateway.audience.segment_language.segment import Segment, compile_expression, resolve
-from gateway.audience.segment_language.topic_conditions import compile_condition, devices_of_condition
+from gateway.audience.segment_language.topic_conditions import compile_condition
 from gateway.errors import Problem, problem
 from gateway.store.audience.device_sets import Selection, selected_devices
 from gateway.store.audience.devices import device_rows
 from gateway.store.audience.segments import segment_expression
 from gateway.store.database import Database
+from gateway.store.segments.evaluation import matching_members
 from gateway.store.transaction import Transaction
 from gateway.timestamps import wall_time
 
@@ -132,7 +133,7 @@ def _devices_of(transaction: Transaction, app_no: int, target: ResolvableTarget)
     if listed is not None:
         return BitMap(device_rows(transaction, app_no, listed).values())
     if target.condition is not None:
-        return devices_of_condition(transaction, app_no, compile_condition(target.condition))
+        return matching_members(transaction, app_no, compile_condition(target.condition).term)
     return selected_devices(transaction, app_no, target)
 
 

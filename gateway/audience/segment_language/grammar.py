@@ -29,9 +29,9 @@ from gateway.audience.segment_language.syntax_tree import (
     Name,
     Node,
     Operation,
-    Place,
     Prefixed,
 )
+from gateway.store.segments.terms import Place
 
 MAX_TOKENS = 500
 """Words, values and signs of an expression: 80 conditions, or a list of 240 values. To compile them takes 5 ms."""

@@ -10,8 +10,8 @@ text with the offending part underlined:
 
 from __future__ import annotations
 
-from gateway.audience.segment_language.syntax_tree import Place
 from gateway.errors import InvalidExpression
+from gateway.store.segments.terms import Place
 
 SHOWN_CHARACTERS = 76
 """Characters of a line that a message shows, so that it fits a terminal."""

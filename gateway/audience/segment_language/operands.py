@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Final, TypeAlias
 
 from gateway.audience.segment_language.syntax_tree import Node
-from gateway.audience.segment_language.terms import (
+from gateway.store.segments.terms import (
     COMPONENT_DIGITS,
     VERSION_CHARACTERS,
     VERSION_COMPONENTS,

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from gateway.store.segments.terms import Place
+
 MAX_EXPRESSION_CHARACTERS = 4_096
 """Characters of an expression, wherever it comes from."""
 MAX_DEPTH_LEVELS = 32
@@ -16,14 +18,6 @@ MAX_DEPTH_LEVELS = 32
 the 1,000 that SQLite's parser has."""
 
 Constant: TypeAlias = str | int | float | bool | None
-
-
-@dataclass(slots=True, frozen=True)
-class Place:
-    """The part of the text that a node was made of: offsets of its first character and of that behind its last."""
-
-    start: int
-    end: int
 
 
 @dataclass(slots=True, frozen=True)

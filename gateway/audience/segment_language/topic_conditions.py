@@ -1,25 +1,19 @@
 """Topic conditions: expressions over topics alone.
 
 FCM has them: `'news' in topics && ('sport' in topics || !('beta' in topics))`, with at most five topics. A condition is
-an operation on some bitmaps (`set_algebra`): a few milliseconds for 1,000,000 devices, whatever it says. Compiling it
-is not for the writer thread, so `target_resolution` evaluates it on a reader, as it does every expression.
+an operation on some bitmaps (`store/segments`): a few milliseconds for 1,000,000 devices, whatever it says. Compiling
+it is not for the writer thread, so `target_resolution` evaluates it on a reader, as it does every expression.
 """
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from pyroaring import BitMap
-
 from gateway.audience.segment_language.grammar import parse
 from gateway.audience.segment_language.messages import invalid
-from gateway.audience.segment_language.set_algebra import evaluate, read_sets, set_key
-from gateway.audience.segment_language.syntax_tree import Place
-from gateway.audience.segment_language.terms import Membership, Term, terms_within
 from gateway.audience.segment_language.type_checker import check
-from gateway.store.audience.device_sets import ALL_TAG
+from gateway.store.segments.terms import Membership, Place, Term, terms_within
 
 MAX_TOPICS = 5
 """Topics of a condition, as FCM has them at most: each is up to 128 KiB of sets to read."""
@@ -53,14 +47,3 @@ def compile_condition(text: str) -> TopicCondition:
     if len(topics) > MAX_TOPICS:
         raise invalid(text, whole, f"a condition has at most {MAX_TOPICS} topics, and this has {len(topics)}")
     return TopicCondition(text, term, tuple(topics))
-
-
-def devices_of_condition(connection: sqlite3.Connection, app_no: int, condition: TopicCondition) -> BitMap:
-    """The live devices of an app whose topics are as a condition says. One statement; any thread."""
-    sets = read_sets(connection, app_no, [condition.term])
-
-    def devices_of(term: Term) -> BitMap:
-        assert isinstance(term, Membership), "a condition has no others"
-        return sets[set_key(term)]
-
-    return evaluate(condition.term, sets[ALL_TAG], devices_of)

@@ -41,10 +41,12 @@ from gateway.audience.segment_language.syntax_tree import (
     Name,
     Node,
     Operation,
-    Place,
     Prefixed,
 )
-from gateway.audience.segment_language.terms import (
+from gateway.misspelling import nearest
+from gateway.names import NAME_PATTERN
+from gateway.store.attribute_index import NAME_CHARACTERS, TEXT_CHARACTERS
+from gateway.store.segments.terms import (
     VERSION_COMPONENTS,
     AllOf,
     Always,
@@ -64,6 +66,7 @@ from gateway.audience.segment_language.terms import (
     Negation,
     OneOf,
     Operator,
+    Place,
     Term,
     TextMatch,
     TimeTest,
@@ -71,9 +74,6 @@ from gateway.audience.segment_language.terms import (
     VersionComparison,
     terms_within,
 )
-from gateway.misspelling import nearest
-from gateway.names import NAME_PATTERN
-from gateway.store.attribute_index import NAME_CHARACTERS, TEXT_CHARACTERS
 
 MAX_TERMS = 100
 """Conditions of an expression: each is asked of every device that the others leave, some 0.5 us each."""

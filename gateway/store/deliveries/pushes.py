@@ -120,3 +120,13 @@ def senders_of(transaction: Transaction, push_ids: Sequence[str]) -> dict[str, s
         "SELECT id, key_id FROM push WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(push_ids),)
     )
     return dict(rows.fetchall())
+
+
+def kept_pushes(transaction: Transaction, app_no: int, push_ids: Sequence[str]) -> dict[str, bool]:
+    """Whether the deliveries of these pushes are kept, by the ids of those that the app has."""
+    rows = transaction.execute(
+        "SELECT p.id, p.final_counts IS NULL FROM json_each(?) AS x CROSS JOIN push AS p"
+        " ON p.id = x.value AND p.app_no = ?",
+        (json.dumps(push_ids), app_no),
+    )
+    return dict(rows.fetchall())

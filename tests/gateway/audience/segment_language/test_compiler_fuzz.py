@@ -12,12 +12,12 @@ from unittest.mock import patch
 import pytest
 
 from gateway.audience.segment_language import names
-from gateway.audience.segment_language import segment as segment_module
 from gateway.audience.segment_language.segment import compile_expression
-from gateway.audience.segment_language.sql_compiler import compile_question
 from gateway.audience.segment_language.topic_conditions import compile_condition
 from gateway.errors import InvalidExpression
 from gateway.store.audience.device_sets import ALL_TAG, add_to_sets
+from gateway.store.segments import evaluation
+from gateway.store.segments.sql_compiler import compile_question
 from tests.gateway.audience.segment_language.fleet import NOW_MS
 from tests.gateway.delivery.machinery import APP_NO, fresh_database
 
@@ -111,6 +111,6 @@ def test_the_worst_expressions_take_few_steps(text: str, few: int, connection: s
         sys.setprofile(None)
     assert calls < 50_000
     if segment is not None:
-        with patch.object(segment_module, "FEW_DEVICES", few):
+        with patch.object(evaluation, "FEW_DEVICES", few):
             segment.devices(connection, APP_NO, NOW_MS, [1])
         assert len(compile_question([segment.term]).sql) < 200_000

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from gateway.audience.segment_language import segment as segment_module
 from gateway.audience.segment_language.segment import compile_expression
 from gateway.store.audience.device_sets import ALL_TAG, add_to_sets
+from gateway.store.segments import evaluation
 from tests.gateway.audience.segment_language.fleet import NOW_MS
 from tests.gateway.delivery.machinery import APP_NO, fresh_database
 
@@ -78,7 +78,7 @@ def plans(connection: sqlite3.Connection, text: str) -> list[list[str]]:
 def test_no_table_is_walked(
     connection: sqlite3.Connection, text: str, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(segment_module, "FEW_DEVICES", few)
+    monkeypatch.setattr(evaluation, "FEW_DEVICES", few)
     found = plans(connection, text)
     for plan in found:
         assert [line for line in plan if re.match(r"SCAN (device|m|d|p|o|s|c|w|push)\b", line)] == []

@@ -11,15 +11,16 @@ import pytest
 from pydantic import ValidationError
 
 from gateway.audience.segment_language import grammar, names
-from gateway.audience.segment_language import segment as segment_module
 from gateway.audience.segment_language.segment import compile_expression, resolve
-from gateway.audience.segment_language.sql_compiler import compile_question
 from gateway.audience.segment_language.syntax_tree import MAX_EXPRESSION_CHARACTERS
-from gateway.audience.segment_language.topic_conditions import compile_condition, devices_of_condition
+from gateway.audience.segment_language.topic_conditions import compile_condition
 from gateway.audience.segments import SegmentFields
 from gateway.delivery.push import Target
 from gateway.errors import InvalidExpression
 from gateway.store.audience.device_sets import ALL_TAG, add_to_sets
+from gateway.store.segments import evaluation
+from gateway.store.segments.evaluation import matching_members
+from gateway.store.segments.sql_compiler import compile_question
 from gateway.timestamps import WallTime
 from tests.gateway.audience.segment_language.fleet import NOW_MS
 from tests.gateway.delivery.machinery import APP_NO, counted_steps, fresh_database
@@ -82,7 +83,7 @@ def test_what_somebody_wrote_is_never_a_part_of_the_statement() -> None:
 def test_sixty_conditions_are_not_asked_of_every_device_of_a_small_fleet(
     connection: sqlite3.Connection, joined: str
 ) -> None:
-    count = segment_module.FEW_DEVICES
+    count = evaluation.FEW_DEVICES
     connection.execute(
         "WITH RECURSIVE n(no) AS (SELECT 1 UNION ALL SELECT no + 1 FROM n WHERE no < ?)"
         " INSERT INTO device (no, app_no, id, token_hash, created_at, updated_at)"
@@ -127,7 +128,7 @@ def test_times_are_those_on_the_wall(connection: sqlite3.Connection, monkeypatch
     hour_ms = 3_600_000
     clock = WallTime()
     clock.set_offsets([(0, hour_ms)])
-    monkeypatch.setattr(segment_module, "wall_time", clock)
+    monkeypatch.setattr(evaluation, "wall_time", clock)
     connection.executemany(
         "INSERT INTO device (no, app_no, id, token_hash, created_at, updated_at, last_seen)"
         f" VALUES (?1, {APP_NO}, ?1, x'', 0, 0, ?2)",
@@ -173,7 +174,7 @@ def test_a_condition_is_evaluated_with_sets(connection: sqlite3.Connection) -> N
     add_to_sets(connection, APP_NO + 1, {ALL_TAG: [300_000], "/sport": [300_000]})
 
     def selected(text: str) -> list[int]:
-        return list(devices_of_condition(connection, APP_NO, compile_condition(text)))
+        return list(matching_members(connection, APP_NO, compile_condition(text).term))
 
     assert selected("'sport' in topics") == [2, 3, 70_000]
     assert selected("'sport' in topics && !('news' in topics)") == [2, 70_000]
@@ -186,7 +187,7 @@ def test_a_condition_costs_no_step_for_each_device(connection: sqlite3.Connectio
     add_to_sets(connection, APP_NO, {ALL_TAG: range(1, 200_001), "/news": range(1, 200_001, 2)})
     condition = compile_condition("!('news' in topics && ('a' in topics || 'b' in topics))")
     with counted_steps(connection) as steps:
-        assert len(devices_of_condition(connection, APP_NO, condition)) == 200_000
+        assert len(matching_members(connection, APP_NO, condition.term)) == 200_000
     assert steps[0] < 1_000
 
 

@@ -9,8 +9,8 @@ from unittest.mock import patch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.audience.segment_language import segment as segment_module
 from gateway.audience.segment_language.segment import compile_expression, resolve
+from gateway.store.segments import evaluation
 from tests.gateway.audience.segment_language.fleet import NOW_MS, PUSHES, TEXTS, Fleet, make_fleet
 from tests.gateway.audience.segment_language.model import (
     ATOMS,
@@ -42,7 +42,7 @@ def check(fleet: Fleet, expression: Expression) -> None:
     segment = compile_expression(expression.text)
     online = fleet.online if segment.needs_online else ()
     for few, part in ((10**9, 10**9), (0, 50)):  # as of a small fleet, which is asked, and as of a large one
-        with patch.multiple(segment_module, FEW_DEVICES=few, PART_DEVICES=part):
+        with patch.multiple(evaluation, FEW_DEVICES=few, PART_DEVICES=part):
             assert list(resolve(fleet.connection, APP_NO, segment, NOW_MS, online)) == wanted
 
 

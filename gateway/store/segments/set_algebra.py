@@ -8,12 +8,12 @@ the sets of other conditions come from.
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable, Iterable
 
 from pyroaring import BitMap
 
-from gateway.audience.segment_language.terms import (
+from gateway.store.audience.device_sets import ALL_TAG, topic_set, unpack
+from gateway.store.segments.terms import (
     AllOf,
     Always,
     AnyOf,
@@ -23,7 +23,7 @@ from gateway.audience.segment_language.terms import (
     Term,
     terms_within,
 )
-from gateway.store.audience.device_sets import ALL_TAG, topic_set, unpack
+from gateway.store.transaction import Transaction
 
 
 def is_of_sets(term: Term) -> bool:
@@ -36,12 +36,12 @@ def set_key(membership: Membership) -> str:
     return membership.name if membership.of == "tags" else topic_set(membership.name)
 
 
-def read_sets(connection: sqlite3.Connection, app_no: int, terms: Iterable[Term]) -> dict[str, BitMap]:
+def read_sets(transaction: Transaction, app_no: int, terms: Iterable[Term]) -> dict[str, BitMap]:
     """Read the sets of the tags and topics in conditions, by their keys; that of all live devices, too. One
     statement."""
     members = (one for term in terms for one in terms_within(term) if isinstance(one, Membership))
     sets = {key: BitMap() for key in (ALL_TAG, *map(set_key, members))}
-    for key, devices in connection.execute(
+    for key, devices in transaction.execute(
         # CROSS: in this order. Left alone, SQLite may walk all sets of the app.
         "SELECT s.tag, s.devices FROM json_each(?) AS wanted CROSS JOIN device_set AS s"
         " ON s.app_no = ? AND s.tag = wanted.value",

@@ -1,7 +1,8 @@
 """The typed tree: an expression as conditions over one device, each of which is true or false, and nothing else.
 
 There is no third value. What a device lacks is equal to nothing, before nothing and after nothing; `!=` is `!` of `==`.
-The type checker makes this tree; the compiler turns it into SQL, and topic conditions into operations on sets.
+The type checker of the language (`audience/segment_language`) makes this tree; the store turns it into statements
+(`sql_compiler`) and operations on sets (`set_algebra`).
 
 Constants are of the language: texts, numbers and booleans. Times are milliseconds of the wall clock, or a distance from
 now.
@@ -12,7 +13,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from gateway.audience.segment_language.syntax_tree import Place
 from gateway.delivery_states import DeliveryState
 
 Operator = Literal["==", "<", "<=", ">", ">="]
@@ -23,6 +23,14 @@ VERSION_CHARACTERS = 64
 """Characters of a version."""
 COMPONENT_DIGITS = 15
 """Digits of one number of a version: a date and time has 14."""
+
+
+@dataclass(slots=True, frozen=True)
+class Place:
+    """The part of the text that something was made of: offsets of its first character and of that behind its last."""
+
+    start: int
+    end: int
 
 
 # -- tests of one value ------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ Every condition has two forms:
   says how few they usually are. Not every condition has this form: a text within a name has not.
 
 Conditions that are joined are asked of devices with one statement; found is each of them by itself, and what it finds
-is joined as sets (`set_algebra`). Which of the two is better, `segment` knows.
+is joined as sets (`set_algebra`). Which of the two is better, `evaluation` knows.
 
 Types need no look at each value: in SQLite numbers sort before texts, and texts before blobs, which booleans are
 (`store/attribute_index`). So "a number over 5" is the range from 5 to the first text.
@@ -25,7 +25,10 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import TypeAlias, assert_never
 
-from gateway.audience.segment_language.terms import (
+from gateway.delivery_states import MISSED, DeliveryState
+from gateway.store.attribute_index import CROWDED, FALSE, PREFIX_CHARACTERS, TRUE, entries
+from gateway.store.deliveries.conditions import is_one_of
+from gateway.store.segments.terms import (
     COMPONENT_DIGITS,
     VERSION_CHARACTERS,
     VERSION_COMPONENTS,
@@ -54,9 +57,6 @@ from gateway.audience.segment_language.terms import (
     VersionComparison,
     terms_within,
 )
-from gateway.delivery_states import MISSED, DeliveryState
-from gateway.store.attribute_index import CROWDED, FALSE, PREFIX_CHARACTERS, TRUE, entries
-from gateway.store.deliveries.conditions import is_one_of
 
 
 class Given(Enum):

@@ -1,0 +1,1 @@
+"""Segments: conditions over devices that were checked, and the devices that have them."""
