@@ -57,8 +57,8 @@ async def test_times_and_what_is_none(gateway: InProcessGateway) -> None:
 async def test_exports_say_that_tags_are_left_out(
     gateway: InProcessGateway, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    for module in ("funnels", "analytics"):
-        monkeypatch.setattr(f"gateway.delivery.{module}.MAX_TAGS", 20)
+    for module in ("store.analytics.funnels", "delivery.analytics"):
+        monkeypatch.setattr(f"gateway.{module}.MAX_TAGS", 20)
     await gateway.enrol("d1", tags=["common", *(f"rare-{number}" for number in range(10))])
     await gateway.push({"all": True}, data=1)
     answer = await gateway.http.get(f"/v1/analytics?by=tag&format={form}")
