@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sqlite3
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
@@ -54,6 +53,7 @@ from gateway.errors import Problem, problem
 from gateway.store.audited_writes import Attempt
 from gateway.store.database import Database
 from gateway.store.errors import OutcomeUnknown, StorageError
+from gateway.store.transaction import Transaction
 
 log = logging.getLogger(__name__)
 
@@ -365,11 +365,11 @@ class Acceptance:
         """Answer again what was accepted before under its key, and refuse the rest: the disk is full."""
         now_ms = self._clock_ms()
 
-        def read(connection: sqlite3.Connection) -> None:
+        def read(transaction: Transaction) -> None:
             for pending in pending_pushes:
                 key = pending.idempotency_key
                 pending.answer = (
-                    self._store_of_pushes.remembered(connection, pending, key, now_ms) if key is not None else None
+                    self._store_of_pushes.remembered(transaction, pending, key, now_ms) if key is not None else None
                 )
 
         await self._database.read(read)
@@ -388,12 +388,12 @@ class Acceptance:
         self._operations.append(submitted)
         self._ledger.accepting_since = self._operations[0].submitted_at
 
-        def operation(connection: sqlite3.Connection) -> StoredPushes:
+        def operation(transaction: Transaction) -> StoredPushes:
             if submitted.batches is None:
                 self._begin(submitted)
             else:  # it runs again (see `Database`, law 2)
                 self.limits.forget()
-            return self._store_of_pushes.store(connection, submitted.pending_pushes, submitted.accepted_at)
+            return self._store_of_pushes.store(transaction, submitted.pending_pushes, submitted.accepted_at)
 
         def on_commit(stored: StoredPushes) -> None:
             for batch in submitted.batches or ():
@@ -418,7 +418,7 @@ class Acceptance:
 
     def store_made(
         self,
-        make: Callable[[sqlite3.Connection, int], list[PendingPush]],
+        make: Callable[[Transaction, int], list[PendingPush]],
         done: Callable[[], None],
         on_error: Callable[[BaseException], None],
     ) -> None:
@@ -429,12 +429,12 @@ class Acceptance:
         """
         runs: list[tuple[list[PendingPush], int]] = []
 
-        def operation(connection: sqlite3.Connection) -> StoredPushes:
+        def operation(transaction: Transaction) -> StoredPushes:
             if runs:
                 self.limits.forget()
             now_ms = self._clock_ms()
-            runs.append((make(connection, now_ms), now_ms))
-            return self._store_of_pushes.store(connection, runs[-1][0], now_ms)
+            runs.append((make(transaction, now_ms), now_ms))
+            return self._store_of_pushes.store(transaction, runs[-1][0], now_ms)
 
         def on_commit(stored: StoredPushes) -> None:
             try:

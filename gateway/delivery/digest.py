@@ -8,15 +8,16 @@ the lifetimes that are left. Its members end `superseded`, reason `digested`, an
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Sequence
 
 from gateway.delivery.push import PushRequest, wire_size
 from gateway.delivery.submission import new_push_ids
 from gateway.delivery_states import PRIORITIES
+from gateway.store.audience.devices import device_id_of
 from gateway.store.deliveries.ledger_statements import digest_rows
 from gateway.store.deliveries.push_texts import content_for
-from gateway.store.deliveries.pushes import last_push_no
+from gateway.store.deliveries.pushes import NewDigest, digest_members, insert_digest, last_push_no
+from gateway.store.transaction import Transaction
 
 BODY_TITLES = 5
 TITLE_CHARACTERS = 80
@@ -35,7 +36,7 @@ class Digests:
 
     def store(
         self,
-        connection: sqlite3.Connection,
+        transaction: Transaction,
         device_no: int,
         channel: str | None,
         channel_name: str | None,
@@ -43,37 +44,32 @@ class Digests:
         now_ms: int,
     ) -> int:
         """Store a digest of these pushes (numbers, in order) to one device and end their deliveries; its number."""
-        rows = connection.execute(
-            "SELECT p.id, p.app_no, p.priority, p.qos, p.expires_at, p.no, p.content FROM json_each(?) AS wanted"
-            " JOIN push AS p ON p.no = wanted.value ORDER BY wanted.key",
-            (json.dumps(members),),
-        ).fetchall()
-        (device_id,) = connection.execute("SELECT id FROM device WHERE no = ?", (device_no,)).fetchone()
-        titles = [_title(content_for(connection, number, content, device_no)) for *_, number, content in rows]
+        pushes = digest_members(transaction, members)
+        device_id = device_id_of(transaction, device_no)
+        titles = [_title(content_for(transaction, push.push_no, push.content, device_no)) for push in pushes]
         body = "\n".join(titles[:BODY_TITLES]) + ("\n…" if len(titles) > BODY_TITLES else "")
-        ttl = max(1, (max(row[4] for row in rows) - now_ms) // 1000)
+        ttl = max(1, (max(push.expires_at for push in pushes) - now_ms) // 1000)
         request = PushRequest.model_validate(
             {
                 "target": {"device": device_id},
-                "notification": {"title": f"{len(rows)} {channel_name or channel or 'messages'}", "body": body},
-                "data": {"digest": [row[0] for row in rows[:LISTED_IDS]]},
-                "priority": PRIORITIES[min(row[2] for row in rows)],
-                "qos": max(row[3] for row in rows),
+                "notification": {"title": f"{len(pushes)} {channel_name or channel or 'messages'}", "body": body},
+                "data": {"digest": [push.push_id for push in pushes[:LISTED_IDS]]},
+                "priority": PRIORITIES[min(push.priority for push in pushes)],
+                "qos": max(push.qos for push in pushes),
                 "ttl": ttl,
                 **({} if channel is None else {"channel": channel}),
             }
         )
         content = request.content()
-        number = self._numbers.assign(connection)
+        number = self._numbers.assign(transaction)
         priority = PRIORITIES.index(request.priority)
         size = wire_size(request, content)
-        connection.execute(
-            "INSERT INTO push (no, id, app_no, kind, priority, qos, ttl, channel, target, content, size, accepted_at,"
-            " expires_at, targeted, suppressed) VALUES (?, ?, ?, 'alert', ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, 0)",
-            (
+        insert_digest(
+            transaction,
+            NewDigest(
                 number,
-                *new_push_ids(1, now_ms),
-                rows[0][1],
+                new_push_ids(1, now_ms)[0],
+                pushes[0].app_no,
                 priority,
                 request.qos,
                 ttl,
@@ -85,7 +81,7 @@ class Digests:
                 now_ms + ttl * 1000,
             ),
         )
-        digest_rows(connection, number, device_no, priority, size, members, now_ms)
+        digest_rows(transaction, number, device_no, priority, size, members, now_ms)
         return number
 
 
@@ -95,19 +91,19 @@ class PushNumbers:
     def __init__(self) -> None:
         self._last: int | None = None
 
-    def last(self, connection: sqlite3.Connection) -> int:
+    def last(self, transaction: Transaction) -> int:
         """The number of the last push that was stored."""
 
-        return self._last if self._last is not None else last_push_no(connection)
+        return self._last if self._last is not None else last_push_no(transaction)
 
     def used(self, number: int) -> None:
         """Note that numbers up to this one are used; one that is rolled back is left out."""
         self._last = number
 
-    def assign(self, connection: sqlite3.Connection) -> int:
+    def assign(self, transaction: Transaction) -> int:
         """Use the next number."""
 
-        number = self.last(connection) + 1
+        number = self.last(transaction) + 1
         self.used(number)
         return number
 

@@ -29,7 +29,6 @@ back.
 from __future__ import annotations
 
 import logging
-import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -56,6 +55,7 @@ from gateway.store.deliveries.pushes import push_number
 from gateway.store.deliveries.stale_deliveries import end_stale_rows, recover_rows
 from gateway.store.deliveries.whole_deliveries import whole_delivery
 from gateway.store.protocols import Timers, Writer
+from gateway.store.transaction import Transaction
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -132,7 +132,7 @@ class Ledger:
         on_ended: Callable[[list[int]], None],
         on_devices_ended: Callable[[list[tuple[int, BitMap]]], None],
         act_now: Callable[[], list[int]],
-        check_in_place: Callable[[sqlite3.Connection, list[int], int], tuple[dict[int, list[int]], list[int]]],
+        check_in_place: Callable[[Transaction, list[int], int], tuple[dict[int, list[int]], list[int]]],
         suppress_unwanted: Callable[[list[int]], None],
         on_acknowledged: Callable[[Mapping[tuple[int, int], Sequence[int]], int], None],
     ) -> None:
@@ -205,7 +205,7 @@ class Ledger:
             self._timers.call_soon(self._end_lost)
         self.flush()
         now_ms = self._clock_ms()
-        self.submit_until_done(lambda connection: end_stale_rows(connection, lost, now_ms), lambda alive: None)
+        self.submit_until_done(lambda transaction: end_stale_rows(transaction, lost, now_ms), lambda alive: None)
 
     def flush(self) -> None:
         """Submit everything reported so far now, so that it comes before what the caller submits next."""
@@ -221,12 +221,12 @@ class Ledger:
         known = self.pushes.get
         maybe_sets = [no for no in {no for no, _ in outcomes} if (push := known(no)) is None or push.in_sets]
 
-        def operation(connection: sqlite3.Connection) -> None:
+        def operation(transaction: Transaction) -> None:
             at = now_ms if now_ms > self.accepted_at else self.accepted_at  # max() would be a call more
-            record_outcomes(connection, outcomes, refusals, at, maybe_sets)
+            record_outcomes(transaction, outcomes, refusals, at, maybe_sets)
             if unhandled:
-                spent = count_attempts(connection, unhandled, self._max_attempts)
-                end_rows(connection, spent, DeliveryState.REFUSED, "not_acknowledged", at)
+                spent = count_attempts(transaction, unhandled, self._max_attempts)
+                end_rows(transaction, spent, DeliveryState.REFUSED, "not_acknowledged", at)
 
         self.submit_until_done(operation, lambda _: self._recorded(outcomes, refusals))
 
@@ -330,18 +330,18 @@ class Ledger:
         self.flush()
         now_ms = self._clock_ms()
 
-        def operation(connection: sqlite3.Connection) -> tuple[list[int], set[int], list[int]]:
-            alive = end_stale_rows(connection, handles, now_ms, awaiting_pubrec)
+        def operation(transaction: Transaction) -> tuple[list[int], set[int], list[int]]:
+            alive = end_stale_rows(transaction, handles, now_ms, awaiting_pubrec)
             ended: list[int] = []
             if self.limited and device_no is not None:
-                passed, ended = self.check_in_place(connection, [device_no], now_ms)
+                passed, ended = self.check_in_place(transaction, [device_no], now_ms)
                 known = {*alive, *(handle_of(push_no, device_no) for push_no in passed.get(device_no, ()))}
                 alive = [handle for handle in handles if handle in known]
             get_for = self.pushes.get_for
             missing = [one for one in alive if get_for(one >> DEVICE_BITS, one & DEVICE_MASK) is None]
             devices = {handle & DEVICE_MASK for handle in missing}
             unknown = {handle >> DEVICE_BITS for handle in missing}.difference(loaded)
-            found = load_pushes(connection, unknown, devices)
+            found = load_pushes(transaction, unknown, devices)
             loaded.update((push.no, push) for push in found)
             return alive, unknown.difference(loaded) if found else set(), ended
 
@@ -370,7 +370,7 @@ class Ledger:
     async def recover(self, held: Sequence[int]) -> None:
         """End what was in flight when the last run stopped and is not worth sending; before the first connection."""
         now_ms = self._clock_ms()
-        ended = await self._database.write(lambda connection: recover_rows(connection, held, now_ms))
+        ended = await self._database.write(lambda transaction: recover_rows(transaction, held, now_ms))
         if ended:
             log.info("%d deliveries were in flight when the server stopped, and had been recalled or superseded", ended)
 
@@ -392,7 +392,7 @@ class Ledger:
         """End what waits of a push for these devices, of which nobody was handed it."""
         now_ms = self._clock_ms()
         self.submit_until_done(
-            lambda connection: end_devices(connection, push_no, devices, state, reason, now_ms),
+            lambda transaction: end_devices(transaction, push_no, devices, state, reason, now_ms),
             lambda count: None,
         )
 
@@ -400,11 +400,11 @@ class Ledger:
         """End waiting deliveries, for instance those of ttl 0 that could not be handed over at once."""
         now_ms = self._clock_ms()
         self.submit_until_done(
-            lambda connection: end_rows(connection, handles, state, reason, now_ms),
+            lambda transaction: end_rows(transaction, handles, state, reason, now_ms),
             lambda count: None,
         )
 
-    def submit_until_done(self, operation: Callable[[sqlite3.Connection], T], done: Callable[[T], None]) -> None:
+    def submit_until_done(self, operation: Callable[[Transaction], T], done: Callable[[T], None]) -> None:
         """Have the writer run an operation, again and again if the disk is full."""
 
         def on_error(error: BaseException) -> None:
@@ -446,7 +446,7 @@ class Ledger:
             self._next_expiry = now_ms
 
         self._database.submit(
-            lambda connection: sweep_rows(connection, now_ms, offered_before, expired_in_flight, self.sent_of),
+            lambda transaction: sweep_rows(transaction, now_ms, offered_before, expired_in_flight, self.sent_of),
             on_commit,
             on_error,
         )
@@ -459,13 +459,13 @@ class Ledger:
         `in_flight`: handed over, its outcome still open (a lost one will end `cancelled`); `too_late`: delivered. From
         the first line on nothing of the push is handed over any more.
         """
-        push_no = await self._database.write(lambda connection: push_number(connection, app_no, push_id), app_no)
+        push_no = await self._database.write(lambda transaction: push_number(transaction, app_no, push_id), app_no)
         if push_no is None:
             return None
         self.note_recalled([push_no])
         self.flush()
         now_ms = self._clock_ms()
-        final = await self._database.write(lambda connection: start_recall(connection, push_no, now_ms), app_no)
+        final = await self._database.write(lambda transaction: start_recall(transaction, push_no, now_ms), app_no)
         if final is not None:
             return final
         found = Counter(cancelled=0, in_flight=0, too_late=0)
@@ -489,13 +489,13 @@ class Ledger:
         while len(self._recalled) > 10_000:  # only needed until that is on disk
             del self._recalled[next(iter(self._recalled))]
 
-    def recall_few(self, connection: sqlite3.Connection, push_no: int, now_ms: int) -> None:
+    def recall_few(self, transaction: Transaction, push_no: int, now_ms: int) -> None:
         """Take back what is still waiting of a push to few devices. Writer thread; `note_recalled` when it is on disk.
 
         Raises Problem 410 for a push whose counts are no longer kept.
         """
-        if start_recall(connection, push_no, now_ms) is None:
-            recall_rows(connection, push_no, 0, self.sent_of(push_no), now_ms)
+        if start_recall(transaction, push_no, now_ms) is None:
+            recall_rows(transaction, push_no, 0, self.sent_of(push_no), now_ms)
 
     def is_recalled(self, push: ActivePush) -> bool:
         """Whether a push is recalled, or about to be."""
@@ -509,11 +509,11 @@ class Ledger:
 
         last: int | None = None
 
-        def operation(connection: sqlite3.Connection) -> tuple[int, int, list[int]]:
-            handles = waiting_handles(connection, device_no, self.is_sent)
+        def operation(transaction: Transaction) -> tuple[int, int, list[int]]:
+            handles = waiting_handles(transaction, device_no, self.is_sent)
             newest = max(handles, default=0) if last is None else last
             handles = [handle for handle in handles if handle <= newest][:ENDED_DELIVERIES]
-            ended = end_rows(connection, handles, DeliveryState.CANCELLED, "mailbox_emptied", now_ms)
+            ended = end_rows(transaction, handles, DeliveryState.CANCELLED, "mailbox_emptied", now_ms)
             return ended, newest, handles
 
         total = 0
@@ -532,9 +532,9 @@ class Ledger:
         self.flush()
         now_ms = self._clock_ms()
 
-        def operation(connection: sqlite3.Connection) -> tuple[dict[str, int], int] | None:
-            push_no = push_number(connection, app_no, push_id)
-            found = None if push_no is None else whole_delivery(connection, push_no, device_no)
+        def operation(transaction: Transaction) -> tuple[dict[str, int], int] | None:
+            push_no = push_number(transaction, app_no, push_id)
+            found = None if push_no is None else whole_delivery(transaction, push_no, device_no)
             if push_no is None or found is None:
                 return None
             counts = {"cancelled": 0, "in_flight": 0, "too_late": 0}
@@ -543,7 +543,7 @@ class Ledger:
                 return {**counts, "too_late": 1}, 0
             if self.is_sent(push_no, device_no):
                 return {**counts, "in_flight": 1}, 0
-            end_rows(connection, [handle], DeliveryState.CANCELLED, "removed_from_mailbox", now_ms)
+            end_rows(transaction, [handle], DeliveryState.CANCELLED, "removed_from_mailbox", now_ms)
             return {**counts, "cancelled": 1}, handle
 
         done = await self._database.write(operation, app_no)

@@ -14,7 +14,6 @@ app's next push to many waits until there are not.
 
 from __future__ import annotations
 
-import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -29,6 +28,7 @@ from gateway.delivery.submission import PendingPush
 from gateway.store.deliveries import delivery_sets
 from gateway.store.deliveries.ledger_statements import overflow_rows
 from gateway.store.deliveries.mailboxes import Mailbox, count_mailboxes
+from gateway.store.transaction import Transaction
 
 T = TypeVar("T")
 
@@ -121,7 +121,7 @@ class MailboxLimits:
         return {*self.behind, *self._crowded}
 
     def accept_rows(
-        self, connection: sqlite3.Connection, pending_pushes: Iterable[PendingPush], now_ms: int
+        self, transaction: Transaction, pending_pushes: Iterable[PendingPush], now_ms: int
     ) -> EnforcedLimits:
         """Limit the mailboxes of new pushes. Writer thread."""
         suspects: dict[int, dict[int, None]] = {}
@@ -134,19 +134,19 @@ class MailboxLimits:
             size, app_no = pending.frame_size, pending.app.no
             if isinstance(pending.devices, BitMap):
                 quota.reserve_everywhere(size)
-                deep = delivery_sets.deep_mailboxes(connection, pending.devices)
+                deep = delivery_sets.deep_mailboxes(transaction, pending.devices)
                 full = [device_no for device_no in deep if not quota.has_room(device_no)]
                 were_deep.update(full)
-                if self._has_too_many_sets(connection, app_no, size):
+                if self._has_too_many_sets(transaction, app_no, size):
                     crowded.append(app_no)
             else:
                 full = [device_no for device_no in pending.devices if not quota.reserve(device_no, size)]
             if full:
                 suspects.setdefault(app_no, {}).update(dict.fromkeys(full))
         counted = {app_no: list(found) for app_no, found in suspects.items()}
-        return replace(self.enforce_rows(connection, counted, now_ms, were_deep), crowded=crowded)
+        return replace(self.enforce_rows(transaction, counted, now_ms, were_deep), crowded=crowded)
 
-    def _has_too_many_sets(self, connection: sqlite3.Connection, app_no: int, size: int | None = None) -> bool:
+    def _has_too_many_sets(self, transaction: Transaction, app_no: int, size: int | None = None) -> bool:
         """Whether the app has too many sets, one of a push of `size` bytes more than before. Writer thread.
 
         They are counted only when there may be.
@@ -156,13 +156,13 @@ class MailboxLimits:
         if known is not None and size is not None:
             known = (known[0] + 1, known[1] + size)
         if known is None or known[0] > most or known[1] > most_bytes:
-            known = delivery_sets.sets_of_app(connection, app_no)
+            known = delivery_sets.sets_of_app(transaction, app_no)
         self._sets[app_no] = known
         return known[0] > most or known[1] > most_bytes
 
     def enforce_rows(
         self,
-        connection: sqlite3.Connection,
+        transaction: Transaction,
         suspects: dict[int, list[int]],
         now_ms: int,
         were_deep: BitMap | None = None,
@@ -177,7 +177,7 @@ class MailboxLimits:
         for app_no, devices in suspects.items():
             at = 0
             while at < len(devices) and rows < COUNTED_ROWS:
-                found = count_mailboxes(connection, app_no, devices[at : at + step], not self.keeps_sets)
+                found = count_mailboxes(transaction, app_no, devices[at : at + step], not self.keeps_sets)
                 at += step
                 of_step = sum(mailbox.deliveries for mailbox in found)
                 rows += of_step
@@ -189,13 +189,13 @@ class MailboxLimits:
         shallow = BitMap() if were_deep is None else were_deep & BitMap([each.device_no for each in counted])
         shallow -= deep
         if deep or shallow:
-            delivery_sets.note_deep_mailboxes(connection, deep, shallow)
+            delivery_sets.note_deep_mailboxes(transaction, deep, shallow)
         crowded = [
             (mailbox.device_no, mailbox.deliveries, mailbox.size)
             for mailbox in counted
             if mailbox.deliveries > self._deliveries or mailbox.size > self._size
         ]
-        losers = overflow_rows(connection, crowded, self._deliveries, self._size, self._ledger.is_sent, now_ms)
+        losers = overflow_rows(transaction, crowded, self._deliveries, self._size, self._ledger.is_sent, now_ms)
         # At once and not after the commit: the next acceptance may be stored before that is called back. If this one is
         # rolled back, less is in them than was counted; `forget` is for what it has superseded.
         self._quota.counted(counted)
@@ -206,21 +206,19 @@ class MailboxLimits:
         self._quota.forget()
         self._sets = {}
 
-    def _reduce_rows(self, connection: sqlite3.Connection, app_no: int, now_ms: int) -> tuple[EnforcedLimits, bool]:
+    def _reduce_rows(self, transaction: Transaction, app_no: int, now_ms: int) -> tuple[EnforcedLimits, bool]:
         """Make rows of a slice of the app's smallest set; whether there are still too many sets. Writer thread."""
         found = EnforcedLimits()
-        smallest = delivery_sets.smallest_set(connection, app_no)
+        smallest = delivery_sets.smallest_set(transaction, app_no)
         if smallest is not None:
-            found = self._to_rows(connection, app_no, smallest, REDUCED_DEVICES, now_ms)
-        return found, self._has_too_many_sets(connection, app_no)
+            found = self._to_rows(transaction, app_no, smallest, REDUCED_DEVICES, now_ms)
+        return found, self._has_too_many_sets(transaction, app_no)
 
-    def _to_rows(
-        self, connection: sqlite3.Connection, app_no: int, push_no: int, count: int, now_ms: int
-    ) -> EnforcedLimits:
+    def _to_rows(self, transaction: Transaction, app_no: int, push_no: int, count: int, now_ms: int) -> EnforcedLimits:
         """Make rows of what a push waits for in sets, of `count` devices at most. Writer thread."""
-        devices, size = delivery_sets.some_to_rows(connection, push_no, count)
+        devices, size = delivery_sets.some_to_rows(transaction, push_no, count)
         full = [device_no for device_no in devices if not self._quota.reserve(device_no, size)]
-        return self.enforce_rows(connection, {app_no: full} if full else {}, now_ms)
+        return self.enforce_rows(transaction, {app_no: full} if full else {}, now_ms)
 
     def accepted_set(self, push_no: int, app_no: int, now_ms: int) -> None:
         """Note a push that was stored as a set, to look at what is left of it in a while."""
@@ -239,10 +237,10 @@ class MailboxLimits:
         if not due or not self._storage_left():
             return
 
-        def operation(connection: sqlite3.Connection) -> list[EnforcedLimits]:
-            few = delivery_sets.remnants(connection, [push_no for push_no, _ in due])
+        def operation(transaction: Transaction) -> list[EnforcedLimits]:
+            few = delivery_sets.remnants(transaction, [push_no for push_no, _ in due])
             return [
-                self._to_rows(connection, app_no, push_no, delivery_sets.SET_DEVICES, now_ms)
+                self._to_rows(transaction, app_no, push_no, delivery_sets.SET_DEVICES, now_ms)
                 for push_no, app_no in due
                 if push_no in few
             ]
@@ -287,7 +285,7 @@ class MailboxLimits:
                 self.on_caught_up()
 
         self._ledger.submit_until_done(
-            lambda connection: self.enforce_rows(connection, {app_no: devices}, now_ms), on_commit
+            lambda transaction: self.enforce_rows(transaction, {app_no: devices}, now_ms), on_commit
         )
 
     def _reduce(self) -> None:
@@ -310,17 +308,17 @@ class MailboxLimits:
             if not still:
                 self.on_caught_up()
 
-        self._submit(lambda connection: self._reduce_rows(connection, app_no, now_ms), on_commit)
+        self._submit(lambda transaction: self._reduce_rows(transaction, app_no, now_ms), on_commit)
 
-    def _submit(self, operation: Callable[[sqlite3.Connection], T], done: Callable[[T], None]) -> None:
+    def _submit(self, operation: Callable[[Transaction], T], done: Callable[[T], None]) -> None:
         """Have the writer run an operation that reserves room; what it had counted is void if it is rolled back."""
         has_run = False
 
-        def run(connection: sqlite3.Connection) -> T:
+        def run(transaction: Transaction) -> T:
             nonlocal has_run
             if has_run:
                 self.forget()
             has_run = True
-            return operation(connection)
+            return operation(transaction)
 
         self._ledger.submit_until_done(run, done)

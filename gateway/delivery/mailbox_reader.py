@@ -19,38 +19,31 @@ Laws
    of one priority only.
 3. What one read takes of memory and of the loop is bounded, however many devices and pushes wait.
 
-Everything but `page_rows` runs on the loop.
+Everything but the read itself (`store/deliveries/mailbox_reads`) runs on the loop.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import sqlite3
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-
-from pyroaring import BitMap
 
 from gateway.delivery.engine import Message
 from gateway.delivery.ledger import RETRY_SECONDS, Ledger
 from gateway.delivery.push import ActivePush, load_pushes
 from gateway.delivery_states import PRIORITIES
-from gateway.store.deliveries.conditions import IS_WAITING
-from gateway.store.deliveries.delivery_sets import mailbox_entries
+from gateway.store.deliveries.mailbox_reads import ALL_PRIORITIES, MailboxRead, read_mailboxes
 from gateway.store.deliveries.pushes import last_push_no
 from gateway.store.protocols import Timers, Writer
+from gateway.store.transaction import Transaction
 
 log = logging.getLogger(__name__)
 
-ALL_PRIORITIES = len(PRIORITIES)
 READ_DEVICES = 250
 """Devices whose mailboxes one statement reads."""
 READ_ROWS = 1_000
 """Pushes that one read hands over, about 10 ms of the loop."""
-READ_BYTES = 16 * 1024 * 1024
-"""Wire payload of those."""
 STORM_CONNECTS = 200
 """Connections within STORM_MS that make a storm; CALM_MS after the last one it is over."""
 STORM_MS = 1_000
@@ -90,25 +83,6 @@ class DeviceConnection:
     read_to: list[int] = field(default_factory=lambda: [0] * ALL_PRIORITIES)
     """The last push, by priority, that was stored when this part of its mailbox was read; what is later comes by
     `fan_out`."""
-
-
-@dataclass(slots=True, frozen=True)
-class _Page:
-    """Pushes that one read found for one device, in mailbox order."""
-
-    push_nos: list[int]
-    is_last: bool
-    """Whether there is no more of the priority that was asked for."""
-    next_priority: int
-    """The most urgent priority below it that something waits with; ALL_PRIORITIES: nothing waits."""
-
-    def with_checked(self, push_nos: list[int]) -> _Page:
-        """Add pushes that the alert limiter has let through in their place, up to the end of this page."""
-        if not push_nos:
-            return self
-        end = None if self.is_last else self.push_nos[-1] if self.push_nos else 0
-        here = [no for no in push_nos if end is None or no < end]
-        return _Page(sorted([*self.push_nos, *here]), self.is_last, self.next_priority)
 
 
 class MailboxReader:
@@ -244,18 +218,18 @@ class MailboxReader:
 
     def _operation(
         self, connected: list[DeviceConnection], priority: int, limit: int
-    ) -> Callable[[sqlite3.Connection], tuple[int, list[_Page], list[ActivePush], list[int]]]:
+    ) -> Callable[[Transaction], tuple[int, list[MailboxRead], list[ActivePush], list[int]]]:
         devices = [device.device_no for device in connected]
         apps = {device.app_no for device in connected}
         ledger = self._ledger
 
-        def operation(connection: sqlite3.Connection) -> tuple[int, list[_Page], list[ActivePush], list[int]]:
+        def operation(transaction: Transaction) -> tuple[int, list[MailboxRead], list[ActivePush], list[int]]:
             # The time of the reading: a push of ttl 0 that was accepted since this was submitted is no mailbox's.
             now_ms = self._clock_ms()
-            pages = page_rows(connection, devices, apps, priority, limit, ledger.is_sent, now_ms, ledger.limited)
+            pages = read_mailboxes(transaction, devices, apps, priority, limit, ledger.is_sent, now_ms, ledger.limited)
             ended: list[int] = []
             if ledger.limited and priority == 0:
-                passed, ended = ledger.check_in_place(connection, devices, now_ms)
+                passed, ended = ledger.check_in_place(transaction, devices, now_ms)
                 pages = [page.with_checked(passed.get(no, [])) for no, page in zip(devices, pages, strict=False)]
             get_for = ledger.pushes.get_for
             missing = {
@@ -264,8 +238,8 @@ class MailboxReader:
                 for no in page.push_nos
                 if get_for(no, device_no) is None
             }
-            loaded = load_pushes(connection, missing, devices) if missing else []
-            return last_push_no(connection), pages, loaded, ended
+            loaded = load_pushes(transaction, missing, devices) if missing else []
+            return last_push_no(transaction), pages, loaded, ended
 
         return operation
 
@@ -284,7 +258,7 @@ class MailboxReader:
         self,
         connected: list[DeviceConnection],
         read_to: int,
-        pages: list[_Page],
+        pages: list[MailboxRead],
         loaded: list[ActivePush],
         ended: list[int],
     ) -> None:
@@ -305,7 +279,7 @@ class MailboxReader:
                 self._hand_over_found(device, page, unknown)
         self._schedule_read()
 
-    def _hand_over_found(self, device: DeviceConnection, page: _Page, unknown: dict[int, ActivePush]) -> None:
+    def _hand_over_found(self, device: DeviceConnection, page: MailboxRead, unknown: dict[int, ActivePush]) -> None:
         ready: list[ActivePush] = []
         is_last = page.is_last
         for no in page.push_nos:
@@ -324,90 +298,3 @@ class MailboxReader:
                 device.state = HandOverState.OPEN
             else:
                 self._enqueue(device, page.next_priority)
-
-
-# -- on the writer thread ----------------------------------------------------------------------------------------------
-
-
-def page_rows(
-    connection: sqlite3.Connection,
-    devices: list[int],
-    apps: Collection[int],
-    priority: int,
-    limit: int,
-    is_sent: Callable[[int, int], bool],
-    now_ms: int,
-    limited: bool = False,
-) -> list[_Page]:
-    """Read for each device number, of these apps, the oldest `limit` waiting pushes of this priority. Writer thread.
-
-    Left out are those in flight, and limited ones, where there may be any (that costs a look at each row). Fewer pages
-    than asked for if they would be more than READ_BYTES. One row comes back, whatever is found: each row is a pass of
-    the interpreter lock. SQLite cannot limit the rows of each device, so it looks for the first one too many.
-    """
-    here = " AND d.not_before IS NULL" if limited else ""
-    (text,) = connection.execute(
-        "WITH edge AS MATERIALIZED (SELECT wanted.value AS device_no,"
-        " (SELECT d.push_no FROM delivery AS d INDEXED BY delivery_mailbox JOIN push AS p ON p.no = d.push_no"
-        f"   WHERE d.device_no = wanted.value AND d.state {IS_WAITING} AND d.priority = ?2 AND p.expires_at > ?3{here}"
-        "   ORDER BY d.push_no LIMIT 1 OFFSET ?4) AS stop,"
-        " (SELECT d.priority FROM delivery AS d INDEXED BY delivery_mailbox JOIN push AS p ON p.no = d.push_no"
-        f"   WHERE d.device_no = wanted.value AND d.state {IS_WAITING} AND d.priority > ?2 AND p.expires_at > ?3{here}"
-        "   ORDER BY d.priority LIMIT 1) AS below"
-        " FROM json_each(?1) AS wanted ORDER BY wanted.key)"
-        "SELECT json_group_array(json_array(stop IS NULL, coalesce(below, ?5), (SELECT json_group_array("
-        "   json_array(d.push_no, d.size)) FROM delivery AS d INDEXED BY delivery_mailbox"
-        "   JOIN push AS p ON p.no = d.push_no"
-        f"   WHERE d.device_no = edge.device_no AND d.state {IS_WAITING} AND d.priority = ?2"
-        f"   AND d.push_no < coalesce(stop, 1 << 62) AND p.expires_at > ?3{here}))) FROM edge",
-        (json.dumps(devices), priority, now_ms, limit, ALL_PRIORITIES),
-    ).fetchone()
-    in_sets, below = _sets_of(connection, devices, apps, priority, limit, now_ms)
-    pages: list[_Page] = []
-    budget = READ_BYTES
-    for device_no, (is_last, next_priority, rows) in zip(devices, json.loads(text), strict=True):
-        push_nos: list[int] = []
-        rows = sorted(map(tuple, rows))
-        next_priority = min(next_priority, below.get(device_no, ALL_PRIORITIES))
-        if device_no in in_sets:
-            # Rows behind the last one may have not been read.
-            rows = sorted(rows + [row for row in in_sets[device_no] if is_last or row < rows[-1]])
-            if len(rows) > limit:
-                rows, is_last = rows[:limit], False
-        for push_no, size in rows:
-            if is_sent(push_no, device_no):
-                continue
-            if budget <= 0:
-                is_last = False
-                break
-            push_nos.append(push_no)
-            budget -= size
-        pages.append(_Page(push_nos, bool(is_last), next_priority))
-        if budget <= 0:
-            break
-    return pages
-
-
-def _sets_of(
-    connection: sqlite3.Connection, devices: list[int], apps: Collection[int], priority: int, limit: int, now_ms: int
-) -> tuple[dict[int, list[tuple[int, int]]], dict[int, int]]:
-    """Read what waits in sets for these devices: the oldest pushes of this priority, one more than `limit` at most, as
-    (push number, bytes); and the most urgent priority below it that there is."""
-    found: dict[int, list[tuple[int, int]]] = {}
-    below: dict[int, int] = {}
-    wanted = BitMap(devices)
-    unknown = BitMap(devices)  # those for which something more urgent than what is known may be found
-    for entry in mailbox_entries(connection, apps, wanted, now_ms=now_ms, least_priority=priority):
-        if entry.priority == priority:
-            for device_no in entry.devices & wanted:
-                pushes = found.setdefault(device_no, [])
-                pushes.append((entry.push_no, entry.size))
-                if len(pushes) > limit:
-                    wanted.discard(device_no)
-        else:
-            for device_no in entry.devices & unknown:
-                if entry.priority < below.get(device_no, ALL_PRIORITIES):
-                    below[device_no] = entry.priority
-                    if entry.priority == priority + 1:
-                        unknown.discard(device_no)
-    return found, below

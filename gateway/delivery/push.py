@@ -8,8 +8,7 @@ the wire body, at most once per second of remaining lifetime, and knows to whom 
 from __future__ import annotations
 
 import json
-import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AwareDatetime, ConfigDict, Field, StringConstraints, field_validator, model_validator
@@ -35,6 +34,8 @@ from gateway.errors import problem
 from gateway.names import Name
 from gateway.printable import Printable
 from gateway.store.deliveries.push_texts import has_texts
+from gateway.store.deliveries.pushes import LoadedPush, pushes_of_numbers
+from gateway.store.transaction import Transaction
 from gateway.timestamps import rfc3339
 
 MAX_TTL_SECONDS = 31_536_000
@@ -458,41 +459,32 @@ def payload_size(
     return size
 
 
-_COLUMNS = (
-    "no, id, kind, priority, qos, ttl, collapse_key, channel, content, accepted_at, expires_at, recalled_at, in_sets"
-)
-
-
 LOADED_TEXT_SETS = 20_000
 """Sets of devices that one operation looks through for the texts of pushes, about 20 ms of the writer: twenty pushes
 with a thousand texts each."""
 
 
-def load_pushes(connection: sqlite3.Connection, push_nos: Iterable[int], devices: Iterable[int]) -> list[ActivePush]:
+def load_pushes(transaction: Transaction, push_nos: Iterable[int], devices: Iterable[int]) -> list[ActivePush]:
     """Load the pushes of these numbers from the database, with the texts of these devices. Writer thread.
 
     When more than LOADED_TEXT_SETS were looked through, the other pushes with texts are left out, those that were
     accepted last, and are for the next operation. One is always loaded, if there is any.
     """
-    rows = connection.execute(
-        f"SELECT {_COLUMNS} FROM push WHERE no IN (SELECT value FROM json_each(?)) ORDER BY no",
-        (json.dumps(list(push_nos)),),
-    ).fetchall()
     found: list[ActivePush] = []
     looked = 0
-    for row in rows:
+    for row in pushes_of_numbers(transaction, push_nos):
         texts: PushTexts | None = None
         if has_texts(row[8]):
             if looked > LOADED_TEXT_SETS:
                 continue
-            texts, sets = load_texts(connection, row[0], BitMap(devices))
+            texts, sets = load_texts(transaction, row[0], BitMap(devices))
             looked += sets
         found.append(_active_push(row, texts))
     return found
 
 
-def _active_push(row: Sequence[Any], texts: PushTexts | None) -> ActivePush:
-    """Make a push from a row of _COLUMNS."""
+def _active_push(row: LoadedPush, texts: PushTexts | None) -> ActivePush:
+    """Make a push from its row."""
     return ActivePush(
         no=row[0],
         push_id=row[1],

@@ -7,7 +7,6 @@ request is checked before (unknown devices and reused keys are answers, not erro
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,8 +45,9 @@ from gateway.store.deliveries.ledger_statements import (
     supersede_rows,
 )
 from gateway.store.deliveries.not_before import mark_limited_rows, mark_muted_rows
-from gateway.store.deliveries.push_texts import insert_texts
-from gateway.store.rows import insert_rows
+from gateway.store.deliveries.push_texts import insert_template, insert_texts
+from gateway.store.deliveries.pushes import insert_pushes
+from gateway.store.transaction import Transaction
 
 _WAITING = int(DeliveryState.WAITING)
 NO_TEXT = "no_text"
@@ -87,15 +87,15 @@ class PushStore:
         self._numbers = numbers
         self._idempotency_ms = idempotency_ms
 
-    def store(self, connection: sqlite3.Connection, pending_pushes: list[PendingPush], now_ms: int) -> StoredPushes:
+    def store(self, transaction: Transaction, pending_pushes: list[PendingPush], now_ms: int) -> StoredPushes:
         """Store pushes, what they supersede and what leaves full mailboxes; each has its answer then."""
         self._ledger.accepted_at = now_ms
         for pending in pending_pushes:  # an operation may run twice (see `Database`, law 2)
             pending.answer, pending.push_no, pending.devices, pending.unknown, pending.suppressed = None, 0, (), (), 0
             pending.muted, pending.in_sets, pending.stored_texts = frozenset(), False, []
-        last_no = self._numbers.last(connection)
-        known = self._known_devices(connection, pending_pushes)
-        preferences = self._known_preferences(connection, known)
+        last_no = self._numbers.last(transaction)
+        known = self._known_devices(transaction, pending_pushes)
+        preferences = self._known_preferences(transaction, known)
         withheld: list[tuple[int, str, BitMap]] = []
         answered: dict[tuple[int, str], tuple[bytes, PendingPush]] = {}
         twins: list[tuple[PendingPush, PendingPush]] = []
@@ -113,21 +113,21 @@ class PushStore:
                     else:
                         pending.answer = key_reused(key)
                     continue
-                pending.answer = self.remembered(connection, pending, key, now_ms) or pending.refused
+                pending.answer = self.remembered(transaction, pending, key, now_ms) or pending.refused
                 if pending.answer is not None:
                     continue
             along = pending.along
             if along is not None:
-                pending.answer = along.choose(connection, pending, now_ms)
+                pending.answer = along.choose(transaction, pending, now_ms)
                 if pending.answer is not None:
                     continue
             elif not self._resolve(pending, known):
                 continue
             if pending.selection is not None:
-                pending.devices = pending.selection & live_devices(connection, pending.app.no)
+                pending.devices = pending.selection & live_devices(transaction, pending.app.no)
             elif pending.listed is None:
                 assert pending.target is not None, "it selects"
-                pending.devices = selected_devices(connection, pending.app.no, pending.target)
+                pending.devices = selected_devices(transaction, pending.app.no, pending.target)
             without = None if pending.texts is None else pending.choose_texts()
             if pending.kind == "command" and not pending.is_approved:
                 policy = self._policies.of(pending.app.no).policy
@@ -135,17 +135,17 @@ class PushStore:
                 if pending.answer is not None:
                     continue
             push_no += 1
-            left_out = self._unwanted(connection, pending, preferences)
+            left_out = self._unwanted(transaction, pending, preferences)
             if without:
                 without -= BitMap.union(BitMap(), *left_out.values())
                 left_out = left_out | {NO_TEXT: without} if without else left_out
             if left_out:
                 withheld += [(push_no, reason, devices) for reason, devices in left_out.items()]
-            self._insert(connection, pending, push_no, push_ids.pop(), now_ms, left_out, single, pushes)
+            self._insert(transaction, pending, push_no, push_ids.pop(), now_ms, left_out, single, pushes)
             if pending.texts is not None:
-                _insert_texts(connection, pending)
+                _insert_texts(transaction, pending)
             if along is not None:
-                along.store(connection, pending, now_ms)
+                along.store(transaction, pending, now_ms)
             if key is not None:
                 assert pending.body_hash is not None, "given with the key"
                 answered[(pending.app.no, key)] = (pending.body_hash, pending)
@@ -153,22 +153,22 @@ class PushStore:
             self._answer_twins(twins)
             return StoredPushes([], [], EnforcedLimits())
         self._numbers.used(push_no)
-        insert_rows(connection, "push", PUSH_COLUMNS, pushes)
-        insert_single_rows(connection, single)
+        insert_pushes(transaction, pushes)
+        insert_single_rows(transaction, single)
         for number, reason, devices in withheld:
-            end_devices(connection, number, devices, DeliveryState.SUPPRESSED, reason, now_ms)
-        if self._mark_limited(connection, pending_pushes):
+            end_devices(transaction, number, devices, DeliveryState.SUPPRESSED, reason, now_ms)
+        if self._mark_limited(transaction, pending_pushes):
             self._ledger.limited = True  # here: whatever reads mailboxes on this thread comes later
-        stored = self._collapse_and_limit(connection, pending_pushes, last_no + 1, now_ms)
+        stored = self._collapse_and_limit(transaction, pending_pushes, last_no + 1, now_ms)
         for pending in pending_pushes:
             if pending.push_no:
                 pending.answer = AcceptedPush(pending.push_id, pending.targeted, pending.suppressed, pending.unknown)
                 if pending.attempt is not None:
-                    pending.attempt.store_push(connection, pending.push_id, pending.targeted, now_ms)
+                    pending.attempt.store_push(transaction, pending.push_id, pending.targeted, now_ms)
         self._answer_twins(twins)
         if answered:
             remember_answers(
-                connection,
+                transaction,
                 [
                     (app_no, key, body_hash, f"{{{pending.answer.members()}}}", now_ms)
                     for (app_no, key), (body_hash, pending) in answered.items()
@@ -177,7 +177,7 @@ class PushStore:
             )
         return stored
 
-    def _mark_limited(self, connection: sqlite3.Connection, pending_pushes: list[PendingPush]) -> bool:
+    def _mark_limited(self, transaction: Transaction, pending_pushes: list[PendingPush]) -> bool:
         """Mark deliveries of new pushes: to everybody, or to those who have muted the channel. Whether there are any.
 
         The latter are noted in the pending push.
@@ -185,29 +185,29 @@ class PushStore:
         stored = [pending for pending in pending_pushes if pending.push_no]
         limited = [pending.push_no for pending in stored if pending.limited]
         if limited:
-            mark_limited_rows(connection, limited)
+            mark_limited_rows(transaction, limited)
         for pending in stored:
             app_no, channel = pending.app.no, pending.channel
             if pending.limited or not self._policies.may_pass_mute(app_no, pending.kind, channel, pending.priority):
                 continue
             assert channel is not None, "what has none cannot be muted"
-            pending.muted = frozenset(mark_muted_rows(connection, pending.push_no, channel))
+            pending.muted = frozenset(mark_muted_rows(transaction, pending.push_no, channel))
         return any(pending.limited or pending.muted for pending in stored)
 
     def _known_preferences(
-        self, connection: sqlite3.Connection, known: dict[int, dict[str, int]]
+        self, transaction: Transaction, known: dict[int, dict[str, int]]
     ) -> dict[int, dict[int, tuple[str, str]]]:
         """Preferences of the listed devices of each app, where they may be less than everything. Writer thread."""
         found: dict[int, dict[int, tuple[str, str]]] = {}
         for app_no, numbers in known.items():
             if self._policies.is_guarded(app_no):
                 everybody = self._policies.of(app_no).policy.consent.unknown == "suppress"
-                found[app_no] = preferences_of(connection, numbers.values(), everybody)
+                found[app_no] = preferences_of(transaction, numbers.values(), everybody)
         return found
 
     def _unwanted(
         self,
-        connection: sqlite3.Connection,
+        transaction: Transaction,
         pending: PendingPush,
         preferences: dict[int, dict[int, tuple[str, str]]],
     ) -> dict[str, BitMap]:
@@ -220,7 +220,7 @@ class PushStore:
         rules = self._policies.of(app_no)
         if not is_looked_up:
             return unwanted_selected(
-                connection, app_no, rules, pending.kind, pending.channel, pending.priority, BitMap(pending.devices)
+                transaction, app_no, rules, pending.kind, pending.channel, pending.priority, BitMap(pending.devices)
             )
         found: dict[str, BitMap] = {}
         for device_no, reason in unwanted(
@@ -235,18 +235,18 @@ class PushStore:
             pending.answer = first.answer
 
     @staticmethod
-    def _known_devices(connection: sqlite3.Connection, pending_pushes: list[PendingPush]) -> dict[int, dict[str, int]]:
+    def _known_devices(transaction: Transaction, pending_pushes: list[PendingPush]) -> dict[int, dict[str, int]]:
         wanted: dict[int, dict[str, None]] = {}
         for pending in pending_pushes:
             if pending.listed is not None:
                 wanted.setdefault(pending.app.no, {}).update(dict.fromkeys(pending.listed))
-        return {app_no: device_rows(connection, app_no, list(ids)) for app_no, ids in wanted.items()}
+        return {app_no: device_rows(transaction, app_no, list(ids)) for app_no, ids in wanted.items()}
 
     def remembered(
-        self, connection: sqlite3.Connection, pending: PendingPush, key: str, now_ms: int
+        self, transaction: Transaction, pending: PendingPush, key: str, now_ms: int
     ) -> AcceptedPush | Problem | None:
         after_ms = now_ms - self._idempotency_ms
-        answer = remembered_answer(connection, pending.app.no, key, pending.body_hash, after_ms)
+        answer = remembered_answer(transaction, pending.app.no, key, pending.body_hash, after_ms)
         if answer is None or isinstance(answer, Problem):
             return answer
         return AcceptedPush(**{**answer, "unknown": tuple(answer["unknown"])})
@@ -268,7 +268,7 @@ class PushStore:
 
     def _insert(
         self,
-        connection: sqlite3.Connection,
+        transaction: Transaction,
         pending: PendingPush,
         push_no: int,
         push_id: str,
@@ -295,13 +295,13 @@ class PushStore:
         # Everything behind this tells sets and rows apart by the type.
         if pending.in_sets:
             pending.devices = devices
-            insert_set(connection, push_no, app_no, priority, devices)
+            insert_set(transaction, push_no, app_no, priority, devices)
         else:
             pending.devices = numbers = list(pending.devices)
             if len(numbers) == 1:
                 single.append((push_no, numbers[0], priority, pending.frame_size, _WAITING))
             elif numbers:
-                insert_listed_rows(connection, push_no, priority, pending.frame_size, numbers)
+                insert_listed_rows(transaction, push_no, priority, pending.frame_size, numbers)
         if left_out:
             gone = BitMap.union(*left_out.values())
             pending.suppressed = len(gone)
@@ -334,14 +334,14 @@ class PushStore:
         )
 
     def _collapse_and_limit(
-        self, connection: sqlite3.Connection, pending_pushes: list[PendingPush], first_no: int, now_ms: int
+        self, transaction: Transaction, pending_pushes: list[PendingPush], first_no: int, now_ms: int
     ) -> StoredPushes:
         superseded: list[tuple[int, BitMap]] = []
         for pending in pending_pushes:
             collapse_key = pending.collapse_key
             if pending.push_no and collapse_key is not None:
                 superseded += supersede_rows(
-                    connection,
+                    transaction,
                     pending.push_no,
                     pending.app.no,
                     collapse_key,
@@ -349,7 +349,7 @@ class PushStore:
                     self._ledger.sent_of,
                     now_ms,
                 )
-        limited = self._limits.accept_rows(connection, pending_pushes, now_ms)
+        limited = self._limits.accept_rows(transaction, pending_pushes, now_ms)
         lost_at_once: dict[int, BitMap] = {}
         for push_no, devices in superseded:
             if push_no >= first_no:
@@ -368,13 +368,13 @@ class PushStore:
         )
 
 
-def _insert_texts(connection: sqlite3.Connection, pending: PendingPush) -> None:
+def _insert_texts(transaction: Transaction, pending: PendingPush) -> None:
     """Store the texts of a push that was composed, and the template that it was composed with."""
     if pending.stored_texts:
         texts = [(text.content, text.size, text.devices) for text in pending.whole_texts()]
-        insert_texts(connection, pending.push_no, texts)
+        insert_texts(transaction, pending.push_no, texts)
     if pending.template is not None:
-        connection.execute("INSERT INTO push_template VALUES (?, ?, ?)", (pending.push_no, *pending.template))
+        insert_template(transaction, pending.push_no, *pending.template)
 
 
 def _without(devices: Sequence[int] | BitMap, gone: BitMap) -> Sequence[int] | BitMap:
@@ -382,9 +382,3 @@ def _without(devices: Sequence[int] | BitMap, gone: BitMap) -> Sequence[int] | B
     if isinstance(devices, BitMap):
         return devices - gone
     return [device_no for device_no in devices if device_no not in gone]
-
-
-PUSH_COLUMNS = (
-    "no, id, app_no, kind, priority, qos, ttl, collapse_key, channel, target, content, size, accepted_at, expires_at,"
-    " targeted, suppressed, in_sets, key_id"
-)

@@ -45,6 +45,12 @@ def last_device_of_id(transaction: Transaction, app_no: int, device_id: str) -> 
     return None if row is None else int(row[0])
 
 
+def device_id_of(transaction: Transaction, device_no: int) -> str:
+    """Return the id of a device, whose row must be there."""
+    (device_id,) = transaction.execute("SELECT id FROM device WHERE no = ?", (device_no,)).fetchone()
+    return str(device_id)
+
+
 def count_devices(transaction: Transaction) -> dict[int, int]:
     """Count the live devices of each app that has any, all rows of the table."""
     return dict(

@@ -68,6 +68,11 @@ def remove_texts(transaction: Transaction, push_no: int, count: int) -> int:
     return removed
 
 
+def insert_template(transaction: Transaction, push_no: int, name: str, version: int) -> None:
+    """Store which saved template a new push was made with. Writer thread."""
+    transaction.execute("INSERT INTO push_template VALUES (?, ?, ?)", (push_no, name, version))
+
+
 def forget_templates(transaction: Transaction, push_nos: Sequence[int]) -> None:
     """Forget which templates pushes were made with. Writer thread."""
     transaction.execute(

@@ -5,8 +5,94 @@ from __future__ import annotations
 import json
 from collections.abc import Generator, Sequence
 from typing import NamedTuple
-
 from gateway.store.transaction import Transaction
+import json
+from collections.abc import Generator, Iterable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+from gateway.store.rows import insert_rows
+from gateway.store.transaction import Transaction
+
+PUSH_COLUMNS = (
+    "no, id, app_no, kind, priority, qos, ttl, collapse_key, channel, target, content, size, accepted_at, expires_at,"
+    " targeted, suppressed, in_sets, key_id"
+)
+"""Columns of a new push, in the order of its values."""
+LoadedPush: TypeAlias = tuple[
+    int, str, str, int, int, int, str | None, str | None, str, int, int, int | None, int
+]  # fmt: skip
+"""A push as a device is given it: number, id, kind, priority, QoS, ttl in seconds, collapse key, channel, content as
+JSON, when it was accepted, when it expires and when it was recalled (ms), whether it was stored as sets."""
+_LOADED_PUSH = (
+    "no, id, kind, priority, qos, ttl, collapse_key, channel, content, accepted_at, expires_at, recalled_at, in_sets"
+)
+
+
+class DigestMember(NamedTuple):
+    """A push that is to be a part of a digest."""
+
+    push_id: str
+    app_no: int
+    priority: int
+    qos: int
+    expires_at: int
+    """Milliseconds of server time."""
+    push_no: int
+    content: str
+    """As its row has it, JSON."""
+
+
+class NewDigest(NamedTuple):
+    """A digest, which is an alert to one device."""
+
+    push_no: int
+    push_id: str
+    app_no: int
+    priority: int
+    qos: int
+    ttl: int
+    """Seconds."""
+    channel: str | None
+    target: str
+    """JSON."""
+    content: str
+    """JSON."""
+    size: int
+    """Bytes on the wire at most."""
+    accepted_at: int
+    """Milliseconds of server time, as the next one."""
+    expires_at: int
+
+
+def insert_pushes(transaction: Transaction, pushes: Sequence[tuple[Any, ...]]) -> None:
+    """Store new pushes, the values of PUSH_COLUMNS each. Writer thread."""
+    insert_rows(transaction, "push", PUSH_COLUMNS, pushes)
+
+
+def insert_digest(transaction: Transaction, digest: NewDigest) -> None:
+    """Store a digest without its delivery. Writer thread."""
+    transaction.execute(
+        "INSERT INTO push (no, id, app_no, kind, priority, qos, ttl, channel, target, content, size, accepted_at,"
+        " expires_at, targeted, suppressed) VALUES (?, ?, ?, 'alert', ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, 0)",
+        digest,
+    )
+
+
+def digest_members(transaction: Transaction, push_nos: Sequence[int]) -> list[DigestMember]:
+    """Read the pushes of a digest, in the order given."""
+    rows = transaction.execute(
+        "SELECT p.id, p.app_no, p.priority, p.qos, p.expires_at, p.no, p.content FROM json_each(?) AS wanted"
+        " JOIN push AS p ON p.no = wanted.value ORDER BY wanted.key",
+        (json.dumps(push_nos),),
+    )
+    return [DigestMember(*row) for row in rows.fetchall()]
+
+
+def pushes_of_numbers(transaction: Transaction, push_nos: Iterable[int]) -> list[LoadedPush]:
+    """Read the pushes of these numbers, in the order of the numbers."""
+    return transaction.execute(
+        f"SELECT {_LOADED_PUSH} FROM push WHERE no IN (SELECT value FROM json_each(?)) ORDER BY no",
+        (json.dumps(list(push_nos)),),
+    ).fetchall()
 
 
 def push_number(transaction: Transaction, app_no: int, push_id: str) -> int | None:

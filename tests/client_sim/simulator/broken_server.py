@@ -459,7 +459,7 @@ def overflows_newest() -> None:
 
 
 def twice() -> None:
-    PushStore.remembered = lambda self, connection, pending, key, now_ms: None  # type: ignore[method-assign]
+    PushStore.remembered = lambda self, transaction, pending, key, now_ms: None  # type: ignore[method-assign]
 
 
 def fewer() -> None:

@@ -224,7 +224,7 @@ def test_many_devices_at_once_are_read_a_bounded_number_of_bytes_at_a_time(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pushes = [world.push({"all": True}, data="x" * 500).push_id for _ in range(3)]
-    monkeypatch.setattr("gateway.delivery.mailbox_reader.READ_BYTES", 1_200)
+    monkeypatch.setattr("gateway.store.deliveries.mailbox_reads.READ_BYTES", 1_200)
     for device_no in (1, 2, 3):
         world.engine.connect(world.identities[device_no], 1)
     world.settle()
