@@ -26,7 +26,6 @@ from pyroaring import BitMap
 
 from gateway.delivery.duties import ChosenDevices, chosen_devices
 from gateway.delivery.push import DeviceId
-from gateway.delivery.retention import remove_beats
 from gateway.described_model import DescribedModel
 from gateway.errors import Problem, problem
 from gateway.names import Name
@@ -39,6 +38,7 @@ from gateway.store.deliveries.heartbeats import (
     forget_beats,
     note_state,
 )
+from gateway.store.deliveries.retention import remove_beats
 from gateway.store.transaction import Transaction
 from gateway.timestamps import rfc3339, rfc3339_or_none
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 from collections import Counter
 
+from gateway.store.access.apps import every_app
 from gateway.store.database import Database
-from gateway.store.deliveries.idempotency import MINUTE_MS, RECORD_BYTES, app_numbers, forget_answers, measure_records
+from gateway.store.deliveries.idempotency import MINUTE_MS, RECORD_BYTES, forget_answers, measure_records
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class IdempotencyQuota:
     async def run(self) -> None:
         """Measure and forget until the bound is kept. Called a few times a second; not again before it ends."""
         if not self._loaded:
-            for app_no in await self._database.read(app_numbers):
+            for app_no in await self._database.read(every_app):
                 self._sizes[app_no] = sum((await self._measure(app_no)).values())
             self._loaded = True
         for app_no in [app_no for app_no, size in self._sizes.items() if size > BYTES_OF_APP]:

@@ -22,6 +22,11 @@ def app_numbers(transaction: Transaction, app_ids: Sequence[str]) -> dict[str, i
     return dict(rows.fetchall())
 
 
+def every_app(transaction: Transaction) -> list[int]:
+    """Return the numbers of all apps."""
+    return [app_no for (app_no,) in transaction.execute("SELECT no FROM application").fetchall()]
+
+
 def app_id_of(transaction: Transaction, app_no: int) -> str:
     """Return the id of an app, which must be there."""
     (app_id,) = transaction.execute("SELECT id FROM application WHERE no = ?", (app_no,)).fetchone()

@@ -448,6 +448,15 @@ def remove_days(transaction: Transaction, before: int) -> int:
     ).rowcount
 
 
+def remove_day_counts(transaction: Transaction, before: int, count: int) -> int:
+    """Remove up to `count` counts of days before this one; how many. Writer thread."""
+    return transaction.execute(
+        "DELETE FROM fatigue_day WHERE (app_no, dimension, key, day) IN"
+        " (SELECT app_no, dimension, key, day FROM fatigue_day WHERE day < ? LIMIT ?)",
+        (before, count),
+    ).rowcount
+
+
 class FatiguePosition(NamedTuple):
     """Position of the event log and of days up to which everything has been counted."""
 

@@ -505,6 +505,24 @@ def finish_row(transaction: Transaction, push_no: int) -> None:
     )
 
 
+def remove_tallies(transaction: Transaction, count: int) -> int:
+    """Remove up to `count` tallies of pushes that are forgotten; how many. Writer thread."""
+    return transaction.execute(
+        "DELETE FROM push_funnel WHERE push_no IN (SELECT push_no FROM push_funnel"
+        " WHERE push_no < coalesce((SELECT min(no) FROM push), 0) LIMIT ?)",
+        (count,),
+    ).rowcount
+
+
+def remove_funnels(transaction: Transaction, before: int, count: int) -> int:
+    """Remove up to `count` rows of hours before this one; how many. Writer thread."""
+    return transaction.execute(
+        "DELETE FROM funnel WHERE (app_no, dimension, key, hour) IN"
+        " (SELECT app_no, dimension, key, hour FROM funnel WHERE hour < ? LIMIT ?)",
+        (before, count),
+    ).rowcount
+
+
 def opted_out(
     transaction: Transaction, app_no: int, device_no: int, denied: bool, muted: Iterable[str], now_ms: int
 ) -> None:

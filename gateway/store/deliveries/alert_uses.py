@@ -128,6 +128,14 @@ def repeat_critical_uses(transaction: Transaction, uses: Iterable[tuple[int, int
     transaction.executemany("UPDATE critical_use SET at = ? WHERE device_no = ? AND push_no = ?", uses)
 
 
+def remove_critical_uses(transaction: Transaction, before: int, count: int) -> int:
+    """Remove up to `count` uses from before a time, and of it; how many. Writer thread."""
+    return transaction.execute(
+        "DELETE FROM critical_use WHERE no IN (SELECT no FROM critical_use WHERE at <= ? LIMIT ?)",
+        (before, count),
+    ).rowcount
+
+
 def critical_uses(transaction: Transaction, app_no: int, before: int | None, count: int) -> list[PassedCriticalPush]:
     """The last critical pushes of an app that passed a rule, those before a number, the newest first."""
     rows = transaction.execute(

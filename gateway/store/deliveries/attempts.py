@@ -39,3 +39,8 @@ def count_attempts(connection: sqlite3.Connection, handles: Sequence[int], limit
         (listed, limit),
     ).fetchone()
     return list(json.loads(text))
+
+
+def remove_attempts(connection: sqlite3.Connection, push_no: int) -> None:
+    """Forget the failed attempts of a push that has ended. Writer thread."""
+    connection.execute("DELETE FROM failed_attempt WHERE push_no = ?", (push_no,))

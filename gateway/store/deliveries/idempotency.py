@@ -88,6 +88,10 @@ def forget_answers(connection: sqlite3.Connection, app_no: int, after: str, befo
     return count, last if len(keys) == RECORDS_TOGETHER else None
 
 
-def app_numbers(connection: sqlite3.Connection) -> list[int]:
-    """The numbers of the apps, each of which may have records. Reader thread."""
-    return [app_no for (app_no,) in connection.execute("SELECT no FROM application").fetchall()]
+def remove_answers(connection: sqlite3.Connection, before: int, count: int) -> int:
+    """Remove up to `count` records of any app that were stored by a time; how many. Writer thread."""
+    return connection.execute(
+        "DELETE FROM idempotency_record WHERE (app_no, key) IN"
+        " (SELECT app_no, key FROM idempotency_record WHERE created_at <= ? LIMIT ?)",
+        (before, count),
+    ).rowcount

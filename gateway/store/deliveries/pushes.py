@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Sequence
-from typing import NamedTuple
-from gateway.store.transaction import Transaction
-import json
 from collections.abc import Generator, Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
+
 from gateway.store.rows import insert_rows
 from gateway.store.transaction import Transaction
 

@@ -79,6 +79,14 @@ def remove_uplinks_beyond(transaction: Transaction, device_no: int, size: int, b
     )
 
 
+def remove_old_uplinks(transaction: Transaction, before: int, count: int) -> int:
+    """Remove up to `count` messages that came by a time; how many. Writer thread."""
+    return transaction.execute(
+        "DELETE FROM uplink_message WHERE no IN (SELECT no FROM uplink_message WHERE received_at <= ? LIMIT ?)",
+        (before, count),
+    ).rowcount
+
+
 def measure_uplinks(transaction: Transaction, after: int, count: int) -> MeasuredMessages:
     """Measure the next `count` messages behind this one, by app. Reader thread."""
     rows = transaction.execute(

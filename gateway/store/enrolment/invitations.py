@@ -128,6 +128,14 @@ def remove_invitations(transaction: Transaction, app_no: int, id_or_batch: str, 
     ).rowcount
 
 
+def remove_ended_invitations(transaction: Transaction, before: int, count: int) -> int:
+    """Remove up to `count` invitations that ended by a time; how many. Writer thread."""
+    return transaction.execute(
+        "DELETE FROM invitation WHERE no IN (SELECT no FROM invitation WHERE expires_at <= ? LIMIT ?)",
+        (before, count),
+    ).rowcount
+
+
 def has_invitation(transaction: Transaction, app_no: int, id_or_batch: str) -> bool:
     """Whether an app has an invitation with this id, or in this batch."""
     row = transaction.execute(

@@ -258,6 +258,14 @@ def dead_letters_before(transaction: Transaction, key: WebhookKey, before: int, 
     return map(DeadLetterRow._make, rows)
 
 
+def remove_dead_letters(transaction: Transaction, before: int, count: int) -> int:
+    """Remove up to `count` dead letters from before a time, and of it; how many. Writer thread."""
+    return transaction.execute(
+        "DELETE FROM dead_letter WHERE no IN (SELECT no FROM dead_letter WHERE at <= ? LIMIT ?)",
+        (before, count),
+    ).rowcount
+
+
 def request_replays(transaction: Transaction, key: WebhookKey, numbers: Sequence[int] | None, now_ms: int) -> int:
     """Note that these dead letters of a webhook, or all, are to be sent again; how many. Writer thread."""
     chosen = "" if numbers is None else " AND no IN (SELECT value FROM json_each(?))"

@@ -8,11 +8,12 @@ import pytest
 from pyroaring import BitMap
 
 from gateway.audience.policy import Policy
-from gateway.delivery.retention import FORGET, Retention, RetentionPeriods
+from gateway.delivery.retention import Retention, RetentionPeriods
 from gateway.errors import Problem
 from gateway.store.deliveries import delivery_sets
 from gateway.store.deliveries.delivery_sets import remove_sets
 from gateway.store.deliveries.event_log import lost_before, position_of
+from gateway.store.deliveries.retention import FORGET
 from tests.gateway.delivery.world import APP, World, items
 
 DAY = 86_400
