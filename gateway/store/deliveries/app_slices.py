@@ -7,10 +7,11 @@ to a million devices as well as a million pushes that have ended. Runs on the wr
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
+
+from gateway.store.transaction import Transaction
 
 SLICE_DELIVERIES = 2_000
 """Deliveries of one slice: to put all of them under new rules takes about 15 ms."""
@@ -46,10 +47,10 @@ class PushPart:
 
 
 def next_slice(
-    connection: sqlite3.Connection, app_no: int, after: SlicePosition
+    transaction: Transaction, app_no: int, after: SlicePosition
 ) -> tuple[list[PushPart], SlicePosition | None]:
     """Read the slice behind a position, and where to go on; None if there is no more. Writer thread."""
-    rows = connection.execute(
+    rows = transaction.execute(
         "SELECT no, kind, channel, priority, targeted, in_sets, closed_at IS NULL FROM push INDEXED BY push_of_app"
         " WHERE app_no = ? AND no >= ? ORDER BY no LIMIT ?",
         (app_no, after.push_no, SLICE_PUSHES + 1),
@@ -63,14 +64,14 @@ def next_slice(
             continue
         first = after.device_no if no == after.push_no else 0
         if in_sets:  # the rows that it has nevertheless
-            (targeted,) = connection.execute(
+            (targeted,) = transaction.execute(
                 "SELECT count(*) FROM (SELECT 1 FROM delivery WHERE push_no = ? LIMIT ?)", (no, left + 1)
             ).fetchone()
         if targeted <= left and not first:
             parts.append(PushPart(no, kind, channel, priority, 0, EVERY_DEVICE))
             left -= max(targeted, 1)
             continue
-        edge = connection.execute(
+        edge = transaction.execute(
             "SELECT device_no FROM delivery WHERE push_no = ? AND device_no > ? ORDER BY device_no LIMIT 1 OFFSET ?",
             (no, first, left - 1),
         ).fetchone()

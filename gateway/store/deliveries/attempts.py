@@ -11,7 +11,6 @@ server, so a device that crashes reaches the limit across restarts; they leave w
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Sequence
 
 from pyroaring import BitMap
@@ -19,21 +18,22 @@ from pyroaring import BitMap
 from gateway.delivery_handles import DEVICE_MASK
 from gateway.store.deliveries.conditions import IS_WAITING, row_of_handle
 from gateway.store.deliveries.delivery_sets import handles_to_rows, note_rows_made
+from gateway.store.transaction import Transaction
 
 
-def count_attempts(connection: sqlite3.Connection, handles: Sequence[int], limit: int) -> list[int]:
+def count_attempts(transaction: Transaction, handles: Sequence[int], limit: int) -> list[int]:
     """Count one more failed attempt of these deliveries; those that have reached the limit. Writer thread."""
-    handles_to_rows(connection, handles)
-    note_rows_made(connection, BitMap([handle & DEVICE_MASK for handle in handles]))
+    handles_to_rows(transaction, handles)
+    note_rows_made(transaction, BitMap([handle & DEVICE_MASK for handle in handles]))
     listed = json.dumps(handles)
-    connection.execute(
+    transaction.execute(
         "INSERT INTO failed_attempt (push_no, device_no, count) SELECT d.push_no, d.device_no, 1"
         " FROM json_each(?) AS handle CROSS JOIN delivery AS d"
         f" ON {row_of_handle('d')} AND +d.state {IS_WAITING}"
         " WHERE true ON CONFLICT DO UPDATE SET count = count + 1",
         (listed,),
     )
-    (text,) = connection.execute(
+    (text,) = transaction.execute(
         "SELECT json_group_array(handle.value) FROM json_each(?) AS handle CROSS JOIN failed_attempt AS a"
         f" ON {row_of_handle('a')} WHERE a.count >= ?",
         (listed, limit),
@@ -41,6 +41,6 @@ def count_attempts(connection: sqlite3.Connection, handles: Sequence[int], limit
     return list(json.loads(text))
 
 
-def remove_attempts(connection: sqlite3.Connection, push_no: int) -> None:
+def remove_attempts(transaction: Transaction, push_no: int) -> None:
     """Forget the failed attempts of a push that has ended. Writer thread."""
-    connection.execute("DELETE FROM failed_attempt WHERE push_no = ?", (push_no,))
+    transaction.execute("DELETE FROM failed_attempt WHERE push_no = ?", (push_no,))

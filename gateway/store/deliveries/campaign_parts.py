@@ -10,20 +10,20 @@ campaign has a few hundred pushes at most, which are added up when somebody asks
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 from gateway.store.analytics.funnels import HOUR_MS
+from gateway.store.transaction import Transaction
 
 READ_CAMPAIGNS = 20
 """Campaigns that one read adds up: with 200 parts each about 30 ms."""
 
 
-def campaign_members(connection: sqlite3.Connection, push_nos: Iterable[int]) -> dict[int, dict[str, Any]]:
+def campaign_members(transaction: Transaction, push_nos: Iterable[int]) -> dict[int, dict[str, Any]]:
     """Members of the descriptions of those pushes that are parts of campaigns. Any thread."""
-    rows = connection.execute(
+    rows = transaction.execute(
         "SELECT p.push_no, c.id, p.group_no, c.content ->> ('$.variants[' || p.variant_no || '].id')"
         " FROM json_each(?) AS w CROSS JOIN campaign_part AS p ON p.push_no = w.value"
         " CROSS JOIN campaign AS c ON c.no = p.campaign_no",
@@ -44,7 +44,7 @@ class CampaignSums(NamedTuple):
 
 
 def add_up_campaigns(
-    connection: sqlite3.Connection,
+    transaction: Transaction,
     app_no: int,
     by: Literal["campaign", "variant"],
     first_hour: int,
@@ -58,13 +58,13 @@ def add_up_campaigns(
     """
     numbers = [
         number
-        for (number,) in connection.execute(
+        for (number,) in transaction.execute(
             "SELECT no FROM campaign WHERE app_no = ? AND no < ? ORDER BY no DESC LIMIT ?",
             (app_no, before, READ_CAMPAIGNS),
         )
     ]
     name = "c.id" if by == "campaign" else "c.id || '/' || (c.content ->> ('$.variants[' || p.variant_no || '].id'))"
-    rows = connection.execute(
+    rows = transaction.execute(
         f"SELECT {name}, f.content -> '$.tally' FROM json_each(?) AS w CROSS JOIN campaign AS c ON c.no = w.value"
         " CROSS JOIN campaign_part AS p ON p.campaign_no = c.no CROSS JOIN push AS t ON t.no = p.push_no"
         " AND t.accepted_at >= ? AND t.accepted_at < ? CROSS JOIN push_funnel AS f ON f.push_no = t.no",

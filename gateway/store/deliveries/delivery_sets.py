@@ -21,7 +21,6 @@ writer thread, inside an operation; the rest wherever there is a snapshot.
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
@@ -32,6 +31,7 @@ from gateway.delivery_states import DeliveryState
 from gateway.store.audience.device_sets import SEGMENT_BITS, pack, segments_of, stored_devices, unpack
 from gateway.store.deliveries.conditions import IS_WAITING
 from gateway.store.deliveries.event_log import ENTRY_DEVICES, log_outcome
+from gateway.store.transaction import Transaction
 
 SET_DEVICES = 24
 """Devices of a segment that are worth a set: fewer are written, acknowledged and counted as rows at less cost."""
@@ -65,35 +65,35 @@ def listed(devices: BitMap) -> str:
 # -- moving: writer thread ---------------------------------------------------------------------------------------------
 
 
-def insert_set(connection: sqlite3.Connection, push_no: int, app_no: int, priority: int, devices: BitMap) -> None:
+def insert_set(transaction: Transaction, push_no: int, app_no: int, priority: int, devices: BitMap) -> None:
     """Store the deliveries of a new push to these devices: it waits for all of them."""
-    connection.executemany(
+    transaction.executemany(
         "INSERT INTO waiting_set (push_no, segment, app_no, priority, count, devices) VALUES (?, ?, ?, ?, ?, ?)",
         [(push_no, segment, app_no, priority, len(here), pack(here)) for segment, here in segments_of(devices)],
     )
-    _count(connection, push_no, {DeliveryState.WAITING: len(devices)})
+    _count(transaction, push_no, {DeliveryState.WAITING: len(devices)})
 
 
-def _count(connection: sqlite3.Connection, push_no: int, moved: dict[DeliveryState, int]) -> None:
+def _count(transaction: Transaction, push_no: int, moved: dict[DeliveryState, int]) -> None:
     values = ", ".join(f"({push_no:d}, {state:d}, {count:d})" for state, count in moved.items())
-    connection.execute(
+    transaction.execute(
         f"INSERT INTO delivery_count (push_no, state, count) VALUES {values}"
         " ON CONFLICT DO UPDATE SET count = count + excluded.count"
     )
 
 
-def _shrink(connection: sqlite3.Connection, push_no: int, segment: int, left: BitMap) -> None:
+def _shrink(transaction: Transaction, push_no: int, segment: int, left: BitMap) -> None:
     if left:
-        connection.execute(
+        transaction.execute(
             "UPDATE waiting_set SET count = ?, devices = ? WHERE push_no = ? AND segment = ?",
             (len(left), pack(left), push_no, segment),
         )
     else:
-        connection.execute("DELETE FROM waiting_set WHERE push_no = ? AND segment = ?", (push_no, segment))
+        transaction.execute("DELETE FROM waiting_set WHERE push_no = ? AND segment = ?", (push_no, segment))
 
 
 def move_set(
-    connection: sqlite3.Connection,
+    transaction: Transaction,
     push_no: int,
     devices: BitMap | None,
     state: DeliveryState,
@@ -108,32 +108,32 @@ def move_set(
     Only these devices, where enough of a segment are together; None: all, `but_not` these.
     """
     moved = BitMap()
-    for segment, app_no, waiting in _waiting_sets(connection, push_no, devices):
+    for segment, app_no, waiting in _waiting_sets(transaction, push_no, devices):
         here = waiting & devices if devices is not None else waiting
         if but_not is not None:
             here = here - but_not
-        if not here or (devices is not None and not _is_worth_outcome(connection, push_no, segment, len(here))):
+        if not here or (devices is not None and not _is_worth_outcome(transaction, push_no, segment, len(here))):
             continue
-        _shrink(connection, push_no, segment, waiting - here)
+        _shrink(transaction, push_no, segment, waiting - here)
         for part in _parts(here):
-            outcome_no = connection.execute(
+            outcome_no = transaction.execute(
                 "INSERT INTO outcome_set (push_no, segment, state, reason, qos, at, count, devices)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (push_no, segment, int(state), reason, qos, now_ms, len(part), pack(part)),
             ).lastrowid
             assert outcome_no is not None, "of an INSERT"
-            log_outcome(connection, app_no, state.label, now_ms, push_no, outcome_no, len(part), reason)
+            log_outcome(transaction, app_no, state.label, now_ms, push_no, outcome_no, len(part), reason)
         moved |= here
     if moved:
-        _count(connection, push_no, {DeliveryState.WAITING: -len(moved), state: len(moved)})
+        _count(transaction, push_no, {DeliveryState.WAITING: -len(moved), state: len(moved)})
     return moved
 
 
-def _is_worth_outcome(connection: sqlite3.Connection, push_no: int, segment: int, count: int) -> bool:
+def _is_worth_outcome(transaction: Transaction, push_no: int, segment: int, count: int) -> bool:
     """Whether so many devices of a segment are worth one outcome more."""
     if not GROUP_DEVICES <= count < LOOKED_UP_OUTCOMES:
         return count >= GROUP_DEVICES
-    (outcomes,) = connection.execute(
+    (outcomes,) = transaction.execute(
         "SELECT count(*) FROM outcome_set WHERE push_no = ? AND segment = ?", (push_no, segment)
     ).fetchone()
     return bool(count >= outcomes)
@@ -149,25 +149,25 @@ def _parts(devices: BitMap) -> Iterator[BitMap]:
 
 
 def _waiting_sets(
-    connection: sqlite3.Connection, push_no: int, devices: BitMap | None = None
+    transaction: Transaction, push_no: int, devices: BitMap | None = None
 ) -> list[tuple[int, int, BitMap]]:
     """(segment, app number, devices) of the waiting sets of a push; only of the segments of these devices."""
     if devices is None:
-        rows = connection.execute("SELECT segment, app_no, devices FROM waiting_set WHERE push_no = ?", (push_no,))
+        rows = transaction.execute("SELECT segment, app_no, devices FROM waiting_set WHERE push_no = ?", (push_no,))
     elif not devices:
         return []
     else:
         first, last = devices.min() >> SEGMENT_BITS, devices.max() >> SEGMENT_BITS
-        rows = connection.execute(
+        rows = transaction.execute(
             "SELECT segment, app_no, devices FROM waiting_set WHERE push_no = ? AND segment BETWEEN ? AND ?",
             (push_no, first, last),
         )
     return [(segment, app_no, unpack(blob)) for segment, app_no, blob in rows.fetchall()]
 
 
-def stored_in_sets(connection: sqlite3.Connection, push_nos: Collection[int]) -> list[int]:
+def stored_in_sets(transaction: Transaction, push_nos: Collection[int]) -> list[int]:
     """Find the pushes among these whose deliveries were stored as sets."""
-    (text,) = connection.execute(
+    (text,) = transaction.execute(
         "SELECT json_group_array(no) FROM push WHERE no IN (SELECT value FROM json_each(?)) AND in_sets",
         (json.dumps(list(push_nos)),),
     ).fetchone()
@@ -183,26 +183,26 @@ def by_push(handles: Iterable[int]) -> dict[int, list[int]]:
     return grouped
 
 
-def handles_to_rows(connection: sqlite3.Connection, handles: Collection[int]) -> None:
+def handles_to_rows(transaction: Transaction, handles: Collection[int]) -> None:
     """Move these deliveries to rows, as far as they are in sets."""
     grouped = by_push(handles)
-    for push_no in stored_in_sets(connection, grouped):
-        to_rows(connection, push_no, BitMap(grouped[push_no]))
+    for push_no in stored_in_sets(transaction, grouped):
+        to_rows(transaction, push_no, BitMap(grouped[push_no]))
 
 
-def to_rows(connection: sqlite3.Connection, push_no: int, devices: BitMap) -> BitMap:
+def to_rows(transaction: Transaction, push_no: int, devices: BitMap) -> BitMap:
     """Make rows of the deliveries of a push to these devices that are in sets; which of them waited there.
 
     Each keeps its state.
     """
     waited = BitMap()
-    for segment, _, waiting in _waiting_sets(connection, push_no, devices):
+    for segment, _, waiting in _waiting_sets(transaction, push_no, devices):
         here = waiting & devices
         if here:
-            _shrink(connection, push_no, segment, waiting - here)
+            _shrink(transaction, push_no, segment, waiting - here)
             waited |= here
     if waited:
-        connection.execute(
+        transaction.execute(
             "INSERT INTO delivery (push_no, device_no, priority, size, state, collapse_key, counted)"
             f" SELECT p.no, x.value, p.priority, p.size, {DeliveryState.WAITING:d}, p.collapse_key, 1"
             " FROM push AS p CROSS JOIN json_each(?) AS x WHERE p.no = ?",
@@ -210,15 +210,15 @@ def to_rows(connection: sqlite3.Connection, push_no: int, devices: BitMap) -> Bi
         )
     rest = devices - waited
     if rest:
-        rest -= with_rows(connection, push_no, rest)
+        rest -= with_rows(transaction, push_no, rest)
     if rest:
-        for outcome in outcomes_of(connection, push_no, rest):
+        for outcome in outcomes_of(transaction, push_no, rest):
             here = outcome.devices & rest
             if not here:
                 continue
             arrived = outcome.state is DeliveryState.DELIVERED
             ended = outcome.state >= DeliveryState.EXPIRED
-            connection.execute(
+            transaction.execute(
                 "INSERT INTO delivery (push_no, device_no, priority, size, state, reason, qos, delivered_at, ended_at,"
                 " counted) SELECT p.no, x.value, p.priority, p.size, ?, ?, ?, ?, ?, 1"
                 " FROM push AS p CROSS JOIN json_each(?) AS x WHERE p.no = ?",
@@ -238,9 +238,9 @@ def to_rows(connection: sqlite3.Connection, push_no: int, devices: BitMap) -> Bi
     return waited
 
 
-def with_rows(connection: sqlite3.Connection, push_no: int, devices: BitMap) -> BitMap:
+def with_rows(transaction: Transaction, push_no: int, devices: BitMap) -> BitMap:
     """Find the devices among these for which a push has rows."""
-    (text,) = connection.execute(
+    (text,) = transaction.execute(
         "SELECT json_group_array(d.device_no) FROM json_each(?) AS x CROSS JOIN delivery AS d"
         " ON d.push_no = ? AND d.device_no = x.value",
         (listed(devices), push_no),
@@ -248,14 +248,14 @@ def with_rows(connection: sqlite3.Connection, push_no: int, devices: BitMap) -> 
     return BitMap(json.loads(text))
 
 
-def remove_sets(connection: sqlite3.Connection, push_no: int, count: int) -> int:
+def remove_sets(transaction: Transaction, push_no: int, count: int) -> int:
     """Remove up to `count` sets of a push whose rows have been removed; how many. With the last the counters go."""
-    removed: int = connection.execute(
+    removed: int = transaction.execute(
         "DELETE FROM outcome_set WHERE no IN (SELECT no FROM outcome_set WHERE push_no = ? LIMIT ?)", (push_no, count)
     ).rowcount
     if removed < count:
         for table in ("waiting_set", "delivery_count"):
-            connection.execute(f"DELETE FROM {table} WHERE push_no = ?", (push_no,))
+            transaction.execute(f"DELETE FROM {table} WHERE push_no = ?", (push_no,))
     return removed
 
 
@@ -273,7 +273,7 @@ class Outcome(NamedTuple):
 
 
 def outcomes_of(
-    connection: sqlite3.Connection, push_no: int, devices: BitMap | None = None, segment: int | None = None
+    transaction: Transaction, push_no: int, devices: BitMap | None = None, segment: int | None = None
 ) -> Iterator[Outcome]:
     """The outcome sets of a push: all, of the segments of these devices, or of one segment."""
     first, last = 0, 1 << DEVICE_BITS
@@ -283,39 +283,39 @@ def outcomes_of(
         if not devices:
             return
         first, last = devices.min() >> SEGMENT_BITS, devices.max() >> SEGMENT_BITS
-    for state, reason, qos, at, blob in connection.execute(
+    for state, reason, qos, at, blob in transaction.execute(
         "SELECT state, reason, qos, at, devices FROM outcome_set WHERE push_no = ? AND segment BETWEEN ? AND ?",
         (push_no, first, last),
     ):
         yield Outcome(unpack(blob), DeliveryState(state), reason, qos, at)
 
 
-def waiting_of(connection: sqlite3.Connection, push_no: int, devices: BitMap | None = None) -> BitMap:
+def waiting_of(transaction: Transaction, push_no: int, devices: BitMap | None = None) -> BitMap:
     """The devices for which a push waits in its sets, those in flight included; only of these."""
     found = BitMap()
-    for _, _, waiting in _waiting_sets(connection, push_no, devices):
+    for _, _, waiting in _waiting_sets(transaction, push_no, devices):
         found |= waiting
     return found if devices is None else found & devices
 
 
-def waiting_handles_among(connection: sqlite3.Connection, handles: Collection[int]) -> list[int]:
+def waiting_handles_among(transaction: Transaction, handles: Collection[int]) -> list[int]:
     """Find the handles among these that wait in sets."""
     grouped = by_push(handles)
     return [
         handle_of(push_no, device_no)
-        for push_no in stored_in_sets(connection, grouped)
-        for device_no in waiting_of(connection, push_no, BitMap(grouped[push_no]))
+        for push_no in stored_in_sets(transaction, grouped)
+        for device_no in waiting_of(transaction, push_no, BitMap(grouped[push_no]))
     ]
 
 
-def target_set(connection: sqlite3.Connection, push_no: int, among: BitMap) -> BitMap:
+def target_set(transaction: Transaction, push_no: int, among: BitMap) -> BitMap:
     """The devices among these that a push was stored for, the suppressed ones left out, whatever became of it."""
-    found = waiting_of(connection, push_no, among)
-    for outcome in outcomes_of(connection, push_no, among):
+    found = waiting_of(transaction, push_no, among)
+    for outcome in outcomes_of(transaction, push_no, among):
         if outcome.state is not DeliveryState.SUPPRESSED:
             found |= outcome.devices
     suppressed = BitMap()
-    for state, rows in rows_by_state(connection, push_no, among.min(), among.max()).items():
+    for state, rows in rows_by_state(transaction, push_no, among.min(), among.max()).items():
         if state is DeliveryState.SUPPRESSED:
             suppressed |= rows
         else:
@@ -324,10 +324,10 @@ def target_set(connection: sqlite3.Connection, push_no: int, among: BitMap) -> B
 
 
 def rows_by_state(
-    connection: sqlite3.Connection, push_no: int, first: int = 0, last: int = DEVICE_MASK
+    transaction: Transaction, push_no: int, first: int = 0, last: int = DEVICE_MASK
 ) -> dict[DeliveryState, BitMap]:
     """The devices of a push that have rows, by state, with numbers from `first` to `last`."""
-    rows = connection.execute(
+    rows = transaction.execute(
         "SELECT state, json_group_array(device_no) FROM delivery WHERE push_no = ? AND device_no BETWEEN ? AND ?"
         " GROUP BY state",
         (push_no, first, last),
@@ -335,14 +335,14 @@ def rows_by_state(
     return {DeliveryState(state): BitMap(json.loads(text)) for state, text in rows.fetchall()}
 
 
-def delivered_times(connection: sqlite3.Connection, push_no: int, devices: BitMap) -> dict[int, int]:
+def delivered_times(transaction: Transaction, push_no: int, devices: BitMap) -> dict[int, int]:
     """Read when devices got a push, by the number of the device; only of those that did."""
     found: dict[int, int] = {}
-    for outcome in outcomes_of(connection, push_no, devices):
+    for outcome in outcomes_of(transaction, push_no, devices):
         if outcome.state is DeliveryState.DELIVERED:
             found.update(dict.fromkeys(outcome.devices & devices, outcome.at))
     found.update(
-        connection.execute(
+        transaction.execute(
             "SELECT d.device_no, d.delivered_at FROM json_each(?) AS x CROSS JOIN delivery AS d"
             " ON d.push_no = ? AND d.device_no = x.value WHERE d.delivered_at IS NOT NULL",
             (listed(devices), push_no),
@@ -351,9 +351,9 @@ def delivered_times(connection: sqlite3.Connection, push_no: int, devices: BitMa
     return found
 
 
-def segments_of_push(connection: sqlite3.Connection, push_no: int, first: int = 0) -> list[int]:
+def segments_of_push(transaction: Transaction, push_no: int, first: int = 0) -> list[int]:
     """The segments, from `first` on, in which a push has deliveries that were stored as sets."""
-    rows = connection.execute(
+    rows = transaction.execute(
         "SELECT segment FROM waiting_set WHERE push_no = ?1 AND segment >= ?2"
         " UNION SELECT segment FROM outcome_set WHERE push_no = ?1 AND segment >= ?2 ORDER BY 1",
         (push_no, first),
@@ -361,12 +361,12 @@ def segments_of_push(connection: sqlite3.Connection, push_no: int, first: int = 
     return [segment for (segment,) in rows.fetchall()]
 
 
-def segments_with_rows(connection: sqlite3.Connection, push_no: int, first: int = 0) -> list[int]:
+def segments_with_rows(transaction: Transaction, push_no: int, first: int = 0) -> list[int]:
     """The segments, from `first` on, in which a push that was stored as sets has deliveries, its rows included."""
-    found = set(segments_of_push(connection, push_no, first))
+    found = set(segments_of_push(transaction, push_no, first))
     segment = first
     while True:
-        row = connection.execute(
+        row = transaction.execute(
             "SELECT min(device_no) FROM delivery WHERE push_no = ? AND device_no >= ?",
             (push_no, segment << SEGMENT_BITS),
         ).fetchone()
@@ -386,7 +386,7 @@ class MailboxEntry(NamedTuple):
 
 
 def mailbox_entries(
-    connection: sqlite3.Connection,
+    transaction: Transaction,
     apps: Collection[int],
     devices: BitMap,
     *,
@@ -398,7 +398,7 @@ def mailbox_entries(
     Only what is as urgent as `least_priority` or less.
     """
     for segment, here in segments_of(devices):
-        rows = connection.execute(
+        rows = transaction.execute(
             "SELECT w.push_no, w.priority, p.size, w.devices FROM json_each(?) AS app"
             " CROSS JOIN waiting_set AS w INDEXED BY waiting_set_mailbox ON w.segment = ? AND w.app_no = app.value"
             "  AND w.priority >= ? CROSS JOIN push AS p ON p.no = w.push_no WHERE p.expires_at > ?",
@@ -411,43 +411,43 @@ def mailbox_entries(
                 yield MailboxEntry(push_no, priority, size, found)
 
 
-def app_of(connection: sqlite3.Connection, device_no: int) -> int:
-    (app_no,) = connection.execute("SELECT app_no FROM device WHERE no = ?", (device_no,)).fetchone()
+def app_of(transaction: Transaction, device_no: int) -> int:
+    (app_no,) = transaction.execute("SELECT app_no FROM device WHERE no = ?", (device_no,)).fetchone()
     return int(app_no)
 
 
-def pushes_waiting_for(connection: sqlite3.Connection, device_no: int) -> list[int]:
+def pushes_waiting_for(transaction: Transaction, device_no: int) -> list[int]:
     """Numbers of the pushes that wait for a device in sets, the oldest first."""
-    entries = mailbox_entries(connection, [app_of(connection, device_no)], BitMap([device_no]))
+    entries = mailbox_entries(transaction, [app_of(transaction, device_no)], BitMap([device_no]))
     return [entry.push_no for entry in entries]
 
 
-def device_to_rows(connection: sqlite3.Connection, device_no: int, among: str) -> None:
+def device_to_rows(transaction: Transaction, device_no: int, among: str) -> None:
     """Make rows of what waits for a device in sets, of the pushes that fit a condition. Writer thread."""
-    waiting = pushes_waiting_for(connection, device_no)
+    waiting = pushes_waiting_for(transaction, device_no)
     if waiting:
-        for (push_no,) in connection.execute(
+        for (push_no,) in transaction.execute(
             f"SELECT no FROM push WHERE no IN (SELECT value FROM json_each(?)) AND {among}", (json.dumps(waiting),)
         ).fetchall():
-            to_rows(connection, push_no, BitMap([device_no]))
+            to_rows(transaction, push_no, BitMap([device_no]))
 
 
-def devices_with_waiting(connection: sqlite3.Connection, app_no: int) -> BitMap:
+def devices_with_waiting(transaction: Transaction, app_no: int) -> BitMap:
     """The devices of an app for which something waits in sets."""
-    return stored_devices(connection, "SELECT devices FROM waiting_set WHERE app_no = ?", (app_no,))
+    return stored_devices(transaction, "SELECT devices FROM waiting_set WHERE app_no = ?", (app_no,))
 
 
-def state_counts(connection: sqlite3.Connection, push_no: int) -> dict[int, int]:
+def state_counts(transaction: Transaction, push_no: int) -> dict[int, int]:
     """Count the deliveries of a push that was stored as sets, by state; those in flight wait."""
-    return dict(connection.execute("SELECT state, count FROM delivery_count WHERE push_no = ?", (push_no,)).fetchall())
+    return dict(transaction.execute("SELECT state, count FROM delivery_count WHERE push_no = ?", (push_no,)).fetchall())
 
 
 # -- keeping sets few: writer thread -----------------------------------------------------------------------------------
 
 
-def sets_of_app(connection: sqlite3.Connection, app_no: int) -> tuple[int, int]:
+def sets_of_app(transaction: Transaction, app_no: int) -> tuple[int, int]:
     """Count the pushes of an app that wait in sets, and their bytes."""
-    count, size = connection.execute(
+    count, size = transaction.execute(
         "SELECT count(*), coalesce(sum(p.size), 0) FROM (SELECT DISTINCT push_no FROM waiting_set"
         " INDEXED BY waiting_set_of_app WHERE app_no = ?) AS w JOIN push AS p ON p.no = w.push_no",
         (app_no,),
@@ -455,9 +455,9 @@ def sets_of_app(connection: sqlite3.Connection, app_no: int) -> tuple[int, int]:
     return int(count), int(size)
 
 
-def smallest_set(connection: sqlite3.Connection, app_no: int) -> int | None:
+def smallest_set(transaction: Transaction, app_no: int) -> int | None:
     """The push of an app that waits in sets for the fewest devices."""
-    row = connection.execute(
+    row = transaction.execute(
         "SELECT push_no FROM waiting_set INDEXED BY waiting_set_of_app WHERE app_no = ?"
         " GROUP BY push_no ORDER BY sum(count), push_no LIMIT 1",
         (app_no,),
@@ -465,9 +465,9 @@ def smallest_set(connection: sqlite3.Connection, app_no: int) -> int | None:
     return None if row is None else int(row[0])
 
 
-def remnants(connection: sqlite3.Connection, push_nos: Collection[int]) -> set[int]:
+def remnants(transaction: Transaction, push_nos: Collection[int]) -> set[int]:
     """Find the pushes among these that wait in sets for fewer than SET_DEVICES devices."""
-    rows = connection.execute(
+    rows = transaction.execute(
         "SELECT push_no FROM waiting_set WHERE push_no IN (SELECT value FROM json_each(?))"
         " GROUP BY push_no HAVING sum(count) < ?",
         (json.dumps(list(push_nos)), SET_DEVICES),
@@ -475,49 +475,49 @@ def remnants(connection: sqlite3.Connection, push_nos: Collection[int]) -> set[i
     return {push_no for (push_no,) in rows.fetchall()}
 
 
-def some_to_rows(connection: sqlite3.Connection, push_no: int, count: int) -> tuple[list[int], int]:
+def some_to_rows(transaction: Transaction, push_no: int, count: int) -> tuple[list[int], int]:
     """Make rows of up to `count` of the devices for which a push waits in sets; which, and the push's bytes."""
-    (size,) = connection.execute("SELECT size FROM push WHERE no = ?", (push_no,)).fetchone()
+    (size,) = transaction.execute("SELECT size FROM push WHERE no = ?", (push_no,)).fetchone()
     found: list[int] = []
-    for _, _, waiting in _waiting_sets(connection, push_no):
+    for _, _, waiting in _waiting_sets(transaction, push_no):
         some = waiting[: count - len(found)]
-        to_rows(connection, push_no, some)
+        to_rows(transaction, push_no, some)
         found += some
         if len(found) >= count:
             break
     return found, int(size)
 
 
-def deep_mailboxes(connection: sqlite3.Connection, devices: BitMap) -> BitMap:
+def deep_mailboxes(transaction: Transaction, devices: BitMap) -> BitMap:
     """Find the devices among these whose mailboxes are deep."""
     found = BitMap()
-    for (blob,) in connection.execute("SELECT devices FROM deep_mailbox").fetchall():
+    for (blob,) in transaction.execute("SELECT devices FROM deep_mailbox").fetchall():
         found |= unpack(blob)
     return found & devices
 
 
-def note_rows_made(connection: sqlite3.Connection, devices: BitMap) -> None:
+def note_rows_made(transaction: Transaction, devices: BitMap) -> None:
     """Note which of these mailboxes are deep, now that rows were made of what waits and nobody has counted them."""
-    unknown = devices - deep_mailboxes(connection, devices)
-    (text,) = connection.execute(
+    unknown = devices - deep_mailboxes(transaction, devices)
+    (text,) = transaction.execute(
         "SELECT json_group_array(device_no) FROM (SELECT device_no FROM delivery INDEXED BY delivery_mailbox"
         f" WHERE state {IS_WAITING} AND device_no IN (SELECT value FROM json_each(?)) GROUP BY device_no"
         " HAVING count(*) >= ? OR sum(size) >= ?)",
         (listed(unknown), DEEP_DELIVERIES, DEEP_BYTES),
     ).fetchone()
     if deep := BitMap(json.loads(text)):
-        note_deep_mailboxes(connection, deep, BitMap())
+        note_deep_mailboxes(transaction, deep, BitMap())
 
 
-def note_deep_mailboxes(connection: sqlite3.Connection, deep: BitMap, shallow: BitMap) -> None:
+def note_deep_mailboxes(transaction: Transaction, deep: BitMap, shallow: BitMap) -> None:
     """Note mailboxes that were counted as deep, and as not any more."""
     for segment, changed in segments_of(deep | shallow):
-        row = connection.execute("SELECT devices FROM deep_mailbox WHERE segment = ?", (segment,)).fetchone()
+        row = transaction.execute("SELECT devices FROM deep_mailbox WHERE segment = ?", (segment,)).fetchone()
         before = BitMap() if row is None else unpack(row[0])
         after = (before | (deep & changed)) - shallow
         if after == before:
             continue
         if after:
-            connection.execute("INSERT OR REPLACE INTO deep_mailbox VALUES (?, ?)", (segment, pack(after)))
+            transaction.execute("INSERT OR REPLACE INTO deep_mailbox VALUES (?, ?)", (segment, pack(after)))
         else:
-            connection.execute("DELETE FROM deep_mailbox WHERE segment = ?", (segment,))
+            transaction.execute("DELETE FROM deep_mailbox WHERE segment = ?", (segment,))

@@ -30,6 +30,7 @@ from gateway.delivery_states import ENDS_A_RECEIPT_REVIVES, RECEIPT_STATES, Deli
 from gateway.pages import to_json
 from gateway.store.deliveries.conditions import IS_WAITING, is_one_of
 from gateway.store.set_functions import DEVICES_JSON
+from gateway.store.transaction import Transaction
 from gateway.timestamps import rfc3339
 
 ENDS = tuple(state for state in DeliveryState if state >= DeliveryState.EXPIRED)
@@ -131,7 +132,7 @@ _INSERT = "INSERT INTO event (app_no, at, type, reason, push_no, devices, size)"
 
 
 def log_deliveries(
-    connection: sqlite3.Connection,
+    transaction: Transaction,
     event: str,
     at: int,
     deliveries: Iterable[tuple[int, list[int]]],
@@ -139,7 +140,7 @@ def log_deliveries(
 ) -> None:
     """Log an event of deliveries that will be moved now: (push number, device numbers) each. Writer thread."""
     event = f"delivery.{event}"
-    connection.execute(
+    transaction.execute(
         "WITH moved AS MATERIALIZED (SELECT p.app_no, p.no, (SELECT json_group_array(d.device_no)"
         "  FROM json_each(w.value, '$[1]') AS x CROSS JOIN delivery AS d ON d.push_no = p.no AND d.device_no = x.value"
         f"  WHERE {_MOVED.get(event, _WAITS)}) AS devices"
@@ -151,10 +152,10 @@ def log_deliveries(
 
 
 def log_moved(
-    connection: sqlite3.Connection, event: str, at: int, deliveries: Sequence[tuple[int, list[int]]]
+    transaction: Transaction, event: str, at: int, deliveries: Sequence[tuple[int, list[int]]]
 ) -> None:  # Hot path.
     """Log an event of deliveries that the statement before has moved; nothing is looked up again. Writer thread."""
-    connection.execute(
+    transaction.execute(
         f"{_INSERT} SELECT p.app_no, ?, ?, NULL, p.no, w.value -> 1, json_array_length(w.value, '$[1]')"
         " FROM json_each(?) AS w CROSS JOIN push AS p ON p.no = w.value ->> 0",
         (at, f"delivery.{event}", json.dumps(deliveries)),
@@ -162,7 +163,7 @@ def log_moved(
 
 
 def log_outcome(
-    connection: sqlite3.Connection,
+    transaction: Transaction,
     app_no: int,
     event: str,
     at: int,
@@ -172,24 +173,24 @@ def log_outcome(
     reason: str | None,
 ) -> None:  # Hot path.
     """Log an event of the devices of an outcome set, which have been moved by it. Writer thread."""
-    connection.execute(
+    transaction.execute(
         "INSERT INTO event (app_no, at, type, reason, push_no, outcome_no, size) VALUES (?, ?, ?, ?, ?, ?, ?)",
         (app_no, at, f"delivery.{event}", reason, push_no, outcome_no, size),
     )
 
 
 def log_handles(
-    connection: sqlite3.Connection, event: str, at: int, handles: Iterable[int], reason: str | None = None
+    transaction: Transaction, event: str, at: int, handles: Iterable[int], reason: str | None = None
 ) -> None:
     """Log an event of deliveries that will be moved now, by their handles. Writer thread."""
     by_push: dict[int, list[int]] = {}
     for handle in handles:
         by_push.setdefault(handle >> DEVICE_BITS, []).append(handle & DEVICE_MASK)
-    log_deliveries(connection, event, at, by_push.items(), reason)
+    log_deliveries(transaction, event, at, by_push.items(), reason)
 
 
 def log_push(
-    connection: sqlite3.Connection,
+    transaction: Transaction,
     app_no: int,
     event: str,
     at: int,
@@ -200,7 +201,7 @@ def log_push(
 ) -> bool:
     """Log the end of all that wait of a push and fit a condition on `device_no`; whether there are any. Writer
     thread."""
-    rows = connection.execute(
+    rows = transaction.execute(
         f"{_INSERT} SELECT ?, ?, ?, ?, ?, json_group_array(device_no), count(*) FROM"
         " (SELECT device_no, (row_number() OVER (ORDER BY device_no) - 1) / ? AS slice FROM delivery"
         f"  WHERE push_no = ? AND +state {IS_WAITING} AND {among}) GROUP BY slice",
@@ -209,70 +210,68 @@ def log_push(
     return rows.rowcount > 0
 
 
-def log_of_device(
-    connection: sqlite3.Connection, event: str, at: int, device_no: int, content: dict[str, Any] | str
-) -> None:
+def log_of_device(transaction: Transaction, event: str, at: int, device_no: int, content: dict[str, Any] | str) -> None:
     """Log an event of a device that is no change of a state. Writer thread.
 
     `content` is the event's `data`, but for the device.
     """
     text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
-    connection.execute(
+    transaction.execute(
         "INSERT INTO event (app_no, at, type, device_no, content, size)"
         " SELECT app_no, ?, ?, no, ?, 1 FROM device WHERE no = ?",
         (at, event, text, device_no),
     )
 
 
-def log_connections(connection: sqlite3.Connection, event: str, at: int, app_no: int, items: list[list[Any]]) -> None:
+def log_connections(transaction: Transaction, event: str, at: int, app_no: int, items: list[list[Any]]) -> None:
     """Log an event of many devices of an app. Writer thread.
 
     `items`: (device number, time, the event's `data` but for the device) each.
     """
-    connection.execute(
+    transaction.execute(
         "INSERT INTO event (app_no, at, type, devices, size) VALUES (?, ?, ?, ?, ?)",
         (app_no, at, event, json.dumps(items, ensure_ascii=False), len(items)),
     )
 
 
-def log_of_app(connection: sqlite3.Connection, event: str, at: int, app_no: int, content: dict[str, Any]) -> None:
+def log_of_app(transaction: Transaction, event: str, at: int, app_no: int, content: dict[str, Any]) -> None:
     """Log an event of an app. Writer thread."""
 
-    connection.execute(
+    transaction.execute(
         "INSERT INTO event (app_no, at, type, content, size) VALUES (?, ?, ?, ?, 1)",
         (app_no, at, event, json.dumps(content, ensure_ascii=False)),
     )
 
 
-def remove_events(connection: sqlite3.Connection, before: int, count: int) -> int:
+def remove_events(transaction: Transaction, before: int, count: int) -> int:
     """Remove up to `count` of the oldest entries, if they are from before this time; how many. Writer thread."""
-    (last,) = connection.execute(
+    (last,) = transaction.execute(
         "SELECT max(no) FROM (SELECT no, at FROM event ORDER BY no LIMIT ?) WHERE at <= ?", (count, before)
     ).fetchone()
-    return 0 if last is None else remove_events_to(connection, last)
+    return 0 if last is None else remove_events_to(transaction, last)
 
 
-def remove_events_of_app(connection: sqlite3.Connection, app_no: int, before: int, count: int) -> None:
+def remove_events_of_app(transaction: Transaction, app_no: int, before: int, count: int) -> None:
     """Remove up to `count` of an app's oldest entries, if they are from before this time. Writer thread."""
-    (last,) = connection.execute(
+    (last,) = transaction.execute(
         "SELECT max(no) FROM (SELECT no, at FROM event WHERE app_no = ? ORDER BY no LIMIT ?) WHERE at <= ?",
         (app_no, count, before),
     ).fetchone()
     if last is not None:
-        remove_events_to(connection, last, app_no)
+        remove_events_to(transaction, last, app_no)
 
 
-def remove_events_to(connection: sqlite3.Connection, last: int, app_no: int | None = None) -> int:
+def remove_events_to(transaction: Transaction, last: int, app_no: int | None = None) -> int:
     """Remove the entries up to this one, of an app or of all; how many. Writer thread."""
     among = "no <= ?1" if app_no is None else "no <= ?1 AND app_no = ?2"
     parameters = (last,) if app_no is None else (last, app_no)
-    connection.execute(
+    transaction.execute(
         "UPDATE application SET events_lost_to = lost.no, events_lost_place = lost.size - 1 FROM"
         f" (SELECT app_no, max(no) AS no, size FROM event WHERE {among} GROUP BY app_no) AS lost"
         " WHERE application.no = lost.app_no",
         parameters,
     )
-    return connection.execute(f"DELETE FROM event WHERE {among}", parameters).rowcount
+    return transaction.execute(f"DELETE FROM event WHERE {among}", parameters).rowcount
 
 
 # -- measuring ---------------------------------------------------------------------------------------------------------
@@ -301,11 +300,11 @@ class EventLogMeasurement(NamedTuple):
     """(app, up to which entry) of all apps that have lost some."""
 
 
-def measure_entries(connection: sqlite3.Connection, after: int, size_bytes: int) -> EventLogMeasurement:
+def measure_entries(transaction: Transaction, after: int, size_bytes: int) -> EventLogMeasurement:
     """Measure the entries behind this one, until they have so many bytes. Reader thread."""
     grown: dict[int, MeasuredEntries] = {}
     room, count = size_bytes, 0
-    rows = connection.execute(
+    rows = transaction.execute(
         "SELECT no, app_no, ? + coalesce(length(CAST(content AS BLOB)), 0) + coalesce(length(devices), 0)"
         " FROM event WHERE no > ? AND app_no > 0 ORDER BY no LIMIT ?",
         (ENTRY_BYTES, after, MEASURED_ENTRIES),
@@ -317,7 +316,7 @@ def measure_entries(connection: sqlite3.Connection, after: int, size_bytes: int)
         if room <= 0:
             break
     rows.close()
-    removed = connection.execute("SELECT no, events_lost_to FROM application WHERE events_lost_to > 0").fetchall()
+    removed = transaction.execute("SELECT no, events_lost_to FROM application WHERE events_lost_to > 0").fetchall()
     return EventLogMeasurement(grown, after, count == MEASURED_ENTRIES or room <= 0, removed)
 
 
@@ -348,7 +347,7 @@ _FORMS = dict.fromkeys(DELIVERY_TYPES, _DELIVERIES) | dict.fromkeys(CONNECTION_T
 
 
 def read_events(
-    connection: sqlite3.Connection,
+    transaction: Transaction,
     app_no: int,
     after: Position,
     limit: int,
@@ -360,7 +359,7 @@ def read_events(
 
     `wanted` is asked for types. If there are several lanes, only the events of the devices of one.
     """
-    entries = connection.execute(
+    entries = transaction.execute(
         "SELECT no, type, size FROM event WHERE app_no = ? AND no > ? ORDER BY no LIMIT ?",
         (app_no, after.entry - (after.place < END_OF_ENTRY), PAGE_ENTRIES),
     ).fetchall()
@@ -378,7 +377,7 @@ def read_events(
     found: list[tuple[Position, Event]] = []
     end: Position | None = None
     for statement, numbers in forms.items():
-        rows = connection.execute(statement, (json.dumps(numbers), *after, lanes, lane, limit + 1))
+        rows = transaction.execute(statement, (json.dumps(numbers), *after, lanes, lane, limit + 1))
         if statement is _OTHER:
             some, end = _with_room(rows)
             found += some
@@ -392,14 +391,14 @@ def read_events(
     return EventPage(found, max(Position(last), after), more)
 
 
-def events_of_device(connection: sqlite3.Connection, entry_no: int, event: str, device_no: int) -> list[Event]:
+def events_of_device(transaction: Transaction, entry_no: int, event: str, device_no: int) -> list[Event]:
     """Read the events of an entry, which is of this type, that are about a device.
 
     One at most, but for what was logged twice. Reader thread.
     """
     statement = _FORMS.get(event, _OTHER)
     # Of as many lanes as there may be devices, a device has one.
-    rows = connection.execute(statement, (json.dumps([entry_no]), 0, -1, DEVICE_MASK + 1, device_no, 2)).fetchall()
+    rows = transaction.execute(statement, (json.dumps([entry_no]), 0, -1, DEVICE_MASK + 1, device_no, 2)).fetchall()
     return [found for _, found in map(_of_delivery if statement is _DELIVERIES else _other, rows)]
 
 
@@ -418,29 +417,29 @@ def _with_room(rows: sqlite3.Cursor) -> tuple[list[tuple[Position, Event]], Posi
     return found, None
 
 
-def lost_before(connection: sqlite3.Connection, app_no: int, after: Position) -> Position | None:
+def lost_before(transaction: Transaction, app_no: int, after: Position) -> Position | None:
     """The position to read on from, if events behind this one have left; None if none have.
 
     A position that has not been reached yet counts as lost too: the log is an older one than it was.
     """
-    row = connection.execute(
+    row = transaction.execute(
         "SELECT events_lost_to, events_lost_place FROM application WHERE no = ?", (app_no,)
     ).fetchone()
     lost = Position(*row) if row is not None else after
-    end = last_position(connection)
+    end = last_position(transaction)
     return lost if lost > after else end if after > end else None
 
 
-def last_position(connection: sqlite3.Connection) -> Position:
+def last_position(transaction: Transaction) -> Position:
     """The position of the newest entry."""
 
-    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()
+    row = transaction.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()
     return Position(int(row[0]) if row is not None else 0)
 
 
-def newest_entries(connection: sqlite3.Connection, after: int) -> list[tuple[int, int]]:
+def newest_entries(transaction: Transaction, after: int) -> list[tuple[int, int]]:
     """Find the apps that have entries behind this one: (app, number of its newest entry) each. Reader thread."""
-    return connection.execute("SELECT app_no, max(no) FROM event WHERE no > ? GROUP BY app_no", (after,)).fetchall()
+    return transaction.execute("SELECT app_no, max(no) FROM event WHERE no > ? GROUP BY app_no", (after,)).fetchall()
 
 
 def _of_delivery(row: Sequence[Any]) -> tuple[Position, Event]:

@@ -8,7 +8,6 @@ as rows: what happens to many at once is done to their sets, for anything else t
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from heapq import merge
 from itertools import chain
@@ -38,6 +37,7 @@ from gateway.store.deliveries.delivery_sets import (
 from gateway.store.deliveries.event_log import HANDED_OVER, log_deliveries, log_handles, log_moved, log_push
 from gateway.store.deliveries.mailboxes import rows_of_priority
 from gateway.store.rows import insert_rows
+from gateway.store.transaction import Transaction
 
 ENDED_DELIVERIES = 100
 """Deliveries of a mailbox that one operation ends, about 4 ms: each is of another push, and has an event of its own."""
@@ -54,7 +54,7 @@ SWEEP_DEVICES = 500_000
 ReceiptRow = tuple[int, int, str, str | None, str | None]
 """A receipt: push number, device number, event, detail, result as JSON. The detail is the action of an `acted`, the
 reason of a `dismissed`."""
-RecordActs = Callable[[sqlite3.Connection, Sequence[ReceiptRow], int], list[bool]]
+RecordActs = Callable[[Transaction, Sequence[ReceiptRow], int], list[bool]]
 """What else an operation does with receipts (`escalations`)."""
 
 _ARRIVED = f"BETWEEN {DeliveryState.DELIVERED:d} AND {DeliveryState.ACTED:d}"
@@ -125,16 +125,16 @@ def _receipt_statement(event: str, state: DeliveryState) -> str:
 _RECEIPT_STATEMENTS = {event: _receipt_statement(event, state) for event, state in RECEIPT_STATES.items()}
 
 
-def insert_single_rows(connection: sqlite3.Connection, rows: list[tuple[int, int, int, int, int]]) -> None:
+def insert_single_rows(transaction: Transaction, rows: list[tuple[int, int, int, int, int]]) -> None:
     """Insert deliveries of pushes to one device each: (push_no, device_no, priority, size, state), by push number."""
-    insert_rows(connection, "delivery", "push_no, device_no, priority, size, state", rows)
+    insert_rows(transaction, "delivery", "push_no, device_no, priority, size, state", rows)
 
 
 def insert_listed_rows(
-    connection: sqlite3.Connection, push_no: int, priority: int, size: int, devices: Sequence[int]
+    transaction: Transaction, push_no: int, priority: int, size: int, devices: Sequence[int]
 ) -> None:
     """Insert deliveries of one push to these devices, sorted so that the clustered table is appended to."""
-    connection.execute(
+    transaction.execute(
         f"INSERT INTO delivery (push_no, device_no, priority, size, state)"
         f" SELECT ?, value, ?, ?, {DeliveryState.WAITING:d} FROM json_each(?) ORDER BY value",
         (push_no, priority, size, json.dumps(devices)),
@@ -142,7 +142,7 @@ def insert_listed_rows(
 
 
 def digest_rows(
-    connection: sqlite3.Connection,
+    transaction: Transaction,
     push_no: int,
     device_no: int,
     priority: int,
@@ -151,13 +151,13 @@ def digest_rows(
     now_ms: int,
 ) -> None:
     """Insert the delivery of a digest, limited like its members, and end theirs."""
-    connection.execute(
+    transaction.execute(
         "INSERT INTO delivery (push_no, device_no, priority, size, state, not_before)"
         f" VALUES (?, ?, ?, ?, {DeliveryState.WAITING:d}, 0)",
         (push_no, device_no, priority, size),
     )
-    log_deliveries(connection, "superseded", now_ms, [(member, [device_no]) for member in members], "digested")
-    connection.execute(
+    log_deliveries(transaction, "superseded", now_ms, [(member, [device_no]) for member in members], "digested")
+    transaction.execute(
         f"UPDATE delivery SET state = {DeliveryState.SUPERSEDED:d}, reason = 'digested', ended_at = ?, replaced_by = ?"
         f" WHERE push_no IN (SELECT value FROM json_each(?)) AND device_no = ? AND +state {IS_WAITING}",
         (now_ms, push_no, json.dumps(list(members)), device_no),
@@ -165,7 +165,7 @@ def digest_rows(
 
 
 def record_outcomes(
-    connection: sqlite3.Connection,
+    transaction: Transaction,
     outcomes: dict[tuple[int, int], list[int]],
     refusals: Iterable[tuple[int, str]],
     now_ms: int,
@@ -177,14 +177,14 @@ def record_outcomes(
     """
 
     for handle, reason in refusals:
-        end_rows(connection, [handle], DeliveryState.REFUSED, reason, now_ms)
+        end_rows(transaction, [handle], DeliveryState.REFUSED, reason, now_ms)
     single: dict[int, list[int]] = {}
     first: list[tuple[int, list[int]]] = []
     given: list[tuple[int, list[int]]] = []
-    in_sets = frozenset(stored_in_sets(connection, maybe_sets)) if maybe_sets else frozenset()
+    in_sets = frozenset(stored_in_sets(transaction, maybe_sets)) if maybe_sets else frozenset()
     for (push_no, qos), devices in outcomes.items():
         if push_no in in_sets:
-            devices = _record_set(connection, push_no, devices, qos, now_ms)
+            devices = _record_set(transaction, push_no, devices, qos, now_ms)
             if not devices:
                 continue
         if not qos:
@@ -193,47 +193,47 @@ def record_outcomes(
             single.setdefault(qos, []).append(handle_of(push_no, devices[0]))
         else:
             group = (qos, now_ms, push_no, json.dumps(devices))
-            if connection.execute(_ACKNOWLEDGE + _FIRST, group).rowcount < len(devices):
+            if transaction.execute(_ACKNOWLEDGE + _FIRST, group).rowcount < len(devices):
                 handles = [handle_of(push_no, device_no) for device_no in devices]
-                devices = [handle & DEVICE_MASK for handle in _newly_acknowledged(connection, handles, qos, now_ms)]
-                connection.execute(_ACKNOWLEDGE, group)
+                devices = [handle & DEVICE_MASK for handle in _newly_acknowledged(transaction, handles, qos, now_ms)]
+                transaction.execute(_ACKNOWLEDGE, group)
             first.append((push_no, devices))
     for qos, handles in single.items():  # pushes to one device each: one statement for all of them
         parameters = (qos, now_ms, json.dumps(handles))
-        if connection.execute(_ACKNOWLEDGE_SINGLE + _FIRST, parameters).rowcount < len(handles):
-            rest, handles = parameters, _newly_acknowledged(connection, handles, qos, now_ms)
-            connection.execute(_ACKNOWLEDGE_SINGLE, rest)
+        if transaction.execute(_ACKNOWLEDGE_SINGLE + _FIRST, parameters).rowcount < len(handles):
+            rest, handles = parameters, _newly_acknowledged(transaction, handles, qos, now_ms)
+            transaction.execute(_ACKNOWLEDGE_SINGLE, rest)
         first += [(handle >> DEVICE_BITS, [handle & DEVICE_MASK]) for handle in handles]
     if first:
-        log_moved(connection, "delivered", now_ms, first)
+        log_moved(transaction, "delivered", now_ms, first)
     if given:
-        log_deliveries(connection, "sent", now_ms, given)
+        log_deliveries(transaction, "sent", now_ms, given)
         for push_no, devices in given:
             of_push = (push_no, json.dumps(devices))
-            if connection.execute(_SENT, of_push).rowcount < len(devices):
-                connection.execute(_SENT_AFTER_END, of_push)
+            if transaction.execute(_SENT, of_push).rowcount < len(devices):
+                transaction.execute(_SENT_AFTER_END, of_push)
 
 
-def _record_set(connection: sqlite3.Connection, push_no: int, devices: list[int], qos: int, now_ms: int) -> list[int]:
+def _record_set(transaction: Transaction, push_no: int, devices: list[int], qos: int, now_ms: int) -> list[int]:
     """Record one outcome of devices for which a push waits in its sets; those for which it does not, which have rows
     now."""
     state = DeliveryState.DELIVERED if qos else DeliveryState.SENT
     reported = BitMap(devices)
     if len(devices) < delivery_sets.GROUP_DEVICES:
-        to_rows(connection, push_no, reported)
+        to_rows(transaction, push_no, reported)
         return devices
-    rest = reported - move_set(connection, push_no, reported, state, now_ms, qos=qos)
+    rest = reported - move_set(transaction, push_no, reported, state, now_ms, qos=qos)
     if rest:
-        to_rows(connection, push_no, rest)
+        to_rows(transaction, push_no, rest)
     return list(rest)
 
 
-def _newly_acknowledged(connection: sqlite3.Connection, handles: list[int], qos: int, now_ms: int) -> list[int]:
+def _newly_acknowledged(transaction: Transaction, handles: list[int], qos: int, now_ms: int) -> list[int]:
     """Find the handles that _FIRST has just acknowledged.
 
     The others had a receipt before, and no QoS is known of them yet.
     """
-    (text,) = connection.execute(
+    (text,) = transaction.execute(
         "SELECT json_group_array(handle.value) FROM json_each(?) AS handle CROSS JOIN delivery AS d"
         f" ON {row_of_handle('d')}"
         " WHERE d.delivered_at = ? AND d.qos = ?",
@@ -243,7 +243,7 @@ def _newly_acknowledged(connection: sqlite3.Connection, handles: list[int], qos:
 
 
 def end_rows(
-    connection: sqlite3.Connection,
+    transaction: Transaction,
     handles: list[int],
     state: DeliveryState,
     reason: str,
@@ -254,20 +254,20 @@ def end_rows(
         return 0
     grouped = by_push(handles)
     ended = 0
-    for push_no in stored_in_sets(connection, grouped):
+    for push_no in stored_in_sets(transaction, grouped):
         devices = BitMap(grouped[push_no])
         if len(devices) >= delivery_sets.GROUP_DEVICES:
-            moved = move_set(connection, push_no, devices, state, now_ms, reason=reason)
+            moved = move_set(transaction, push_no, devices, state, now_ms, reason=reason)
             ended += len(moved)
-            devices = waiting_of(connection, push_no, devices - moved) if len(moved) < len(devices) else BitMap()
+            devices = waiting_of(transaction, push_no, devices - moved) if len(moved) < len(devices) else BitMap()
         if devices:
-            to_rows(connection, push_no, devices)
-    log_handles(connection, state.label, now_ms, handles, reason)
-    return ended + connection.execute(_END_HANDLES, (int(state), reason, now_ms, json.dumps(handles))).rowcount
+            to_rows(transaction, push_no, devices)
+    log_handles(transaction, state.label, now_ms, handles, reason)
+    return ended + transaction.execute(_END_HANDLES, (int(state), reason, now_ms, json.dumps(handles))).rowcount
 
 
 def supersede_rows(
-    connection: sqlite3.Connection,
+    transaction: Transaction,
     push_no: int,
     app_no: int,
     collapse_key: str,
@@ -280,36 +280,34 @@ def supersede_rows(
     Of rows the index has what waits with that key: as a rule one of a device at most, and those in flight.
     """
     new = BitMap(devices)
-    connection.execute(
+    transaction.execute(
         f"UPDATE delivery SET collapse_key = ? WHERE push_no = ? AND +state {IS_WAITING}", (collapse_key, push_no)
     )
     ended: list[tuple[int, BitMap]] = []
     older: dict[int, list[int]] = {}
-    for older_no, device_no in _older_rows(connection, push_no, collapse_key, new):
+    for older_no, device_no in _older_rows(transaction, push_no, collapse_key, new):
         older.setdefault(older_no, []).append(device_no)
     for older_no, found in older.items():
         gone = BitMap(found) - BitMap(sent_of(older_no))
-        end_devices(connection, older_no, gone, DeliveryState.SUPERSEDED, "collapse_key", now_ms)
+        end_devices(transaction, older_no, gone, DeliveryState.SUPERSEDED, "collapse_key", now_ms)
         ended.append((older_no, gone))
-    sets = connection.execute(
+    sets = transaction.execute(
         "SELECT DISTINCT w.push_no FROM waiting_set AS w INDEXED BY waiting_set_of_app"
         " JOIN push AS p ON p.no = w.push_no WHERE w.app_no = ? AND w.push_no < ? AND p.collapse_key = ?",
         (app_no, push_no, collapse_key),
     ).fetchall()
     for (older_no,) in sets:
-        gone = waiting_of(connection, older_no, new) - BitMap(sent_of(older_no)) if new else new
-        end_devices(connection, older_no, gone, DeliveryState.SUPERSEDED, "collapse_key", now_ms)
+        gone = waiting_of(transaction, older_no, new) - BitMap(sent_of(older_no)) if new else new
+        end_devices(transaction, older_no, gone, DeliveryState.SUPERSEDED, "collapse_key", now_ms)
         ended.append((older_no, gone))
     return [(older_no, gone) for older_no, gone in ended if gone]
 
 
-def _older_rows(
-    connection: sqlite3.Connection, push_no: int, collapse_key: str, devices: BitMap
-) -> list[tuple[int, int]]:
+def _older_rows(transaction: Transaction, push_no: int, collapse_key: str, devices: BitMap) -> list[tuple[int, int]]:
     """Rows of older pushes, (push number, device number) each, that wait for one of the devices with the key."""
     by_device = "d.device_no = x.value AND " if len(devices) < LOOKED_UP_DEVICES else ""
     among = "json_each(?3) AS x CROSS JOIN " if by_device else ""  # CROSS: in this order, whatever it estimates
-    rows = connection.execute(
+    rows = transaction.execute(
         f"SELECT d.push_no, d.device_no FROM {among}delivery AS d INDEXED BY delivery_collapse"
         f" WHERE {by_device}d.state {IS_WAITING} AND d.collapse_key = ?2 AND d.push_no < ?1",
         (push_no, collapse_key, *((listed(devices),) if by_device else ())),
@@ -318,20 +316,20 @@ def _older_rows(
 
 
 def end_devices(
-    connection: sqlite3.Connection, push_no: int, devices: BitMap, state: DeliveryState, reason: str, now_ms: int
+    transaction: Transaction, push_no: int, devices: BitMap, state: DeliveryState, reason: str, now_ms: int
 ) -> int:
     """End what waits of a push for these devices; how many."""
     if not devices:
         return 0
     moved = BitMap()
-    if len(devices) >= delivery_sets.GROUP_DEVICES and stored_in_sets(connection, [push_no]):
-        moved = move_set(connection, push_no, devices, state, now_ms, reason=reason)
+    if len(devices) >= delivery_sets.GROUP_DEVICES and stored_in_sets(transaction, [push_no]):
+        moved = move_set(transaction, push_no, devices, state, now_ms, reason=reason)
     rest = [handle_of(push_no, device_no) for device_no in devices - moved]
-    return len(moved) + end_rows(connection, rest, state, reason, now_ms)
+    return len(moved) + end_rows(transaction, rest, state, reason, now_ms)
 
 
 def overflow_rows(
-    connection: sqlite3.Connection,
+    transaction: Transaction,
     crowded: Iterable[tuple[int, int, int]],
     limit: int,
     limit_bytes: int,
@@ -345,7 +343,7 @@ def overflow_rows(
     losers: dict[str, list[int]] = {"mailbox_limit": [], "mailbox_bytes": []}
     for device_no, count, total in crowded:
         evicted = losers["mailbox_limit" if count > limit else "mailbox_bytes"]
-        for push_no, size in _least_valuable_first(connection, device_no):
+        for push_no, size in _least_valuable_first(transaction, device_no):
             if count <= limit and total <= limit_bytes:
                 break
             if is_sent(push_no, device_no):
@@ -354,38 +352,38 @@ def overflow_rows(
             count -= 1
             total -= size
     for reason, handles in losers.items():
-        end_rows(connection, handles, DeliveryState.OVERFLOWED, reason, now_ms)
+        end_rows(transaction, handles, DeliveryState.OVERFLOWED, reason, now_ms)
     return [handle for handles in losers.values() for handle in handles]
 
 
-def _least_valuable_first(connection: sqlite3.Connection, device_no: int) -> Iterator[tuple[int, int]]:
+def _least_valuable_first(transaction: Transaction, device_no: int) -> Iterator[tuple[int, int]]:
     """Yield (push number, bytes) of what waits for a device, in rows and in sets, the least valuable first."""
-    in_sets = list(mailbox_entries(connection, [app_of(connection, device_no)], BitMap([device_no])))
+    in_sets = list(mailbox_entries(transaction, [app_of(transaction, device_no)], BitMap([device_no])))
     for priority in reversed(range(len(PRIORITIES))):
         sets = [(entry.push_no, entry.size) for entry in in_sets if entry.priority == priority]
-        yield from merge(rows_of_priority(connection, device_no, priority), sets)
+        yield from merge(rows_of_priority(transaction, device_no, priority), sets)
 
 
 def receipt_rows(
-    connection: sqlite3.Connection,
+    transaction: Transaction,
     receipts: Sequence[ReceiptRow],
     now_ms: int,
 ) -> None:
     """Store receipts of existing deliveries; the first ones win."""
-    handles_to_rows(connection, [handle_of(push_no, device_no) for push_no, device_no, *_ in receipts])
+    handles_to_rows(transaction, [handle_of(push_no, device_no) for push_no, device_no, *_ in receipts])
     by_event: dict[str, dict[tuple[int, int], list[Any]]] = {}
     for push_no, device_no, event, detail, result in receipts:
         by_event.setdefault(event, {}).setdefault((push_no, device_no), [push_no, device_no, detail, result])
     for event in RECEIPT_STATES:  # in the order of a delivery's life; what a device has shown it also has
         of_event = by_event.get(event, {}) if event != "delivered" else dict.fromkeys(chain(*by_event.values()))
         if of_event:
-            log_handles(connection, event, now_ms, [handle_of(*key) for key in of_event])
+            log_handles(transaction, event, now_ms, [handle_of(*key) for key in of_event])
     for event, rows in by_event.items():
-        connection.execute(_RECEIPT_STATEMENTS[event], (now_ms, json.dumps(list(rows.values()))))
+        transaction.execute(_RECEIPT_STATEMENTS[event], (now_ms, json.dumps(list(rows.values()))))
 
 
 def sweep_rows(
-    connection: sqlite3.Connection,
+    transaction: Transaction,
     now_ms: int,
     offered_before: int,
     expired_in_flight: list[int],
@@ -398,7 +396,7 @@ def sweep_rows(
     on, which may still be handed over at once, and those of `expired_in_flight`, which could otherwise fill every
     slice.
     """
-    due = connection.execute(
+    due = transaction.execute(
         "SELECT no, app_no, in_sets FROM push WHERE closed_at IS NULL AND expires_at <= ?"
         " AND (ttl > 0 OR accepted_at < ?) AND no NOT IN (SELECT value FROM json_each(?)) ORDER BY expires_at LIMIT ?",
         (now_ms, offered_before, json.dumps(expired_in_flight), SWEEP_PUSHES),
@@ -412,12 +410,12 @@ def sweep_rows(
             if room <= 0:
                 break
             room -= len(
-                move_set(connection, push_no, None, DeliveryState.EXPIRED, now_ms, reason="ttl", but_not=BitMap(sent))
+                move_set(transaction, push_no, None, DeliveryState.EXPIRED, now_ms, reason="ttl", but_not=BitMap(sent))
             )
         seen += 1
         among, listed = "device_no NOT IN (SELECT value FROM json_each(?))", json.dumps(sent)
-        if log_push(connection, app_no, "expired", now_ms, push_no, "ttl", among, (listed,)):
-            connection.execute(
+        if log_push(transaction, app_no, "expired", now_ms, push_no, "ttl", among, (listed,)):
+            transaction.execute(
                 f"UPDATE delivery SET state = {DeliveryState.EXPIRED:d}, reason = 'ttl', ended_at = ?"
                 f" WHERE push_no = ? AND +state {IS_WAITING} AND {among}",
                 (now_ms, push_no, listed),
@@ -425,63 +423,63 @@ def sweep_rows(
         if sent:
             in_flight.append(push_no)
         else:
-            connection.execute("UPDATE push SET closed_at = ? WHERE no = ?", (now_ms, push_no))
-    (next_expiry,) = connection.execute(
+            transaction.execute("UPDATE push SET closed_at = ? WHERE no = ?", (now_ms, push_no))
+    (next_expiry,) = transaction.execute(
         "SELECT min(expires_at) FROM push WHERE closed_at IS NULL AND no NOT IN (SELECT value FROM json_each(?))",
         (json.dumps(expired_in_flight + in_flight),),
     ).fetchone()
     return in_flight, len(due) == SWEEP_PUSHES or seen < len(due), next_expiry
 
 
-def start_recall(connection: sqlite3.Connection, push_no: int, now_ms: int) -> dict[str, int] | None:
+def start_recall(transaction: Transaction, push_no: int, now_ms: int) -> dict[str, int] | None:
     """Note that a push is recalled; its final answer if it has no deliveries any more.
 
     Raises Problem 410 for a push whose counts are no longer kept.
     """
-    row = connection.execute("SELECT final_counts FROM push WHERE no = ? AND gone_at IS NULL", (push_no,)).fetchone()
+    row = transaction.execute("SELECT final_counts FROM push WHERE no = ? AND gone_at IS NULL", (push_no,)).fetchone()
     if row is None:
         raise problem("gone", "this push ended long ago and its counts are no longer kept")
     (final,) = row
     if final is not None:  # retention has removed its deliveries
         counts = json.loads(final)
         return {"cancelled": 0, "in_flight": 0, "too_late": sum(counts[state.label] for state in _RECALLED_TOO_LATE)}
-    connection.execute("UPDATE push SET recalled_at = coalesce(recalled_at, ?) WHERE no = ?", (now_ms, push_no))
+    transaction.execute("UPDATE push SET recalled_at = coalesce(recalled_at, ?) WHERE no = ?", (now_ms, push_no))
     return None
 
 
 def recall_rows(
-    connection: sqlite3.Connection, push_no: int, after: int, sent: list[int], now_ms: int
+    transaction: Transaction, push_no: int, after: int, sent: list[int], now_ms: int
 ) -> tuple[dict[str, int], int | None]:
     """Cancel what waits of a push for the next RECALLED_DELIVERIES devices, with numbers behind `after`.
 
     Answers how many of them are cancelled, in flight and too late, and where to go on (None: that was all).
     """
-    (app_no,) = connection.execute("SELECT app_no FROM push WHERE no = ?", (push_no,)).fetchone()
-    edge = connection.execute(
+    (app_no,) = transaction.execute("SELECT app_no FROM push WHERE no = ?", (push_no,)).fetchone()
+    edge = transaction.execute(
         "SELECT device_no FROM delivery WHERE push_no = ? AND device_no > ? ORDER BY device_no LIMIT 1 OFFSET ?",
         (push_no, after, RECALLED_DELIVERIES - 1),
     ).fetchone()
     here = (after, DEVICE_MASK if edge is None else edge[0])
     cancelled = 0
-    in_sets = bool(stored_in_sets(connection, [push_no]))
+    in_sets = bool(stored_in_sets(transaction, [push_no]))
     if in_sets and not after:
-        gone = waiting_of(connection, push_no) - BitMap(sent)
-        cancelled = end_devices(connection, push_no, gone, DeliveryState.CANCELLED, "recalled", now_ms)
+        gone = waiting_of(transaction, push_no) - BitMap(sent)
+        cancelled = end_devices(transaction, push_no, gone, DeliveryState.CANCELLED, "recalled", now_ms)
     among = "device_no > ? AND device_no <= ? AND device_no NOT IN (SELECT value FROM json_each(?))"
     listed = (*here, json.dumps(sent))
-    if log_push(connection, app_no, "cancelled", now_ms, push_no, "recalled", among, listed):
-        cancelled += connection.execute(
+    if log_push(transaction, app_no, "cancelled", now_ms, push_no, "recalled", among, listed):
+        cancelled += transaction.execute(
             f"UPDATE delivery SET state = {DeliveryState.CANCELLED:d}, reason = 'recalled', ended_at = ?"
             f" WHERE push_no = ? AND +state {IS_WAITING} AND {among}",
             (now_ms, push_no, *listed),
         ).rowcount
-    in_flight, too_late = connection.execute(
+    in_flight, too_late = transaction.execute(
         f"SELECT count(*) FILTER (WHERE state {IS_WAITING}), count(*) FILTER (WHERE state {_HANDED_OVER_OR_ARRIVED})"
         " FROM delivery WHERE push_no = ? AND device_no > ? AND device_no <= ?",
         (push_no, *here),
     ).fetchone()
     if edge is None and in_sets:  # its counters have all of it
-        found = state_counts(connection, push_no)
+        found = state_counts(transaction, push_no)
         in_flight = found.get(DeliveryState.WAITING, 0)
         too_late = sum(found.get(state, 0) for state in _RECALLED_TOO_LATE)
     elif in_sets:
@@ -490,33 +488,33 @@ def recall_rows(
     return counts, None if edge is None else edge[0]
 
 
-def waiting_handles(connection: sqlite3.Connection, device_no: int, is_sent: Callable[[int, int], bool]) -> list[int]:
+def waiting_handles(transaction: Transaction, device_no: int, is_sent: Callable[[int, int], bool]) -> list[int]:
     """Handles of what waits for a device and is not in flight."""
-    in_sets = pushes_waiting_for(connection, device_no)
+    in_sets = pushes_waiting_for(transaction, device_no)
     return [handle_of(push_no, device_no) for push_no in in_sets if not is_sent(push_no, device_no)] + [
         handle_of(push_no, device_no)
-        for (push_no,) in connection.execute(
+        for (push_no,) in transaction.execute(
             f"SELECT push_no FROM delivery WHERE device_no = ? AND state {IS_WAITING}", (device_no,)
         ).fetchall()
         if not is_sent(push_no, device_no)
     ]
 
 
-def revoke_rows(connection: sqlite3.Connection, device_no: int, now_ms: int) -> int:
+def revoke_rows(transaction: Transaction, device_no: int, now_ms: int) -> int:
     """End what a removed device had waiting or in flight as `revoked`, at most ENDED_DELIVERIES; how many."""
-    device_to_rows(connection, device_no, "true")  # in one go: a later start finds rows
-    waiting = connection.execute(
+    device_to_rows(transaction, device_no, "true")  # in one go: a later start finds rows
+    waiting = transaction.execute(
         f"SELECT push_no FROM delivery WHERE device_no = ? AND state {IS_WAITING} LIMIT ?",
         (device_no, ENDED_DELIVERIES),
     )
     handles = [handle_of(push_no, device_no) for (push_no,) in waiting]
-    return end_rows(connection, handles, DeliveryState.REVOKED, "device_removed", now_ms)
+    return end_rows(transaction, handles, DeliveryState.REVOKED, "device_removed", now_ms)
 
 
-def revoke_removed_rows(connection: sqlite3.Connection, now_ms: int) -> int:
+def revoke_removed_rows(transaction: Transaction, now_ms: int) -> int:
     """End deliveries of a device whose removal was interrupted, at a start; how many."""
-    found = connection.execute(
+    found = transaction.execute(
         "SELECT no FROM device INDEXED BY device_removed WHERE removed_at IS NOT NULL AND EXISTS (SELECT 1"
         f" FROM delivery INDEXED BY delivery_mailbox WHERE device_no = device.no AND state {IS_WAITING}) LIMIT 1"
     ).fetchone()
-    return 0 if found is None else revoke_rows(connection, found[0], now_ms)
+    return 0 if found is None else revoke_rows(transaction, found[0], now_ms)

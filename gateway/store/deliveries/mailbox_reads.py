@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from pyroaring import BitMap
 from gateway.delivery_states import PRIORITIES
 from gateway.store.deliveries.conditions import IS_WAITING
 from gateway.store.deliveries.delivery_sets import mailbox_entries
+from gateway.store.transaction import Transaction
 
 ALL_PRIORITIES = len(PRIORITIES)
 READ_BYTES = 16 * 1024 * 1024
@@ -38,7 +38,7 @@ class MailboxRead:
 
 
 def read_mailboxes(
-    connection: sqlite3.Connection,
+    transaction: Transaction,
     devices: list[int],
     apps: Collection[int],
     priority: int,
@@ -54,7 +54,7 @@ def read_mailboxes(
     the interpreter lock. SQLite cannot limit the rows of each device, so it looks for the first one too many.
     """
     here = " AND d.not_before IS NULL" if limited else ""
-    (text,) = connection.execute(
+    (text,) = transaction.execute(
         "WITH edge AS MATERIALIZED (SELECT wanted.value AS device_no,"
         " (SELECT d.push_no FROM delivery AS d INDEXED BY delivery_mailbox JOIN push AS p ON p.no = d.push_no"
         f"   WHERE d.device_no = wanted.value AND d.state {IS_WAITING} AND d.priority = ?2 AND p.expires_at > ?3{here}"
@@ -70,7 +70,7 @@ def read_mailboxes(
         f"   AND d.push_no < coalesce(stop, 1 << 62) AND p.expires_at > ?3{here}))) FROM edge",
         (json.dumps(devices), priority, now_ms, limit, ALL_PRIORITIES),
     ).fetchone()
-    in_sets, below = _sets_of(connection, devices, apps, priority, limit, now_ms)
+    in_sets, below = _sets_of(transaction, devices, apps, priority, limit, now_ms)
     pages: list[MailboxRead] = []
     budget = READ_BYTES
     for device_no, (is_last, next_priority, rows) in zip(devices, json.loads(text), strict=True):
@@ -97,7 +97,7 @@ def read_mailboxes(
 
 
 def _sets_of(
-    connection: sqlite3.Connection, devices: list[int], apps: Collection[int], priority: int, limit: int, now_ms: int
+    transaction: Transaction, devices: list[int], apps: Collection[int], priority: int, limit: int, now_ms: int
 ) -> tuple[dict[int, list[tuple[int, int]]], dict[int, int]]:
     """Read what waits in sets for these devices: the oldest pushes of this priority, one more than `limit` at most, as
     (push number, bytes); and the most urgent priority below it that there is."""
@@ -105,7 +105,7 @@ def _sets_of(
     below: dict[int, int] = {}
     wanted = BitMap(devices)
     unknown = BitMap(devices)  # those for which something more urgent than what is known may be found
-    for entry in mailbox_entries(connection, apps, wanted, now_ms=now_ms, least_priority=priority):
+    for entry in mailbox_entries(transaction, apps, wanted, now_ms=now_ms, least_priority=priority):
         if entry.priority == priority:
             for device_no in entry.devices & wanted:
                 pushes = found.setdefault(device_no, [])

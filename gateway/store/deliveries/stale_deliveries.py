@@ -8,7 +8,6 @@ operation.
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
@@ -21,20 +20,21 @@ from gateway.store.audience.device_sets import SEGMENT_BITS
 from gateway.store.deliveries.conditions import IS_WAITING, row_of_handle
 from gateway.store.deliveries.delivery_sets import by_push, target_set, waiting_handles_among, waiting_of
 from gateway.store.deliveries.ledger_statements import end_devices, end_rows
+from gateway.store.transaction import Transaction
 
 _USE_ANEW = f"UPDATE alert_use SET at = ? FROM json_each(?) AS handle WHERE {row_of_handle('alert_use')}"
 
 
 def end_stale_rows(
-    connection: sqlite3.Connection, handles: list[int], now_ms: int, awaiting_pubrec: AbstractSet[int] = frozenset()
+    transaction: Transaction, handles: list[int], now_ms: int, awaiting_pubrec: AbstractSet[int] = frozenset()
 ) -> list[int]:
     """End the recalled, expired and superseded ones; the handles that are still waiting, in the order given.
 
     Limited ones are left to the alert limiter, those of `awaiting_pubrec` excepted, which count against caps from now
     on (see `Ledger.end_stale`).
     """
-    in_sets = waiting_handles_among(connection, handles)
-    rows = connection.execute(
+    in_sets = waiting_handles_among(transaction, handles)
+    rows = transaction.execute(
         "SELECT handle.value, d.not_before IS NOT NULL, p.recalled_at IS NOT NULL, p.expires_at <= ?1,"
         " p.collapse_key IS NOT NULL AND EXISTS ("
         "  SELECT 1 FROM push AS q JOIN delivery AS n ON n.push_no = q.no AND n.device_no = handle.value & ?2"
@@ -51,7 +51,7 @@ def end_stale_rows(
     expired: list[int] = []
     superseded: list[int] = []
     limited: list[int] = []
-    by_sets = _superseded_by_sets(connection, rows)
+    by_sets = _superseded_by_sets(transaction, rows)
     for handle, is_limited, is_recalled, is_expired, is_superseded, *_ in rows:
         is_superseded = is_superseded or handle in by_sets
         verdict = recalled if is_recalled else expired if is_expired else superseded if is_superseded else alive
@@ -60,14 +60,14 @@ def end_stale_rows(
         verdict.append(handle)
     if awaiting_pubrec:
         again = json.dumps([handle for handle in alive if handle in awaiting_pubrec])
-        connection.execute(_USE_ANEW, (now_ms, again))
-    end_rows(connection, recalled, DeliveryState.CANCELLED, "recalled", now_ms)
-    end_rows(connection, expired, DeliveryState.EXPIRED, "ttl", now_ms)
-    end_rows(connection, superseded, DeliveryState.SUPERSEDED, "collapse_key", now_ms)
+        transaction.execute(_USE_ANEW, (now_ms, again))
+    end_rows(transaction, recalled, DeliveryState.CANCELLED, "recalled", now_ms)
+    end_rows(transaction, expired, DeliveryState.EXPIRED, "ttl", now_ms)
+    end_rows(transaction, superseded, DeliveryState.SUPERSEDED, "collapse_key", now_ms)
     return alive
 
 
-def _superseded_by_sets(connection: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> set[int]:
+def _superseded_by_sets(transaction: Transaction, rows: Sequence[Sequence[Any]]) -> set[int]:
     """Find the handles among the rows of `end_stale_rows` for whose devices a newer push was stored as sets."""
     older: dict[tuple[int, str], dict[int, BitMap]] = {}
     for handle, _, is_recalled, is_expired, is_superseded, app_no, collapse_key in rows:
@@ -77,13 +77,13 @@ def _superseded_by_sets(connection: sqlite3.Connection, rows: Sequence[Sequence[
     return {
         handle_of(push_no, device_no)
         for key, of_key in older.items()
-        for push_no, devices in _with_newer_sets(connection, *key, of_key).items()
+        for push_no, devices in _with_newer_sets(transaction, *key, of_key).items()
         for device_no in devices
     }
 
 
 def _with_newer_sets(
-    connection: sqlite3.Connection, app_no: int, collapse_key: str, older: Mapping[int, BitMap]
+    transaction: Transaction, app_no: int, collapse_key: str, older: Mapping[int, BitMap]
 ) -> dict[int, BitMap]:
     """Find the devices of these pushes, by push, that a newer push with their collapse key is for, stored as sets.
 
@@ -92,7 +92,7 @@ def _with_newer_sets(
     left = BitMap.union(*older.values())
     here = {"first": left.min(), "last": left.max(), "segment": left.min() >> SEGMENT_BITS}
     in_segments = f"push_no = q.no AND segment BETWEEN :segment AND {left.max() >> SEGMENT_BITS:d}"
-    newer = connection.execute(
+    newer = transaction.execute(
         "SELECT q.no FROM push AS q INDEXED BY push_collapse"
         " WHERE q.app_no = :app_no AND q.collapse_key = :collapse_key AND q.no > :push_no AND q.in_sets"
         f" AND (EXISTS (SELECT 1 FROM waiting_set WHERE {in_segments})"
@@ -110,13 +110,13 @@ def _with_newer_sets(
             rest.pop()
         if not left:
             break
-        targets |= target_set(connection, no, left)
+        targets |= target_set(transaction, no, left)
         left -= targets
     found.update((push_no, older[push_no] & targets) for push_no in rest)
     return found
 
 
-def recover_rows(connection: sqlite3.Connection, held: Sequence[int], now_ms: int) -> int:
+def recover_rows(transaction: Transaction, held: Sequence[int], now_ms: int) -> int:
     """End what was in flight when the server crashed and is recalled, or superseded by a newer push; how many ended.
 
     Those of `held` (handles past PUBREC) go on. A recall and a newer push end what waits when they come, so only what
@@ -124,7 +124,7 @@ def recover_rows(connection: sqlite3.Connection, held: Sequence[int], now_ms: in
     """
     suspects = [
         handle_of(push_no, device_no)
-        for push_no, device_no in connection.execute(
+        for push_no, device_no in transaction.execute(
             "SELECT d.push_no, d.device_no FROM push AS p"
             f" JOIN delivery AS d ON d.push_no = p.no AND +d.state {IS_WAITING}"
             " WHERE p.closed_at IS NULL AND (p.recalled_at IS NOT NULL OR p.collapse_key IS NOT NULL)"
@@ -132,8 +132,8 @@ def recover_rows(connection: sqlite3.Connection, held: Sequence[int], now_ms: in
     ]
     goes_on = set(held)
     suspects = [handle for handle in suspects if handle not in goes_on]
-    ended = len(suspects) - len(end_stale_rows(connection, suspects, now_ms))
-    sets = connection.execute(
+    ended = len(suspects) - len(end_stale_rows(transaction, suspects, now_ms))
+    sets = transaction.execute(
         "SELECT DISTINCT w.push_no, p.app_no, p.collapse_key, p.recalled_at IS NOT NULL"
         " FROM waiting_set AS w JOIN push AS p ON p.no = w.push_no"
         " WHERE p.recalled_at IS NOT NULL OR p.collapse_key IS NOT NULL"
@@ -141,26 +141,26 @@ def recover_rows(connection: sqlite3.Connection, held: Sequence[int], now_ms: in
     kept = by_push(goes_on)
     older: dict[tuple[int, str], dict[int, BitMap]] = {}
     for push_no, app_no, collapse_key, is_recalled in sets:
-        waiting = waiting_of(connection, push_no) - BitMap(kept.get(push_no, ()))
+        waiting = waiting_of(transaction, push_no) - BitMap(kept.get(push_no, ()))
         if is_recalled:
-            ended += end_devices(connection, push_no, waiting, DeliveryState.CANCELLED, "recalled", now_ms)
+            ended += end_devices(transaction, push_no, waiting, DeliveryState.CANCELLED, "recalled", now_ms)
         elif waiting:
             older.setdefault((app_no, collapse_key), {})[push_no] = waiting
     for key, of_key in older.items():
-        by_sets = _with_newer_sets(connection, *key, of_key)
-        by_rows = _with_newer_rows(connection, *key, of_key)
+        by_sets = _with_newer_sets(transaction, *key, of_key)
+        by_rows = _with_newer_rows(transaction, *key, of_key)
         for push_no in of_key:
             gone = by_sets[push_no] | by_rows[push_no]
-            ended += end_devices(connection, push_no, gone, DeliveryState.SUPERSEDED, "collapse_key", now_ms)
+            ended += end_devices(transaction, push_no, gone, DeliveryState.SUPERSEDED, "collapse_key", now_ms)
     return ended
 
 
 def _with_newer_rows(
-    connection: sqlite3.Connection, app_no: int, collapse_key: str, older: Mapping[int, BitMap]
+    transaction: Transaction, app_no: int, collapse_key: str, older: Mapping[int, BitMap]
 ) -> dict[int, BitMap]:
     """Find the devices of these pushes, by push, that a newer push with their collapse key is for, stored as rows."""
     latest: dict[int, BitMap] = {}
-    for no, text in connection.execute(
+    for no, text in transaction.execute(
         "SELECT q.no, json_group_array(d.device_no) FROM push AS q INDEXED BY push_collapse"
         " CROSS JOIN delivery AS d ON d.push_no = q.no WHERE q.app_no = ? AND q.collapse_key = ? AND q.no > ?"
         f" AND NOT q.in_sets AND d.state != {DeliveryState.SUPPRESSED:d} GROUP BY q.no",
