@@ -510,7 +510,8 @@ class Ledger:
         last: int | None = None
 
         def operation(transaction: Transaction) -> tuple[int, int, list[int]]:
-            handles = waiting_handles(transaction, device_no, self.is_sent)
+            waiting = waiting_handles(transaction, device_no)
+            handles = [handle for handle in waiting if not self.is_sent(handle >> DEVICE_BITS, device_no)]
             newest = max(handles, default=0) if last is None else last
             handles = [handle for handle in handles if handle <= newest][:ENDED_DELIVERIES]
             ended = end_rows(transaction, handles, DeliveryState.CANCELLED, "mailbox_emptied", now_ms)

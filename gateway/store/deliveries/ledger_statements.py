@@ -488,15 +488,14 @@ def recall_rows(
     return counts, None if edge is None else edge[0]
 
 
-def waiting_handles(transaction: Transaction, device_no: int, is_sent: Callable[[int, int], bool]) -> list[int]:
-    """Handles of what waits for a device and is not in flight."""
+def waiting_handles(transaction: Transaction, device_no: int) -> list[int]:
+    """Handles of what waits for a device, in flight or not."""
     in_sets = pushes_waiting_for(transaction, device_no)
-    return [handle_of(push_no, device_no) for push_no in in_sets if not is_sent(push_no, device_no)] + [
+    return [handle_of(push_no, device_no) for push_no in in_sets] + [
         handle_of(push_no, device_no)
         for (push_no,) in transaction.execute(
             f"SELECT push_no FROM delivery WHERE device_no = ? AND state {IS_WAITING}", (device_no,)
         ).fetchall()
-        if not is_sent(push_no, device_no)
     ]
 
 
