@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from broker.clock import ServerClock
 from broker.sqlite_file import Fault, fault_of
@@ -33,7 +34,7 @@ from gateway.store.access.apps import add_app, app_number
 from gateway.store.connections import first_damage
 from gateway.store.database import Database
 from gateway.store.errors import DRIVER_ERRORS, StorageError
-from gateway.store.migrations import HEAD, MigrationFailed, NoSchema, SchemaTooNew
+from gateway.store.migrations import HEAD, MigrationFailed, NoSchema, SchemaTooNew, SchemaUnsuitable
 from gateway.store.server_time import TOLD_MS, StoredClock, WallClock
 from gateway.store.transaction import Transaction
 from gateway.timestamps import wall_time
@@ -73,7 +74,7 @@ async def open_stores(settings: Settings, ending: AsyncExitStack) -> OpenStores:
             f"--clock-speed: {data_dir} holds data already, and a faster clock is for a fresh data directory: choose "
             "another --data-dir"
         )
-    is_new = is_new_directory(data_dir)
+    is_new = is_new_directory(data_dir) if settings.database is None else False
     clock: ServerClock
     sessions: SqliteStore
     stored_clock: StoredClock
@@ -95,7 +96,12 @@ async def open_stores(settings: Settings, ending: AsyncExitStack) -> OpenStores:
         return clock_ms
 
     try:
-        database = await Database.open(ledger, make_clock, on_full=lambda: disk_space.release(data_dir), fresh=is_new)
+        if settings.database is None:
+            database = await Database.open(
+                ledger, make_clock, on_full=lambda: disk_space.release(data_dir), fresh=is_new
+            )
+        else:
+            database = await _open_postgresql(settings.database, ledger, make_clock)
     except (*NOT_MIGRATED, StorageError, OSError, *DRIVER_ERRORS) as error:
         raise refusal(ledger, error) from error
     ending.push_async_callback(database.close)
@@ -110,6 +116,20 @@ async def open_stores(settings: Settings, ending: AsyncExitStack) -> OpenStores:
                 " the server and run `%s doctor --mend-clock`", f"{-wall_clock.ahead_ms // 1000:,}", PROGRAM,
             )  # fmt: skip
     return OpenStores(database, sessions, clock, clock_ms, wall_clock, stored_clock.last_ms)
+
+
+async def _open_postgresql(url: str, ledger: Path, make_clock: Callable[[StoredClock], Callable[[], int]]) -> Database:
+    try:
+        from gateway.store.postgresql.server import PostgresqlServer
+    except ImportError as error:
+        raise CannotStart(f"--database: {error}; install the extra: pip install 'fleetpush[postgresql]'") from error
+    if urlsplit(url).scheme not in ("postgresql", "postgres"):
+        raise CannotStart(f"--database: {url!r} is no address of PostgreSQL: postgresql://USER@HOST/DATABASE")
+    try:
+        backend = await asyncio.to_thread(PostgresqlServer.open, url)
+        return await Database.over(backend, ledger, make_clock, on_full=lambda: False)  # its disk is not ours
+    except (SchemaTooNew, SchemaUnsuitable, StorageError) as error:
+        raise CannotStart(f"--database: {error}") from error
 
 
 def is_new_directory(data_dir: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
@@ -21,10 +22,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--full", action="store_true", help=f"repeat kill, storm and property tests {FULL_FACTOR} times as often"
     )
+    parser.addoption(
+        "--database", choices=("sqlite", "postgresql"), default="sqlite", help="where the ledgers of tests are kept"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Property tests that do not say how many examples they want."""
+    """Property tests that do not say how many examples they want; the database of a run over PostgreSQL."""
+    if config.getoption("--database") == "postgresql" and not hasattr(config, "workerinput"):
+        from tests.postgresql import URL_VARIABLE, Postgresql
+
+        server = Postgresql()
+        server.__enter__()
+        config.add_cleanup(lambda: server.__exit__(None, None, None))
+        os.environ[URL_VARIABLE] = server.url  # for the workers, too
     hypothesis.settings.register_profile("default", max_examples=EXAMPLES)
     hypothesis.settings.register_profile("full", max_examples=20 * EXAMPLES)
     hypothesis.settings.load_profile("full" if config.getoption("--full") else "default")

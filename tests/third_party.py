@@ -33,7 +33,9 @@ PACKAGES = {
     "mosquitto_passwd": "mosquitto",
     "mosquitto_pub": "mosquitto-clients",
     "mosquitto_sub": "mosquitto-clients",
+    "initdb": "postgresql",
     "openssl": "openssl",
+    "pg_ctl": "postgresql",
     "podman": "podman",
     "promtool": "prometheus",
     "runc": "runc",
@@ -52,13 +54,20 @@ FETCH_SECONDS = 120
 
 def require(binary: str) -> str:
     """The path of `binary`; without it the test is skipped, or failed where CI=true."""
-    path = shutil.which(binary) or shutil.which(binary, path=SERVERS)
+    path = shutil.which(binary) or shutil.which(binary, path=SERVERS) or _of_postgresql(binary)
     if path is not None:
         return path
     reason = f"{binary} is not installed (Debian package {PACKAGES.get(binary, binary)})"
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def _of_postgresql(binary: str) -> str | None:
+    """Debian has PostgreSQL's programs in no directory of PATH: those of the newest that is installed."""
+    places = Path("/usr/lib/postgresql").glob(f"*/bin/{binary}")
+    newest = max(places, key=lambda place: int(place.parts[-3]), default=None)
+    return None if newest is None else str(newest)
 
 
 def npm_package(folder: Path, name: str) -> Path:

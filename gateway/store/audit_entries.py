@@ -168,8 +168,8 @@ def entries_between(
 
 def oldest_entry_at(connection: sqlite3.Connection, app_no: int) -> int | None:
     """Return the wall time of the oldest entry of an app (ms); None: it has no entries."""
-    seq, at = connection.execute("SELECT min(seq), at FROM audit_entry WHERE app_no = ?", (app_no,)).fetchone()
-    return None if seq is None else int(at)
+    row = connection.execute("SELECT at FROM audit_entry WHERE app_no = ? ORDER BY seq LIMIT 1", (app_no,)).fetchone()
+    return None if row is None else int(row[0])
 
 
 def _text(text: str) -> str:

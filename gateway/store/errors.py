@@ -78,7 +78,7 @@ class OutcomeUnknown(StorageError):
     )
 
 
-_BY_FAULT: dict[Fault, type[StorageError]] = {
+STORAGE_ERRORS: dict[Fault, type[StorageError]] = {
     kind.fault: kind
     for kind in (StorageFull, StorageBusy, StorageFailed, StorageForbidden, StorageDamaged, OutcomeUnknown)
 }
@@ -91,7 +91,7 @@ def explained(error: BaseException) -> BaseException:
         return error
     said = getattr(error, "orig", None) or error  # SQLAlchemy adds the statement
     name = getattr(said, "sqlite_errorname", None)
-    return _BY_FAULT[fault](f"{said} ({name})" if name else str(said))
+    return STORAGE_ERRORS[fault](f"{said} ({name})" if name else str(said))
 
 
 def storage_problem(error: StorageError, *, has_key: bool) -> Problem:

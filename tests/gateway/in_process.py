@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -28,6 +29,7 @@ from gateway.devices import MqttAddress
 from gateway.settings import Settings
 from gateway.startup import OpenStores, first_start
 from gateway.store.database import Database
+from tests import postgresql
 from tests.empty_ledger import empty_ledger
 
 START = 1_800_000_000_000
@@ -71,6 +73,17 @@ def documented_codes(method: str, path: str) -> Sequence[str]:
     return (*OF_NO_OPERATION, *EVERYWHERE)
 
 
+async def _open_ledger(folder: Path, clock: Clock) -> Database:
+    """In PostgreSQL, if the tests are to run over that."""
+    path = folder / "fleetpush.db"
+    if postgresql.URL_VARIABLE in os.environ:
+        backend = postgresql.backend_for(folder)
+        return await Database.over(backend, path, lambda stored: lambda: clock.milliseconds, lambda: False)
+    if not path.exists():
+        path.write_bytes(empty_ledger())
+    return await Database.open(path, lambda stored: lambda: clock.milliseconds, on_full=lambda: False)
+
+
 class InProcessGateway:
     """A gateway in this process, without ports. `call` is for an expected success, `refused` for a problem, `http` for
     anything else; all with the admin key."""
@@ -94,11 +107,7 @@ class InProcessGateway:
         clock = Clock()
         sessions = SqliteStore(folder / "broker.db", loop)
         ending.push_async_callback(sessions.close)
-        if not (folder / "fleetpush.db").exists():
-            (folder / "fleetpush.db").write_bytes(empty_ledger())
-        database = await Database.open(
-            folder / "fleetpush.db", lambda last_stored: lambda: clock.milliseconds, on_full=lambda: False
-        )
+        database = await _open_ledger(folder, clock)
         ending.push_async_callback(database.close)
         stored = OpenStores(database, sessions, clock, lambda: clock.milliseconds, None)
         await first_start(folder, stored)

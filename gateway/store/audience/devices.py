@@ -117,7 +117,7 @@ def principals_without_device(transaction: Transaction, principals: Sequence[str
         "SELECT session.value FROM json_each(?1) AS session WHERE NOT EXISTS ("
         " SELECT 1 FROM device AS d JOIN application AS a ON a.no = d.app_no WHERE d.removed_at IS NULL"
         " AND d.id = substr(session.value, instr(session.value, '/') + 1) AND a.id ="
-        " iif(instr(session.value, '/'), substr(session.value, 1, instr(session.value, '/') - 1), ?2))",
+        " iif(instr(session.value, '/') > 0, substr(session.value, 1, instr(session.value, '/') - 1), ?2))",
         (json.dumps(principals), DEFAULT_APP),
     )
     return [principal for (principal,) in rows]

@@ -65,8 +65,8 @@ def find_entries(
 
 
 _LISTED = (
-    "instr(e.devices, :digits) AND (instr(e.devices, :first) OR instr(e.devices, :within) OR instr(e.devices, :last)"
-    " OR e.devices = :only)"
+    "instr(e.devices, :digits) > 0 AND (instr(e.devices, :first) > 0 OR instr(e.devices, :within) > 0"
+    " OR instr(e.devices, :last) > 0 OR e.devices = :only)"
 )
 """Lists are `[1,2,3]`, and of connections `[[1, when, {..}], [2, ..]]`. What only seems to be the device is left out
 when the entry is read. The digits alone are looked for first: most entries lack them, and are passed over once."""
@@ -79,7 +79,7 @@ _IS_ABOUT = (
 FOUND = (
     "SELECT json_group_array(json_array(no, type)) FILTER (WHERE is_about), min(no), min(at), count(*) FROM ("
     "SELECT e.no, e.at, e.type, CASE WHEN e.type IN (SELECT value FROM json_each(:types))"
-    f" THEN {_IS_ABOUT} ELSE 0 END AS is_about FROM event AS e INDEXED BY event_of_app"
+    f" THEN {_IS_ABOUT} ELSE FALSE END AS is_about FROM event AS e INDEXED BY event_of_app"
     " WHERE e.app_no = :app_no AND e.no < :before ORDER BY e.no DESC LIMIT :entries)"
 )
 

@@ -267,7 +267,8 @@ def remove_events_to(transaction: Transaction, last: int, app_no: int | None = N
     parameters = (last,) if app_no is None else (last, app_no)
     transaction.execute(
         "UPDATE application SET events_lost_to = lost.no, events_lost_place = lost.size - 1 FROM"
-        f" (SELECT app_no, max(no) AS no, size FROM event WHERE {among} GROUP BY app_no) AS lost"
+        " (SELECT app_no, no, size FROM event"
+        f" WHERE no IN (SELECT max(no) FROM event WHERE {among} GROUP BY app_no)) AS lost"
         " WHERE application.no = lost.app_no",
         parameters,
     )

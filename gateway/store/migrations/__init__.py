@@ -29,6 +29,10 @@ class SchemaTooNew(Exception):
     """The file was written by a newer version of the program; this one would damage it."""
 
 
+class SchemaUnsuitable(Exception):
+    """A schema in PostgreSQL is of another version of the program, or another program's."""
+
+
 class NoSchema(Exception):
     """The file is no ledger: it is empty where there should be one, or another program's."""
 

@@ -1,0 +1,141 @@
+"""A connection to PostgreSQL that takes the store's statements as they are, and answers as SQLite would."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import psycopg
+from psycopg.adapt import Loader
+from psycopg.pq import TransactionStatus
+from psycopg.types.string import TextLoader
+
+from gateway.store.postgresql.dialect import translated
+
+SETTINGS = "-c join_collapse_limit=1 -c client_min_messages=warning -c jit=off"
+"""Joins are made in the order in which a statement names them, as with CROSS JOIN in SQLite: whoever wrote it knows
+what is small. Statements are short, and many: compiling one takes longer than it does."""
+_CHANGES = ("INSERT", "UPDATE", "DELETE")
+
+
+class _NumberLoader(Loader):
+    """For `numeric`, which sums of whole numbers are."""
+
+    def load(self, data: Any) -> int | float:
+        text = bytes(data)
+        return float(text) if b"." in text else int(text)
+
+
+class _TruthLoader(Loader):
+    def load(self, data: Any) -> int:
+        return int(bytes(data) == b"t")
+
+
+class _ValueLoader(Loader):
+    """For `jv`, a value out of JSON: `(number,text)`, of which a text has no number."""
+
+    def load(self, data: Any) -> int | float | str:
+        number, _, text = bytes(data).decode()[1:-1].partition(",")
+        if number:
+            return float(number) if "." in number else int(number)
+        if text.startswith('"'):
+            return text[1:-1].replace('""', '"').replace("\\\\", "\\")
+        return text
+
+
+class Rows:
+    """The answer to a statement, as a cursor of SQLite."""
+
+    def __init__(self, cursor: psycopg.Cursor[Any]) -> None:
+        self._cursor = cursor
+        self.rowcount = cursor.rowcount if _is_change(cursor) else -1
+
+    @property
+    def lastrowid(self) -> int:
+        """The number that the row has got which was inserted last into a table that numbers its rows."""
+        row = self._cursor.connection.execute("SELECT lastval()").fetchone()
+        assert row is not None, "a function's value"
+        return int(row[0])
+
+    def fetchone(self) -> Any:
+        return self._cursor.fetchone() if self._cursor.description else None
+
+    def fetchall(self) -> list[Any]:
+        return self._cursor.fetchall() if self._cursor.description else []
+
+    def close(self) -> None:
+        self._cursor.close()
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        row = self.fetchone()
+        if row is None:
+            raise StopIteration
+        return row
+
+
+class Connection:
+    """A connection in a schema of the database at a URL, whose transactions are begun and ended in SQL."""
+
+    def __init__(self, url: str, schema: str) -> None:
+        self._url = url
+        self._schema = schema
+        self.total_changes = 0
+        """Rows that were inserted, changed or removed so far."""
+        self._raw = self._connected()
+
+    def _connected(self) -> psycopg.Connection[Any]:
+        raw = psycopg.connect(self._url, autocommit=True, options=f"-c search_path={self._schema} {SETTINGS}")
+        adapters = raw.adapters
+        for name in ("json", "jsonb"):
+            adapters.register_loader(name, TextLoader)
+        adapters.register_loader("numeric", _NumberLoader)
+        adapters.register_loader("bool", _TruthLoader)
+        found = raw.execute("SELECT to_regtype('jv')::oid").fetchone()
+        if found is not None and found[0] is not None:  # not before the schema is made
+            adapters.register_loader(found[0], _ValueLoader)
+        return raw
+
+    @property
+    def in_transaction(self) -> bool:
+        return self._raw.info.transaction_status != TransactionStatus.IDLE
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the server has gone, or ended the connection."""
+        return self._raw.closed or self._raw.broken
+
+    def connect_again(self) -> None:
+        """Replace a lost connection. Raises psycopg.OperationalError."""
+        self._raw.close()
+        self._raw = self._connected()
+
+    def execute(self, statement: str, values: Any = ()) -> Rows:
+        """Run a statement in the store's words, with values by place or by name."""
+        text, has_names = translated(statement)
+        cursor = self._raw.execute(text, _named(values) if has_names else tuple(values))
+        if _is_change(cursor):
+            self.total_changes += cursor.rowcount
+        return Rows(cursor)
+
+    def executemany(self, statement: str, rows: Iterable[Sequence[Any]]) -> Rows:
+        """Run a statement for each row of values, in one round trip."""
+        text, has_names = translated(statement)
+        cursor = self._raw.cursor()
+        cursor.executemany(text, [_named(row) if has_names else tuple(row) for row in rows])
+        self.total_changes += max(cursor.rowcount, 0)
+        return Rows(cursor)
+
+    def close(self) -> None:
+        self._raw.close()
+
+
+def _named(values: Any) -> dict[str, Any]:
+    """Values of `?1` and its like are named by their number."""
+    return values if isinstance(values, dict) else {f"p{number}": value for number, value in enumerate(values, 1)}
+
+
+def _is_change(cursor: psycopg.Cursor[Any]) -> bool:
+    return (cursor.statusmessage or "").startswith(_CHANGES)

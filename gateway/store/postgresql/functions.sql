@@ -1,0 +1,112 @@
+-- What the store's statements take for granted of SQLite, in PostgreSQL's words: run once, when the schema is made.
+--
+-- jv is a value out of JSON, as json_each and ->> answer it: a number, or a text, and both compare with columns of
+-- either kind. set_devices reads a set of device numbers, which is stored as a roaring bitmap in its portable format
+-- (github.com/RoaringBitmap/RoaringFormatSpec).
+
+CREATE TYPE jv AS (n numeric, t text);
+CREATE FUNCTION jv_bigint(jv) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$ SELECT coalesce(($1).n::bigint, ($1).t::bigint) $$;
+CREATE FUNCTION jv_text(jv) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT ($1).t $$;
+CREATE CAST (jv AS bigint) WITH FUNCTION jv_bigint(jv) AS IMPLICIT;
+CREATE CAST (jv AS text) WITH FUNCTION jv_text(jv) AS IMPLICIT;
+CREATE FUNCTION jx(jsonb) RETURNS jv LANGUAGE sql IMMUTABLE AS $$
+ SELECT CASE jsonb_typeof($1) WHEN 'null' THEN NULL
+  WHEN 'number' THEN ROW($1::numeric, $1::text)::jv
+  WHEN 'boolean' THEN CASE WHEN $1::boolean THEN ROW(1, '1')::jv ELSE ROW(0, '0')::jv END
+  WHEN 'string' THEN ROW(NULL, $1 #>> '{}')::jv
+  ELSE ROW(NULL, $1::text)::jv END WHERE $1 IS NOT NULL $$;
+CREATE FUNCTION jk(text) RETURNS jv LANGUAGE sql IMMUTABLE AS $$ SELECT ROW(NULL, $1)::jv $$;
+CREATE FUNCTION jk(bigint) RETURNS jv LANGUAGE sql IMMUTABLE AS $$ SELECT ROW($1, $1::text)::jv $$;
+CREATE FUNCTION jtype(jsonb) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+ SELECT CASE jsonb_typeof($1) WHEN 'string' THEN 'text' WHEN 'boolean' THEN $1::text
+  WHEN 'number' THEN CASE WHEN $1::text ~ '[.eE]' THEN 'real' ELSE 'integer' END ELSE jsonb_typeof($1) END $$;
+CREATE FUNCTION jpath(path text) RETURNS text[] LANGUAGE sql IMMUTABLE AS $$
+ SELECT CASE WHEN path = '$' THEN '{}'::text[] WHEN path LIKE '$%'
+  THEN regexp_split_to_array(regexp_replace(regexp_replace(substr(path, 2), '^[.\[]', ''), '["\]]', '', 'g'), '[.\[]') ELSE ARRAY[path] END $$;
+CREATE FUNCTION json_each(j jsonb, OUT key jv, OUT value jv, OUT type text, OUT atom text) RETURNS SETOF record LANGUAGE sql IMMUTABLE ROWS 100 AS $$
+ SELECT jk(o - 1), jx(e), jtype(e), e #>> '{}' FROM jsonb_array_elements(CASE jsonb_typeof(j) WHEN 'array' THEN j WHEN 'object' THEN '[]' ELSE jsonb_build_array(j) END) WITH ORDINALITY AS x(e, o)
+ UNION ALL SELECT jk(k), jx(e), jtype(e), e #>> '{}' FROM jsonb_each(CASE jsonb_typeof(j) WHEN 'object' THEN j ELSE '{}' END) AS y(k, e) $$;
+CREATE FUNCTION json_each(t text, OUT key jv, OUT value jv, OUT type text, OUT atom text) RETURNS SETOF record LANGUAGE sql IMMUTABLE ROWS 100 AS $$ SELECT * FROM json_each(t::jsonb) $$;
+CREATE FUNCTION json_each(t text, path text, OUT key jv, OUT value jv, OUT type text, OUT atom text) RETURNS SETOF record LANGUAGE sql IMMUTABLE ROWS 100 AS $$ SELECT * FROM json_each((t::jsonb) #> jpath(path)) $$;
+CREATE FUNCTION json_each(t jv, OUT key jv, OUT value jv, OUT type text, OUT atom text) RETURNS SETOF record LANGUAGE sql IMMUTABLE ROWS 100 AS $$ SELECT * FROM json_each((t).t::jsonb) $$;
+CREATE FUNCTION json_each(t jv, path text, OUT key jv, OUT value jv, OUT type text, OUT atom text) RETURNS SETOF record LANGUAGE sql IMMUTABLE ROWS 100 AS $$ SELECT * FROM json_each((t).t::jsonb #> jpath(path)) $$;
+CREATE FUNCTION json_at(j text, at text) RETURNS jv LANGUAGE sql IMMUTABLE AS $$ SELECT jx(j::jsonb #> jpath(at)) $$;
+CREATE FUNCTION json_at(j text, at int) RETURNS jv LANGUAGE sql IMMUTABLE AS $$ SELECT jx(j::jsonb -> at) $$;
+CREATE FUNCTION json_at(j jv, at text) RETURNS jv LANGUAGE sql IMMUTABLE AS $$ SELECT jx((j).t::jsonb #> jpath(at)) $$;
+CREATE FUNCTION json_at(j jv, at int) RETURNS jv LANGUAGE sql IMMUTABLE AS $$ SELECT jx((j).t::jsonb -> at) $$;
+CREATE OPERATOR ->> (LEFTARG = text, RIGHTARG = text, FUNCTION = json_at);
+CREATE OPERATOR ->> (LEFTARG = text, RIGHTARG = int, FUNCTION = json_at);
+CREATE OPERATOR ->> (LEFTARG = jv, RIGHTARG = text, FUNCTION = json_at);
+CREATE OPERATOR ->> (LEFTARG = jv, RIGHTARG = int, FUNCTION = json_at);
+CREATE FUNCTION json_in(j text, at text) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT j::jsonb #> jpath(at) $$;
+CREATE FUNCTION json_in(j text, at int) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT j::jsonb -> at $$;
+CREATE FUNCTION json_in(j jv, at text) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT (j).t::jsonb #> jpath(at) $$;
+CREATE FUNCTION json_in(j jv, at int) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT (j).t::jsonb -> at $$;
+CREATE OPERATOR -> (LEFTARG = text, RIGHTARG = text, FUNCTION = json_in);
+CREATE OPERATOR -> (LEFTARG = text, RIGHTARG = int, FUNCTION = json_in);
+CREATE OPERATOR -> (LEFTARG = jv, RIGHTARG = text, FUNCTION = json_in);
+CREATE OPERATOR -> (LEFTARG = jv, RIGHTARG = int, FUNCTION = json_in);
+CREATE FUNCTION jv_eq(jv, jv) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$ SELECT ($1).t = ($2).t $$;
+CREATE OPERATOR = (LEFTARG = jv, RIGHTARG = jv, FUNCTION = jv_eq);
+CREATE FUNCTION jv_cat(text, jv) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT $1 || ($2).t $$;
+CREATE OPERATOR || (LEFTARG = text, RIGHTARG = jv, FUNCTION = jv_cat);
+CREATE FUNCTION json(t text) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT t::jsonb $$;
+CREATE FUNCTION json(t jv) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT (t).t::jsonb $$;
+CREATE FUNCTION json(t jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT t $$;
+CREATE FUNCTION jn(x anyelement) RETURNS anyelement LANGUAGE sql IMMUTABLE AS $$ SELECT x $$;
+CREATE FUNCTION jn(x jv) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT CASE WHEN (x).n IS NULL THEN to_jsonb((x).t) ELSE to_jsonb((x).n) END $$;
+CREATE FUNCTION json_extract(j text, at text) RETURNS jv LANGUAGE sql IMMUTABLE AS $$ SELECT jx(j::jsonb #> jpath(at)) $$;
+CREATE FUNCTION json_remove(j text, at text) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT (j::jsonb #- jpath(at))::text $$;
+CREATE FUNCTION json_array_length(x text) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$ SELECT jsonb_array_length(x::jsonb)::bigint $$;
+CREATE FUNCTION json_array_length(x jsonb) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$ SELECT jsonb_array_length(x)::bigint $$;
+CREATE FUNCTION json_array_length(x text, path text) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$ SELECT jsonb_array_length(x::jsonb #> jpath(path))::bigint $$;
+CREATE FUNCTION json_array_length(x jv, path text) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$ SELECT jsonb_array_length((x).t::jsonb #> jpath(path))::bigint $$;
+CREATE FUNCTION max(VARIADIC x bigint[]) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$ SELECT CASE WHEN array_position(x, NULL) IS NULL THEN (SELECT pg_catalog.max(e) FROM unnest(x) e) END $$;
+CREATE FUNCTION min(VARIADIC x bigint[]) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$ SELECT CASE WHEN array_position(x, NULL) IS NULL THEN (SELECT pg_catalog.min(e) FROM unnest(x) e) END $$;
+CREATE FUNCTION instr(t text, part text) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$ SELECT strpos(t, part)::bigint $$;
+CREATE FUNCTION substr(t text, at bigint) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT pg_catalog.substr(t, at::int) $$;
+CREATE FUNCTION substr(t text, at bigint, n bigint) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT pg_catalog.substr(t, at::int, n::int) $$;
+CREATE FUNCTION hex(b bytea) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT upper(encode(b, 'hex')) $$;
+CREATE FUNCTION zeroblob(n bigint) RETURNS bytea LANGUAGE sql IMMUTABLE AS $$ SELECT decode(repeat('00', n::int), 'hex') $$;
+CREATE FUNCTION u16(b bytea, at int) RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT get_byte(b, at) | (get_byte(b, at + 1) << 8) $$;
+CREATE FUNCTION u32(b bytea, at int) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$ SELECT u16(b, at)::bigint | (u16(b, at + 2)::bigint << 16) $$;
+CREATE FUNCTION set_devices(b bytea) RETURNS SETOF bigint LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+ cookie bigint := u32(b, 0); containers int; at int; runs boolean; i int; j int; k int; high bigint; card int; body int; is_run boolean; first int; len int; word int;
+BEGIN
+ runs := (cookie & 65535) = 12347;
+ IF runs THEN containers := (cookie >> 16)::int + 1; at := 4 + (containers + 7) / 8; ELSE containers := u32(b, 4)::int; at := 8; END IF;
+ body := at + 4 * containers;
+ IF NOT runs OR containers >= 4 THEN body := body + 4 * containers; END IF;
+ FOR i IN 0 .. containers - 1 LOOP
+  high := u16(b, at + 4 * i)::bigint << 16; card := u16(b, at + 4 * i + 2) + 1;
+  is_run := runs AND (get_byte(b, 4 + i / 8) >> (i % 8)) & 1 = 1;
+  IF is_run THEN
+   k := u16(b, body); body := body + 2;
+   FOR j IN 0 .. k - 1 LOOP
+    first := u16(b, body); len := u16(b, body + 2); body := body + 4;
+    RETURN QUERY SELECT high + first + g FROM generate_series(0, len) AS g;
+   END LOOP;
+  ELSIF card > 4096 THEN
+   FOR j IN 0 .. 8191 LOOP
+    word := get_byte(b, body + j);
+    IF word <> 0 THEN RETURN QUERY SELECT high + j * 8 + g FROM generate_series(0, 7) AS g WHERE (word >> g) & 1 = 1; END IF;
+   END LOOP;
+   body := body + 8192;
+  ELSE
+   FOR j IN 0 .. card - 1 LOOP RETURN NEXT high + u16(b, body + 2 * j); END LOOP;
+   body := body + 2 * card;
+  END IF;
+ END LOOP;
+END $$;
+CREATE FUNCTION devices_json(b bytea) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT coalesce(jsonb_agg(d), '[]')::text FROM set_devices(b) AS d WHERE b IS NOT NULL HAVING b IS NOT NULL $$;
+CREATE FUNCTION in_set(b bytea, device bigint) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$ SELECT device IN (SELECT set_devices(b)) $$;
+CREATE FUNCTION device_numbered() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+ PERFORM setval('device_no_seq', greatest((SELECT last_value FROM device_no_seq), (SELECT pg_catalog.max(no) FROM added)));
+ RETURN NULL;
+END $$;
+CREATE TRIGGER device_numbered AFTER INSERT ON device REFERENCING NEW TABLE AS added
+ FOR EACH STATEMENT EXECUTE FUNCTION device_numbered();
+CREATE VIEW sqlite_sequence AS
+ SELECT 'device' AS name, CASE WHEN is_called THEN last_value ELSE 0 END AS seq FROM device_no_seq;

@@ -1,0 +1,78 @@
+"""The schema in PostgreSQL: the same tables, and the functions that the store's statements take for granted.
+
+Text is compared by its bytes (`COLLATE "C"`), as in SQLite. There are no foreign keys, as there: the code guarantees
+what they would look up for each row of the hot tables.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module, resources
+from pkgutil import iter_modules
+from typing import Any
+
+import psycopg
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlmodel import SQLModel
+
+from gateway import store
+from gateway.store.migrations import HEAD, SchemaTooNew, SchemaUnsuitable
+
+_TYPES = (("INTEGER", "BIGINT"), ("SERIAL", "BIGSERIAL"), ("BIGBIGSERIAL", "BIGSERIAL"), ("BLOB", "BYTEA"))
+_FOREIGN_KEY = re.compile(r",\s*FOREIGN KEY\([^)]*\) REFERENCES [^(]*\([^)]*\)")
+_PREPARING = 0x666C_6565_7470_7574
+"""The advisory lock of who makes a schema ("fleetput")."""
+
+
+def prepare(url: str, schema: str) -> None:
+    """Make the schema if it is not there. Raises SchemaTooNew, SchemaUnsuitable, psycopg.Error."""
+    with psycopg.connect(url, options="-c client_min_messages=warning") as connection:
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", (_PREPARING,))
+        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+        connection.execute(f"SET LOCAL search_path = {schema}")
+        there = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = %s", (schema,)).fetchall()
+        if not there:
+            _fill(connection)
+            return
+        if ("alembic_version",) not in there:
+            raise SchemaUnsuitable(f"schema {schema} holds the tables of another program")
+        (version,) = connection.execute("SELECT version_num FROM alembic_version").fetchone() or ("",)
+        if version > HEAD:
+            raise SchemaTooNew(f"the data was written by a newer version (schema {version}; this one knows {HEAD})")
+        if version != HEAD:
+            raise SchemaUnsuitable(f"the data is of schema {version}, and there is no way from there to {HEAD}")
+
+
+def _fill(connection: psycopg.Connection[Any]) -> None:
+    functions, on_tables = _functions().split("CREATE FUNCTION device_numbered", 1)
+    connection.execute(functions.encode())
+    for statement in table_statements():
+        connection.execute(statement.encode())
+    connection.execute(f"CREATE FUNCTION device_numbered{on_tables}".encode())
+    connection.execute("CREATE TABLE alembic_version (version_num TEXT NOT NULL)")
+    connection.execute("INSERT INTO alembic_version VALUES (%s)", (HEAD,))
+
+
+def _functions() -> str:
+    return resources.files("gateway.store.postgresql").joinpath("functions.sql").read_text()
+
+
+def table_statements() -> list[str]:
+    """Statements that make the tables and indexes of the models."""
+    for module in iter_modules(store.__path__):
+        if module.name.endswith("models"):
+            import_module(f"gateway.store.{module.name}")
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy's
+    statements = []
+    for table in SQLModel.metadata.sorted_tables:
+        text = str(CreateTable(table).compile(dialect=dialect))
+        for theirs, ours in _TYPES:
+            text = re.sub(rf"\b{theirs}\b", ours, text)
+        text = re.sub(r"\bVARCHAR\b", 'TEXT COLLATE "C"', text)
+        statements.append(_FOREIGN_KEY.sub("", text))
+        for index in sorted(table.indexes, key=lambda index: str(index.name)):
+            condition = index.dialect_options["sqlite"]["where"]
+            made = str(CreateIndex(index).compile(dialect=dialect))
+            statements.append(made if condition is None else f"{made} WHERE {condition}")
+    return statements

@@ -1,0 +1,135 @@
+"""The ledger's backend in PostgreSQL: what is different from a file, beside a server that is stopped and killed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from gateway.store.database import Database
+from gateway.store.errors import OutcomeUnknown, StorageBusy, StorageError
+from gateway.store.migrations import SchemaTooNew, SchemaUnsuitable
+from gateway.store.postgresql.server import PostgresqlServer
+from gateway.store.transaction import Transaction
+from tests.postgresql import Postgresql
+
+INSERT = "INSERT INTO uplink_message (device_no, topic, payload, received_at) VALUES (?, '', ?, 0)"
+END_CONNECTIONS = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND usename IS NOT NULL"
+)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgresql]:
+    with Postgresql() as server:
+        yield server
+
+
+@pytest.fixture
+def backend(server: Postgresql, request: pytest.FixtureRequest) -> PostgresqlServer:
+    return PostgresqlServer.open(server.url, f"s{abs(hash(request.node.name))}")
+
+
+@pytest.fixture
+async def database(backend: PostgresqlServer, tmp_path: Path) -> AsyncIterator[Database]:
+    database = await Database.over(backend, tmp_path / "ledger", lambda stored: lambda: 1_000, lambda: False)
+    yield database
+    await database.close()
+
+
+def insert(number: int) -> Callable[[Transaction], int]:
+    return lambda transaction: transaction.execute(INSERT, (number, b"")).lastrowid or 0
+
+
+async def numbers(database: Database) -> list[int]:
+    def read(transaction: Transaction) -> list[int]:
+        return [number for (number,) in transaction.execute("SELECT device_no FROM uplink_message ORDER BY no")]
+
+    return await database.read(read)
+
+
+def end_connections(server: Postgresql) -> None:
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute(END_CONNECTIONS)
+
+
+async def test_what_is_committed_is_read_and_what_fails_takes_nothing_with_it(database: Database) -> None:
+    def fail(transaction: Transaction) -> int:
+        transaction.execute(INSERT, (9, b""))
+        return int(transaction.execute("SELECT nothing FROM nowhere").fetchone()[0])
+
+    group = [database.write(insert(1)), database.write(fail), database.write(insert(2))]
+    answers = await asyncio.gather(*group, return_exceptions=True)
+    assert isinstance(answers[1], psycopg.errors.UndefinedTable)
+    first, _, last = answers
+    assert isinstance(first, int)
+    assert isinstance(last, int)
+    assert last > first > 0
+    assert await numbers(database) == [1, 2]
+
+
+async def test_one_server_has_a_schema_at_a_time(
+    server: Postgresql, backend: PostgresqlServer, database: Database
+) -> None:
+    with pytest.raises(StorageBusy, match="another server has schema"):
+        backend.connect_writer()
+    await database.close()
+    backend.connect_writer().close()
+
+
+async def test_lost_connections_are_made_again(server: Postgresql, database: Database) -> None:
+    await database.write(insert(1))
+    assert await numbers(database) == [1]
+    end_connections(server)
+    with pytest.raises(StorageError):  # nobody knows before the next statement
+        await database.write(insert(2))
+    with pytest.raises(StorageError):
+        await numbers(database)
+    await database.write(insert(3))
+    assert await numbers(database) == [1, 3]
+    assert not database.lost.done()
+
+
+async def test_a_commit_that_nobody_answers_ends_the_process(
+    server: Postgresql, database: Database, backend: PostgresqlServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = PostgresqlServer.commit
+
+    def cut(self: PostgresqlServer, connection: Transaction) -> None:
+        end_connections(server)
+        commit(self, connection)
+
+    monkeypatch.setattr(PostgresqlServer, "commit", cut)
+    with pytest.raises(OutcomeUnknown):
+        await database.write(insert(1))
+    assert "did not confirm a commit" in await asyncio.wait_for(database.lost, 5)
+
+
+async def test_a_read_for_an_app_that_takes_too_long_is_ended(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.store.database.READ_SECONDS", 0.05)
+    with pytest.raises(Exception, match="takes longer than"):
+        await database.read(lambda transaction: transaction.execute("SELECT pg_sleep(20)").fetchone(), 1)
+    assert await database.read(lambda transaction: transaction.execute("SELECT 7").fetchone(), 1) == (7,)
+
+
+def test_schemas_of_others_are_left_alone(server: Postgresql) -> None:
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute("CREATE SCHEMA theirs; CREATE TABLE theirs.things (no int)")
+        with pytest.raises(SchemaUnsuitable, match="another program"):
+            PostgresqlServer.open(server.url, "theirs")
+        PostgresqlServer.open(server.url, "newer")
+        connection.execute("UPDATE newer.alembic_version SET version_num = '9999'")
+        with pytest.raises(SchemaTooNew):
+            PostgresqlServer.open(server.url, "newer")
+
+
+async def test_a_server_without_sync_is_named(
+    server: Postgresql, backend: PostgresqlServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend.connect_writer().close()
+    assert "PostgreSQL has fsync = off" in caplog.text
