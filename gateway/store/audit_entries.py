@@ -12,13 +12,13 @@ An append takes three statements, of rows that are in the page cache: about 30 u
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from gateway.audit_chain import ChainBroken, ChainVerifier, Head, canonical, digest_of
 from gateway.store.access.apps import app_id_of
+from gateway.store.transaction import Transaction
 from gateway.timestamps import rfc3339_of_wall
 
 Detail: TypeAlias = str | int | bool | list[str]
@@ -87,7 +87,7 @@ class StoredChain:
     size: int
 
 
-def append(connection: sqlite3.Connection, app_no: int, facts: EntryFacts, wall_ms: int) -> Head:
+def append(connection: Transaction, app_no: int, facts: EntryFacts, wall_ms: int) -> Head:
     """Append an entry to an app's log, and answer its place. Writer thread; the app must be there."""
     chain = stored_chain(connection, app_no)
     texts = [_text(text) for text in (facts.actor, facts.action, facts.object, facts.address)]
@@ -106,7 +106,7 @@ def append(connection: sqlite3.Connection, app_no: int, facts: EntryFacts, wall_
     return head
 
 
-def stored_chain(connection: sqlite3.Connection, app_no: int) -> StoredChain:
+def stored_chain(connection: Transaction, app_no: int) -> StoredChain:
     """Return the ends of an app's chain; those of an empty one if it has none yet."""
     row = connection.execute(
         "SELECT base_seq, base_hash, seq, hash, size FROM audit_chain WHERE app_no = ?", (app_no,)
@@ -117,7 +117,7 @@ def stored_chain(connection: sqlite3.Connection, app_no: int) -> StoredChain:
     return StoredChain(Head(row[0], row[1]), Head(row[2], row[3]), row[4])
 
 
-def is_stored(connection: sqlite3.Connection, app_no: int, place: Head) -> bool:
+def is_stored(connection: Transaction, app_no: int, place: Head) -> bool:
     """Whether an entry with this place is there. Any transaction that wrote it may have been rolled back."""
     row = connection.execute(
         "SELECT hash FROM audit_entry WHERE app_no = ? AND seq = ?", (app_no, place.seq)
@@ -145,7 +145,7 @@ def described(row: Sequence[Any]) -> dict[str, Any]:
 
 
 def entries_behind(
-    connection: sqlite3.Connection, app_no: int, wanted: AuditFilter, after: int, limit: int
+    connection: Transaction, app_no: int, wanted: AuditFilter, after: int, limit: int
 ) -> Iterator[tuple[Any, ...]]:
     """Yield rows of COLUMNS that a filter wants, behind a number: the newest first unless it says otherwise."""
     behind, order = ("seq > ?", "seq") if wanted.oldest_first else ("seq < ?", "seq DESC")
@@ -156,9 +156,7 @@ def entries_behind(
     )
 
 
-def entries_between(
-    connection: sqlite3.Connection, app_no: int, after: int, to: int, limit: int
-) -> list[tuple[Any, ...]]:
+def entries_between(connection: Transaction, app_no: int, after: int, to: int, limit: int) -> list[tuple[Any, ...]]:
     """List rows of COLUMNS behind a number and up to another, in their order."""
     return connection.execute(
         f"SELECT {COLUMNS} FROM audit_entry WHERE app_no = ? AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?",
@@ -166,7 +164,7 @@ def entries_between(
     ).fetchall()
 
 
-def oldest_entry_at(connection: sqlite3.Connection, app_no: int) -> int | None:
+def oldest_entry_at(connection: Transaction, app_no: int) -> int | None:
     """Return the wall time of the oldest entry of an app (ms); None: it has no entries."""
     row = connection.execute("SELECT at FROM audit_entry WHERE app_no = ? ORDER BY seq LIMIT 1", (app_no,)).fetchone()
     return None if row is None else int(row[0])
@@ -194,7 +192,7 @@ def size_of(texts: Iterable[str], details: str) -> int:
     return ROW_BYTES + sum(len(text.encode()) for text in texts) + len(details)
 
 
-def remove_oldest(connection: sqlite3.Connection, app_no: int, before: int, size: int, most: int) -> int:
+def remove_oldest(connection: Transaction, app_no: int, before: int, size: int, most: int) -> int:
     """Remove entries of before a wall time, and the oldest until `size` bytes are left; at most so many. How many.
 
     The base of the chain moves to the last that has left. Writer thread.
@@ -218,7 +216,7 @@ def remove_oldest(connection: sqlite3.Connection, app_no: int, before: int, size
     return removed
 
 
-def logs_due(connection: sqlite3.Connection, before: int, size: int) -> list[tuple[int, bool]]:
+def logs_due(connection: Transaction, before: int, size: int) -> list[tuple[int, bool]]:
     """List the apps of which something is to leave: entries of before a wall time, or more than `size` bytes.
 
     With each, whether it is for want of room. Reader thread.
@@ -233,7 +231,7 @@ def logs_due(connection: sqlite3.Connection, before: int, size: int) -> list[tup
 # -- verification ------------------------------------------------------------------------------------------------------
 
 
-def verify(connection: sqlite3.Connection, app_no: int, noted: Iterable[Head] = ()) -> ChainVerifier:
+def verify(connection: Transaction, app_no: int, noted: Iterable[Head] = ()) -> ChainVerifier:
     """Verify what is kept of an app's log, and its head. Raises ChainBroken. Any connection, in one snapshot."""
     chain = stored_chain(connection, app_no)
     verifier = ChainVerifier(app_id_of(connection, app_no), chain.base, noted)
@@ -252,7 +250,7 @@ def verify(connection: sqlite3.Connection, app_no: int, noted: Iterable[Head] = 
     return verifier
 
 
-def verify_all(connection: sqlite3.Connection) -> list[str]:
+def verify_all(connection: Transaction) -> list[str]:
     """Verify the logs of all apps, and answer what is wrong, a line for each app; none if all agree.
 
     Any connection, in one snapshot; of a ledger that had no audit log yet, nothing is wrong.
@@ -271,7 +269,7 @@ def verify_all(connection: sqlite3.Connection) -> list[str]:
     return wrong
 
 
-def count_entries(connection: sqlite3.Connection) -> int:
+def count_entries(connection: Transaction) -> int:
     """Count the entries of all apps; 0 of a ledger that had no audit log yet."""
     if not _has_log(connection):
         return 0
@@ -279,7 +277,7 @@ def count_entries(connection: sqlite3.Connection) -> int:
     return int(count)
 
 
-def apps_with_chain(connection: sqlite3.Connection) -> list[tuple[int, str]]:
+def apps_with_chain(connection: Transaction) -> list[tuple[int, str]]:
     """List the apps (number, id) that have an entry or a chain. Raises ChainBroken for one without an app."""
     rows = connection.execute(
         "SELECT l.app_no, a.id FROM (SELECT app_no FROM audit_chain UNION SELECT app_no FROM audit_entry) AS l"
@@ -291,7 +289,7 @@ def apps_with_chain(connection: sqlite3.Connection) -> list[tuple[int, str]]:
     return rows
 
 
-def _rows(connection: sqlite3.Connection, app_no: int) -> Iterator[tuple[Any, ...]]:
+def _rows(connection: Transaction, app_no: int) -> Iterator[tuple[Any, ...]]:
     """All entries of an app in their order, some at a time."""
     after = -1 << 62
     while True:
@@ -305,5 +303,5 @@ def _rows(connection: sqlite3.Connection, app_no: int) -> Iterator[tuple[Any, ..
         after = rows[-1][0]
 
 
-def _has_log(connection: sqlite3.Connection) -> bool:
+def _has_log(connection: Transaction) -> bool:
     return connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'audit_chain'").fetchone() is not None

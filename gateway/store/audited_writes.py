@@ -15,7 +15,6 @@ could be a secret (`about`).
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -23,6 +22,7 @@ from typing import TypeVar
 
 from gateway.audit_chain import Head
 from gateway.store.audit_entries import Detail, EntryFacts, append, is_stored
+from gateway.store.transaction import Transaction
 from gateway.timestamps import wall_time
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ class Attempt:
     stored_as: Head | None = None
     """The place of its entry; the transaction may have been rolled back since."""
 
-    def store(self, connection: sqlite3.Connection, app_no: int | None, now_ms: int) -> None:
+    def store(self, connection: Transaction, app_no: int | None, now_ms: int) -> None:
         """Append its entry, unless that is there. `app_no`: the app of the operation. Writer thread."""
         if self.stored_as is not None and is_stored(connection, self.stored_in, self.stored_as):
             return
@@ -67,7 +67,7 @@ class Attempt:
         self.stored_as = append(connection, wanted, self.facts(DONE), wall_time.of(now_ms))
         self.stored_in = wanted
 
-    def store_push(self, connection: sqlite3.Connection, push_id: str, targeted: int, now_ms: int) -> None:
+    def store_push(self, connection: Transaction, push_id: str, targeted: int, now_ms: int) -> None:
         """Append its entry with the push that it sends, the first one of several. Writer thread."""
         if not self.object:
             self.object = f"push:{push_id}"
@@ -81,11 +81,11 @@ class Attempt:
         return EntryFacts(self.actor, self.action, self.object, self.address, result, details)
 
     def audited(
-        self, operation: Callable[[sqlite3.Connection], T], app_no: int | None, clock_ms: Callable[[], int]
-    ) -> Callable[[sqlite3.Connection], T]:
+        self, operation: Callable[[Transaction], T], app_no: int | None, clock_ms: Callable[[], int]
+    ) -> Callable[[Transaction], T]:
         """Make an operation that appends the entry if it changes a row."""
 
-        def run(connection: sqlite3.Connection) -> T:
+        def run(connection: Transaction) -> T:
             before = connection.total_changes
             token = CURRENT.set(self)
             try:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -20,6 +21,7 @@ from gateway.store.connections import APP_READER_STATEMENTS, make_engine, open_l
 from gateway.store.errors import explained
 from gateway.store.migrations import migrate
 from gateway.store.server_time import StoredClock, read_stored_clock
+from gateway.store.transaction import Transaction
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +67,7 @@ class LedgerFile:
     def stored_clock(self) -> StoredClock:
         return self._stored_clock
 
-    def connect_writer(self) -> sqlite3.Connection:
+    def connect_writer(self) -> Transaction:
         """A connection that has read the file: it needs room for the log's index, and a disk may be full."""
         try:
             connection = open_ledger(self._path, BUSY_MS)
@@ -74,7 +76,7 @@ class LedgerFile:
             raise explained(error) from error
         return connection
 
-    def connect_reader(self, *, for_apps: bool) -> sqlite3.Connection:
+    def connect_reader(self, *, for_apps: bool) -> Transaction:
         if for_apps:
             connection = open_ledger(self._path, BUSY_MS, APP_READER_STATEMENTS)
         else:
@@ -82,16 +84,16 @@ class LedgerFile:
         connection.execute(f"PRAGMA cache_size = -{READER_CACHE_KIBIBYTES}")
         return connection
 
-    def begin(self, connection: sqlite3.Connection) -> None:
+    def begin(self, connection: Transaction) -> None:
         connection.execute("BEGIN IMMEDIATE")
 
-    def begin_snapshot(self, connection: sqlite3.Connection) -> None:
+    def begin_snapshot(self, connection: Transaction) -> None:
         connection.execute("BEGIN")
 
-    def commit(self, connection: sqlite3.Connection) -> None:
+    def commit(self, connection: Transaction) -> None:
         connection.execute("COMMIT")
 
-    def roll_back(self, connection: sqlite3.Connection) -> None:
+    def roll_back(self, connection: Transaction) -> None:
         if connection.in_transaction:
             try:
                 connection.execute("ROLLBACK")
@@ -99,13 +101,14 @@ class LedgerFile:
                 log.error("a transaction could not be rolled back: %s", error)
 
     @contextmanager
-    def limited(self, connection: sqlite3.Connection, seconds: float) -> Iterator[None]:
+    def limited(self, connection: Transaction, seconds: float) -> Iterator[None]:
+        raw = cast(sqlite3.Connection, connection)
         deadline = time.monotonic() + seconds
-        connection.set_progress_handler(lambda: time.monotonic() > deadline, PROGRESS_STEPS)
+        raw.set_progress_handler(lambda: time.monotonic() > deadline, PROGRESS_STEPS)
         try:
             yield
         finally:
-            connection.set_progress_handler(None, 0)
+            raw.set_progress_handler(None, 0)
 
     def was_interrupted(self, error: BaseException) -> bool:
         cause: BaseException | None = error
@@ -121,7 +124,7 @@ class LedgerFile:
     def explained(self, error: BaseException) -> BaseException:
         return explained(error)
 
-    def free_bytes_after_upkeep(self, connection: sqlite3.Connection) -> int:
+    def free_bytes_after_upkeep(self, connection: Transaction) -> int:
         """Count the free pages, and cut a log that readers let grow."""
         free_bytes = int(connection.execute("PRAGMA freelist_count").fetchone()[0]) * PAGE_BYTES
         try:
@@ -136,7 +139,7 @@ class LedgerFile:
                 connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
         return free_bytes
 
-    def give_back(self, connection: sqlite3.Connection, *, all_bytes: bool) -> int:
+    def give_back(self, connection: Transaction, *, all_bytes: bool) -> int:
         (mode,) = connection.execute("PRAGMA auto_vacuum").fetchone()
         (free,) = connection.execute("PRAGMA freelist_count").fetchone()
         (pages,) = connection.execute("PRAGMA page_count").fetchone()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
 from typing import Protocol, TypeVar
+
+from gateway.store.transaction import Transaction
 
 T = TypeVar("T")
 
@@ -14,14 +15,14 @@ class Writer(Protocol):
 
     def submit(
         self,
-        operation: Callable[[sqlite3.Connection], T],
+        operation: Callable[[Transaction], T],
         on_commit: Callable[[T], None],
         on_error: Callable[[BaseException], None],
         *,
         uses_reserve: bool = True,
     ) -> None: ...
 
-    async def write(self, operation: Callable[[sqlite3.Connection], T], app_no: int | None = None) -> T: ...
+    async def write(self, operation: Callable[[Transaction], T], app_no: int | None = None) -> T: ...
 
 
 class Timers(Protocol):

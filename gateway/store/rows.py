@@ -7,11 +7,12 @@ SQLite takes apart again (the table of pushes: 4.8 instead of 16.5 us a row).
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import Any
+
+from gateway.store.transaction import Transaction
 
 CHUNK_ROWS = 256
 """Rows of a statement when there are very many: 4,096 of the 32,766 variables that SQLite takes, at 16 columns."""
@@ -20,7 +21,7 @@ FEW_ROWS = 32
 
 
 def insert_rows(
-    connection: sqlite3.Connection, table: str, columns: str, rows: Sequence[Sequence[Any]], conflict_clause: str = ""
+    connection: Transaction, table: str, columns: str, rows: Sequence[Sequence[Any]], conflict_clause: str = ""
 ) -> None:
     """Insert rows with few statements: `INSERT INTO table (columns)`, a value for each column in each row. Writer
     thread.

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -88,7 +87,7 @@ def check_answers(transaction: Transaction) -> None:
     transaction.execute("SELECT no FROM clock").fetchone()
 
 
-def read_stored_clock(connection: sqlite3.Connection) -> StoredClock:
+def read_stored_clock(connection: Transaction) -> StoredClock:
     """Read server time and wall clock from a migrated ledger."""
     row = connection.execute("SELECT at, boot_id, boot_origin, boot_since FROM clock WHERE no = 1").fetchone()
     offsets = tuple(connection.execute("SELECT since, ahead FROM clock_offset ORDER BY since").fetchall())
@@ -168,7 +167,7 @@ class WallClock:
         return True
 
     def _store(self, first: str, first_values: Iterable[object], then: str, then_values: Iterable[object]) -> None:
-        def operation(connection: sqlite3.Connection) -> None:
+        def operation(connection: Transaction) -> None:
             connection.execute(first, tuple(first_values))
             connection.execute(then, tuple(then_values))
             connection.execute(
@@ -228,7 +227,7 @@ class _opened:
     def __init__(self, path: Path) -> None:
         self._connection = connect(path, isolation_level=None)
 
-    def __enter__(self) -> sqlite3.Connection:
+    def __enter__(self) -> Transaction:
         self._connection.execute("PRAGMA synchronous = FULL")
         self._connection.execute("BEGIN IMMEDIATE")
         return self._connection
@@ -238,7 +237,7 @@ class _opened:
         self._connection.close()
 
 
-def _shift(connection: sqlite3.Connection, table: str, column: str, offsets: list[tuple[int, int]], unit: int) -> None:
+def _shift(connection: Transaction, table: str, column: str, offsets: list[tuple[int, int]], unit: int) -> None:
     """Add to each time the offset that held at it. `unit`: parts of a millisecond that the column counts."""
     cases = " ".join(f"WHEN {column} >= {since * unit} THEN {ahead * unit}" for since, ahead in reversed(offsets))
     connection.execute(
@@ -246,7 +245,7 @@ def _shift(connection: sqlite3.Connection, table: str, column: str, offsets: lis
     )
 
 
-def _shift_hours(connection: sqlite3.Connection, offsets: list[tuple[int, int]]) -> None:
+def _shift_hours(connection: Transaction, offsets: list[tuple[int, int]]) -> None:
     """Shift the tallies of hours; two that become the same hour are added."""
     wall_time = WallTime()
     wall_time.set_offsets(offsets)
@@ -270,7 +269,7 @@ def _shift_hours(connection: sqlite3.Connection, offsets: list[tuple[int, int]])
         )
 
 
-def _forget_days(connection: sqlite3.Connection, offsets: list[tuple[int, int]]) -> None:
+def _forget_days(connection: Transaction, offsets: list[tuple[int, int]]) -> None:
     """Forget what days of a wrong clock had of alerts: what of it was one day cannot be told."""
     first = offsets[0][0] // DAY_MS
     for table in ("alert_day", "fatigue_day"):

@@ -6,8 +6,51 @@ Code outside `gateway.store` hands it on to the named operations in `gateway.sto
 
 from __future__ import annotations
 
-import sqlite3
-from typing import TypeAlias
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
 
-Transaction: TypeAlias = sqlite3.Connection
-"""An open transaction. It may not be kept, and is ended by who has begun it."""
+
+class Rows(Protocol):
+    """The answer to a statement."""
+
+    @property
+    def rowcount(self) -> int:
+        """Rows that the statement has inserted, changed or removed; -1 if it does none of these."""
+
+    @property
+    def lastrowid(self) -> int | None:
+        """The number of the row that the statement has inserted, in a table that numbers its rows."""
+
+    def fetchone(self) -> Any:
+        """The next row; None after the last."""
+
+    def fetchall(self) -> list[Any]:
+        """The rows that are left."""
+
+    def close(self) -> None:
+        """Need no further rows."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def __next__(self) -> Any: ...
+
+
+class Transaction(Protocol):
+    """An open transaction. It may not be kept, and is ended by who has begun it."""
+
+    @property
+    def total_changes(self) -> int:
+        """Rows that were inserted, changed or removed over the connection so far."""
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open, which a failed statement may have ended."""
+
+    def execute(self, statement: str, values: Any = ..., /) -> Rows:
+        """Run a statement, with values by place or by name."""
+
+    def executemany(self, statement: str, rows: Iterable[Any], /) -> Rows:
+        """Run a statement for each row of values."""
+
+    def close(self) -> None:
+        """End the connection, and what is open on it."""

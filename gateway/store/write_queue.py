@@ -12,7 +12,6 @@ server's own come in between, so that an app with a thousand changes waits for i
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 import time
 from collections import deque
@@ -20,12 +19,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gateway.store.transaction import Transaction
+
 
 @dataclass(slots=True, eq=False)
 class WriteOperation:
     """An operation for the writer, with its callbacks on the loop."""
 
-    run: Callable[[sqlite3.Connection], Any]
+    run: Callable[[Transaction], Any]
     on_commit: Callable[[Any], None]
     on_error: Callable[[BaseException], None]
     app_no: int | None = None

@@ -25,6 +25,7 @@ from gateway.auth import (
 from gateway.device_topics import device_topics
 from gateway.errors import Problem
 from gateway.store.database import Database
+from gateway.store.transaction import Transaction
 from tests.gateway.delivery.machinery import fresh_database
 
 T = TypeVar("T")
@@ -41,7 +42,7 @@ class Rows:
         self.meanwhile: Callable[[], None] = lambda: None
         """Happens between a read and its answer."""
 
-    async def read_soon(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+    async def read_soon(self, operation: Callable[[Transaction], T]) -> T:
         self.reads += 1
         result = operation(self.connection)
         meanwhile, self.meanwhile = self.meanwhile, lambda: None
@@ -50,7 +51,7 @@ class Rows:
 
     def look_up(
         self,
-        operation: Callable[[sqlite3.Connection], T],
+        operation: Callable[[Transaction], T],
         on_done: Callable[[T], None],
         on_error: Callable[[BaseException], None],
     ) -> None:
@@ -312,7 +313,7 @@ async def test_a_rotated_token_lets_nobody_in_after_the_disconnection(tmp_path: 
     unanswered = 0
     all_answered = asyncio.Event()
 
-    def enrol(connection: sqlite3.Connection) -> None:
+    def enrol(connection: Transaction) -> None:
         connection.execute("INSERT INTO application (no, id, created_at) VALUES (1, 'default', 0)")
         connection.execute(
             "INSERT INTO device (app_no, id, token_hash, created_at, updated_at) VALUES (1, 'd', x'', 0, 0)"
@@ -340,7 +341,7 @@ async def test_a_rotated_token_lets_nobody_in_after_the_disconnection(tmp_path: 
             await all_answered.wait()
 
     def rotate_to(token: str) -> None:
-        def operation(connection: sqlite3.Connection) -> None:
+        def operation(connection: Transaction) -> None:
             connection.execute("UPDATE device SET token_hash = ?", (secret_hash(token),))
 
         def on_commit(_: None) -> None:

@@ -22,6 +22,7 @@ from gateway.measurements import (
 )
 from gateway.store.analytics.delivery_counts import longest_waiting_critical
 from gateway.store.deliveries.ledger_statements import end_rows
+from gateway.store.transaction import Transaction
 from tests.gateway.in_process import InProcessGateway
 
 
@@ -88,7 +89,7 @@ async def test_what_is_rolled_back_has_not_ended(gateway: InProcessGateway, meas
     await gateway.enrol("kiosk-1")
     await gateway.push({"device": "kiosk-1"})
 
-    def fails(connection: sqlite3.Connection) -> None:
+    def fails(connection: Transaction) -> None:
         handle = (1 << 32) | 1
         assert end_rows(connection, [handle], DeliveryState.EXPIRED, "ttl", gateway.clock.milliseconds) == 1
         raise ValueError("after all")

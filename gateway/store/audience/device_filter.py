@@ -7,7 +7,6 @@ page of a large set is full after a few.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from pyroaring import BitMap
 
 from gateway.store.audience.device_sets import live_devices, numbers_json, queried_devices
 from gateway.store.deliveries.conditions import IS_WAITING
+from gateway.store.transaction import Transaction
 
 JOINED_DEVICES = 16_384
 """Devices of an expression that are joined with the table: looked up and sorted in 20 ms."""
@@ -90,7 +90,7 @@ class DeviceSelection:
     values: Sequence[Any]
     matching: BitMap | None = None
 
-    def rows(self, connection: sqlite3.Connection, after: str = "") -> Iterator[tuple[int, str]]:
+    def rows(self, connection: Transaction, after: str = "") -> Iterator[tuple[int, str]]:
         """Yield number and id of each device behind an id, in the order of the ids."""
         of_app = f"app_no = ? AND id > ? AND removed_at IS NULL{self.also}"
         among = self.matching
@@ -109,7 +109,7 @@ class DeviceSelection:
             if among is None or no in among:
                 yield no, device_id
 
-    def count(self, connection: sqlite3.Connection, after: str = "") -> int:
+    def count(self, connection: Transaction, after: str = "") -> int:
         """Count the devices, or those behind an id: from the sets alone, if there is no condition but an expression."""
         also, values = self.also, self.values
         if after:

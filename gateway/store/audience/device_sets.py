@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import heapq
 import json
-import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -23,6 +22,7 @@ from typing import Any, Protocol
 from pyroaring import BitMap
 
 from gateway.store.rows import insert_rows
+from gateway.store.transaction import Transaction
 
 SEGMENT_BITS = 16
 """A segment has the device numbers that are equal but for so many bits."""
@@ -84,7 +84,7 @@ def segments_of(devices: BitMap) -> Iterator[tuple[int, BitMap]]:
         devices = devices - here
 
 
-def selected_devices(connection: sqlite3.Connection, app_no: int, target: Selection) -> BitMap:
+def selected_devices(connection: Transaction, app_no: int, target: Selection) -> BitMap:
     """The live devices that a tag, a topic or `all` addresses."""
     if target.topic is not None:
         return devices_of_set(connection, app_no, topic_set(target.topic))
@@ -92,17 +92,17 @@ def selected_devices(connection: sqlite3.Connection, app_no: int, target: Select
     return devices_of_set(connection, app_no, target.tag or ALL_TAG)
 
 
-def live_devices(connection: sqlite3.Connection, app_no: int) -> BitMap:
+def live_devices(connection: Transaction, app_no: int) -> BitMap:
     """All live devices of an app."""
     return devices_of_set(connection, app_no, ALL_TAG)
 
 
-def devices_of_set(connection: sqlite3.Connection, app_no: int, name: str) -> BitMap:
+def devices_of_set(connection: Transaction, app_no: int, name: str) -> BitMap:
     """The devices of a tag, of a topic (`topic_set`), or all (`ALL_TAG`)."""
     return stored_devices(connection, "SELECT devices FROM device_set WHERE app_no = ? AND tag = ?", (app_no, name))
 
 
-def stored_devices(connection: sqlite3.Connection, select: str, parameters: Sequence[Any]) -> BitMap:
+def stored_devices(connection: Transaction, select: str, parameters: Sequence[Any]) -> BitMap:
     """The devices in the sets, one column, that a SELECT yields: in the segments of one set, as a rule."""
     found = BitMap()
     for (devices,) in connection.execute(select, parameters):
@@ -110,7 +110,7 @@ def stored_devices(connection: sqlite3.Connection, select: str, parameters: Sequ
     return found
 
 
-def queried_devices(connection: sqlite3.Connection, select: str, parameters: Sequence[Any]) -> BitMap:
+def queried_devices(connection: Transaction, select: str, parameters: Sequence[Any]) -> BitMap:
     """The devices that a SELECT of one column `no` yields, in any order."""
     found = BitMap()
     # A row for each segment: each row is a pass of the interpreter lock, which an array of all would hold for too long.
@@ -140,9 +140,7 @@ READ_SETS = 100_000
 four million of such."""
 
 
-def largest_tags(
-    connection: sqlite3.Connection, app_no: int, segment: int, among: BitMap, most: int
-) -> dict[str, BitMap]:
+def largest_tags(connection: Transaction, app_no: int, segment: int, among: BitMap, most: int) -> dict[str, BitMap]:
     """The tags that most of some devices of a segment have, the `most` of them, each with those devices."""
     rows = connection.execute(
         "SELECT w.tag, s.devices FROM (SELECT rowid AS row, tag, segment FROM device_set"
@@ -154,7 +152,7 @@ def largest_tags(
     return dict(heapq.nsmallest(most, found, key=lambda one: (-len(one[1]), one[0])))
 
 
-def count_sets(connection: sqlite3.Connection, app_no: int, begin: str, end: str, limit: int) -> list[tuple[str, int]]:
+def count_sets(connection: Transaction, app_no: int, begin: str, end: str, limit: int) -> list[tuple[str, int]]:
     """The sets of an app by name, from one name to before another, with how many devices each has. Reader thread."""
     rows = connection.execute(
         "SELECT tag, devices FROM device_set WHERE app_no = ? AND tag >= ? AND tag < ? ORDER BY tag, segment",
@@ -169,28 +167,28 @@ def count_sets(connection: sqlite3.Connection, app_no: int, begin: str, end: str
     return list(found.items())
 
 
-def add_devices(connection: sqlite3.Connection, app_no: int, tag: str, numbers: Iterable[int]) -> None:
+def add_devices(connection: Transaction, app_no: int, tag: str, numbers: Iterable[int]) -> None:
     """Add devices to the set of a tag, or of all (`ALL_TAG`). Writer thread."""
     add_to_sets(connection, app_no, {tag: numbers})
 
 
-def remove_devices(connection: sqlite3.Connection, app_no: int, tag: str, numbers: Iterable[int]) -> None:
+def remove_devices(connection: Transaction, app_no: int, tag: str, numbers: Iterable[int]) -> None:
     """Remove devices from the set of a tag, or of all (`ALL_TAG`). Writer thread."""
     remove_from_sets(connection, app_no, {tag: numbers})
 
 
-def add_to_sets(connection: sqlite3.Connection, app_no: int, numbers: Mapping[str, Iterable[int]]) -> None:
+def add_to_sets(connection: Transaction, app_no: int, numbers: Mapping[str, Iterable[int]]) -> None:
     """Add devices to the sets of several tags. Writer thread."""
     _change(connection, app_no, numbers, BitMap.__or__)
 
 
-def remove_from_sets(connection: sqlite3.Connection, app_no: int, numbers: Mapping[str, Iterable[int]]) -> None:
+def remove_from_sets(connection: Transaction, app_no: int, numbers: Mapping[str, Iterable[int]]) -> None:
     """Remove devices from the sets of several tags. Writer thread."""
     _change(connection, app_no, numbers, BitMap.__sub__)
 
 
 def _change(
-    connection: sqlite3.Connection,
+    connection: Transaction,
     app_no: int,
     numbers: Mapping[str, Iterable[int]],
     operation: Callable[[BitMap, BitMap], BitMap],
@@ -217,7 +215,7 @@ def _change(
 
 
 def _stored_segments(
-    connection: sqlite3.Connection, app_no: int, wanted: Iterable[tuple[str, int]]
+    connection: Transaction, app_no: int, wanted: Iterable[tuple[str, int]]
 ) -> dict[tuple[str, int], BitMap]:
     """The stored segments of sets, by tag and number."""
     return {

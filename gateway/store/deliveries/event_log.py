@@ -20,7 +20,6 @@ the last number that left.
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -30,7 +29,7 @@ from gateway.delivery_states import ENDS_A_RECEIPT_REVIVES, RECEIPT_STATES, Deli
 from gateway.pages import to_json
 from gateway.store.deliveries.conditions import IS_WAITING, is_one_of
 from gateway.store.set_functions import DEVICES_JSON
-from gateway.store.transaction import Transaction
+from gateway.store.transaction import Rows, Transaction
 from gateway.timestamps import rfc3339
 
 ENDS = tuple(state for state in DeliveryState if state >= DeliveryState.EXPIRED)
@@ -403,7 +402,7 @@ def events_of_device(transaction: Transaction, entry_no: int, event: str, device
     return [found for _, found in map(_of_delivery if statement is _DELIVERIES else _other, rows)]
 
 
-def _with_room(rows: sqlite3.Cursor) -> tuple[list[tuple[Position, Event]], Position | None]:
+def _with_room(rows: Rows) -> tuple[list[tuple[Position, Event]], Position | None]:
     """Read as many events as a page has room for, at least one, and the position of the next when there is one more."""
     found: list[tuple[Position, Event]] = []
     room = PAGE_BYTES

@@ -43,7 +43,7 @@ class _ValueLoader(Loader):
         return text
 
 
-class Rows:
+class PostgresqlRows:
     """The answer to a statement, as a cursor of SQLite."""
 
     def __init__(self, cursor: psycopg.Cursor[Any]) -> None:
@@ -83,7 +83,7 @@ class Connection:
         self._url = url
         self._schema = schema
         self.total_changes = 0
-        """Rows that were inserted, changed or removed so far."""
+        """PostgresqlRows that were inserted, changed or removed so far."""
         self._raw = self._connected()
 
     def _connected(self) -> psycopg.Connection[Any]:
@@ -112,21 +112,21 @@ class Connection:
         self._raw.close()
         self._raw = self._connected()
 
-    def execute(self, statement: str, values: Any = ()) -> Rows:
+    def execute(self, statement: str, values: Any = ()) -> PostgresqlRows:
         """Run a statement in the store's words, with values by place or by name."""
         text, has_names = translated(statement)
         cursor = self._raw.execute(text, _named(values) if has_names else tuple(values))
         if _is_change(cursor):
             self.total_changes += cursor.rowcount
-        return Rows(cursor)
+        return PostgresqlRows(cursor)
 
-    def executemany(self, statement: str, rows: Iterable[Sequence[Any]]) -> Rows:
+    def executemany(self, statement: str, rows: Iterable[Sequence[Any]]) -> PostgresqlRows:
         """Run a statement for each row of values, in one round trip."""
         text, has_names = translated(statement)
         cursor = self._raw.cursor()
         cursor.executemany(text, [_named(row) if has_names else tuple(row) for row in rows])
         self.total_changes += max(cursor.rowcount, 0)
-        return Rows(cursor)
+        return PostgresqlRows(cursor)
 
     def close(self) -> None:
         self._raw.close()

@@ -90,7 +90,7 @@ class PostgresqlServer:
 
     def _connected(self) -> Transaction:
         try:
-            return cast(Transaction, Connection(self._url, self._schema))
+            return Connection(self._url, self._schema)
         except psycopg.Error as error:
             raise _explained(error) from error
 

@@ -71,7 +71,6 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-import sqlite3
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -110,6 +109,7 @@ from gateway.store.deliveries import event_log, ledger_statements
 from gateway.store.deliveries.delivery_sets import handles_to_rows
 from gateway.store.deliveries.event_log import Event, EventPage, log_handles
 from gateway.store.deliveries.ledger_statements import end_devices
+from gateway.store.transaction import Transaction
 
 EVERY = 1_000
 LONGER = 30
@@ -202,7 +202,7 @@ def ends(state: DeliveryState, reason: str) -> Callable[[], None]:
             server = servers[0]
             now = server._clock_ms()
 
-            def operation(connection: sqlite3.Connection) -> None:
+            def operation(connection: Transaction) -> None:
                 handles_to_rows(connection, [handle])
                 log_handles(connection, state.label, now, [handle], reason)
                 connection.execute(
@@ -221,7 +221,7 @@ def ends(state: DeliveryState, reason: str) -> Callable[[], None]:
 def miscounts() -> None:
     count_states = reports.count_states
 
-    def count_wrongly(connection: sqlite3.Connection, push_no: int, sent: Sequence[int]) -> dict[str, int]:
+    def count_wrongly(connection: Transaction, push_no: int, sent: Sequence[int]) -> dict[str, int]:
         counts = count_states(connection, push_no, sent)
         return {state: count - (count == max(counts.values())) for state, count in counts.items()}
 
@@ -357,7 +357,7 @@ def reordered_page(order: Callable[[list[ActivePush]], list[ActivePush]]) -> Cal
 def urgent_last() -> None:
     insert, insert_set = vars(push_store)["insert_single_rows"], vars(push_store)["insert_set"]
 
-    def insert_upside_down(connection: sqlite3.Connection, rows: list[tuple[int, int, int, int, int]]) -> None:
+    def insert_upside_down(connection: Transaction, rows: list[tuple[int, int, int, int, int]]) -> None:
         insert(connection, [(push, device, 3 - priority, size, state) for push, device, priority, size, state in rows])
 
     vars(push_store)["insert_single_rows"] = insert_upside_down
@@ -440,7 +440,7 @@ def collapses_newest() -> None:
     supersede = vars(push_store)["supersede_rows"]
 
     def supersede_newest(
-        connection: sqlite3.Connection, push_no: int, app_no: int, collapse_key: str, *rest: Any
+        connection: Transaction, push_no: int, app_no: int, collapse_key: str, *rest: Any
     ) -> list[tuple[int, BitMap]]:
         connection.execute("SAVEPOINT tried")
         older = supersede(connection, push_no, app_no, collapse_key, *rest)
@@ -498,11 +498,11 @@ def refuses(also_sends: bool) -> Callable[[], None]:
 # What devices say
 
 
-def changed_receipts(change: Callable[[sqlite3.Connection, tuple[Any, ...]], tuple[Any, ...]]) -> Callable[[], None]:
+def changed_receipts(change: Callable[[Transaction, tuple[Any, ...]], tuple[Any, ...]]) -> Callable[[], None]:
     def plant() -> None:
         store = vars(receipts)["receipt_rows"]
 
-        def store_changed(connection: sqlite3.Connection, said: Sequence[tuple[Any, ...]], now: int) -> None:
+        def store_changed(connection: Transaction, said: Sequence[tuple[Any, ...]], now: int) -> None:
             store(connection, [change(connection, one) for one in said], now)
 
         vars(receipts)["receipt_rows"] = store_changed
@@ -510,7 +510,7 @@ def changed_receipts(change: Callable[[sqlite3.Connection, tuple[Any, ...]], tup
     return plant
 
 
-def misbook(connection: sqlite3.Connection, receipt: tuple[Any, ...]) -> tuple[Any, ...]:
+def misbook(connection: Transaction, receipt: tuple[Any, ...]) -> tuple[Any, ...]:
     push_no, device_no, *rest = receipt
     if push_no % 20:
         return receipt
@@ -520,7 +520,7 @@ def misbook(connection: sqlite3.Connection, receipt: tuple[Any, ...]) -> tuple[A
     return before or push_no, device_no, *rest
 
 
-def forget_result(connection: sqlite3.Connection, receipt: tuple[Any, ...]) -> tuple[Any, ...]:
+def forget_result(connection: Transaction, receipt: tuple[Any, ...]) -> tuple[Any, ...]:
     return receipt if receipt[0] % 3 else (*receipt[:4], None)
 
 
@@ -542,7 +542,7 @@ def stale_counts() -> None:
     count_states = reports.count_states
     first: dict[int, dict[str, int]] = {}
 
-    def count_once(connection: sqlite3.Connection, push_no: int, sent: Sequence[int]) -> dict[str, int]:
+    def count_once(connection: Transaction, push_no: int, sent: Sequence[int]) -> dict[str, int]:
         return first.setdefault(push_no, count_states(connection, push_no, sent))
 
     vars(reports)["count_states"] = count_once
@@ -665,7 +665,7 @@ def no_mailbox() -> None:
     recover = DeviceConnections.recover
 
     async def recover_mostly(self: DeviceConnections) -> None:
-        def lose(connection: sqlite3.Connection) -> None:
+        def lose(connection: Transaction) -> None:
             connection.execute("DELETE FROM delivery WHERE state = 0 AND push_no % 20 = 0")
             connection.execute("DELETE FROM waiting_set WHERE push_no % 20 = 0")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import replace
@@ -17,6 +16,7 @@ from gateway.api.operation_problems import READS
 from gateway.audit.audit_log import REFUSALS_PER_HOUR
 from gateway.errors import problem
 from gateway.store.audit_entries import verify
+from gateway.store.transaction import Transaction
 from tests.gateway.api.example_calls import call_everything, operations
 from tests.gateway.in_process import InProcessGateway, openapi_document
 
@@ -59,10 +59,10 @@ class WriteWatch:
         self._writes.set(writes)
         await self._api(scope, receive, send)
 
-    def _watched_submit(self, operation: Callable[[sqlite3.Connection], Any], *others: Any, **further: Any) -> None:
+    def _watched_submit(self, operation: Callable[[Transaction], Any], *others: Any, **further: Any) -> None:
         writes = self._writes.get()
 
-        def run(connection: sqlite3.Connection) -> Any:
+        def run(connection: Transaction) -> Any:
             changes, count = connection.total_changes, _count(connection)
             result = operation(connection)
             if writes is not None:
@@ -110,7 +110,7 @@ async def test_no_route_changes_anything_without_its_entry(gateway: InProcessGat
     await gateway.database.read(lambda connection: verify(connection, 1))
 
 
-def _count(connection: sqlite3.Connection) -> int:
+def _count(connection: Transaction) -> int:
     (count,) = connection.execute("SELECT count(*) FROM audit_entry").fetchone()
     return int(count)
 

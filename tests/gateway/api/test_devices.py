@@ -1,17 +1,17 @@
 from __future__ import annotations
 
-import sqlite3
 from typing import Any
 
 import pytest
 
 from gateway.api import responses
 from gateway.auth import DeviceIdentity
+from gateway.store.transaction import Transaction
 from tests.gateway.in_process import InProcessGateway
 
 
 async def token_hash(gateway: InProcessGateway, device_id: str) -> bytes:
-    def read(connection: sqlite3.Connection) -> bytes:
+    def read(connection: Transaction) -> bytes:
         (found,) = connection.execute(
             "SELECT token_hash FROM device WHERE id = ? AND removed_at IS NULL", (device_id,)
         ).fetchone()
@@ -239,7 +239,7 @@ async def test_a_mailbox_is_shown_and_emptied(gateway: InProcessGateway) -> None
 async def test_uplink_is_listed_newest_first_as_text_or_base64(gateway: InProcessGateway) -> None:
     await gateway.enrol("kiosk-1")
 
-    def said(connection: sqlite3.Connection) -> None:
+    def said(connection: Transaction) -> None:
         connection.executemany(
             "INSERT INTO uplink_message (device_no, topic, payload, received_at) VALUES (1, ?, ?, 0)",
             [("door", b"open"), ("raw", b"\xff\x00")],

@@ -21,6 +21,7 @@ from gateway.delivery.engine import ACKNOWLEDGED, COMPLETED, LOST, ConnectionFac
 from gateway.store import models
 from gateway.store.audience.device_sets import ALL_TAG, add_devices
 from gateway.store.set_functions import add_set_functions
+from gateway.store.transaction import Transaction
 
 assert models.Delivery.__tablename__ == "delivery"  # the import defines the tables
 T = TypeVar("T")
@@ -52,8 +53,9 @@ WHOLE_DELIVERY = (
 
 
 @contextmanager
-def counted_steps(connection: sqlite3.Connection) -> Iterator[list[int]]:
+def counted_steps(connection: Transaction) -> Iterator[list[int]]:
     """Count the steps of SQLite's machine, what a statement costs whatever the machine is: [steps so far]."""
+    assert isinstance(connection, sqlite3.Connection), "which has steps"
     steps = [0]
 
     def count() -> int:
@@ -77,7 +79,7 @@ def _fresh_database() -> bytes:
     return content
 
 
-def add_device(connection: sqlite3.Connection, device_no: int, device_id: str) -> None:
+def add_device(connection: Transaction, device_no: int, device_id: str) -> None:
     connection.execute(
         "INSERT INTO device (no, app_no, id, token_hash, created_at, updated_at) VALUES (?, ?, ?, x'', 0, 0)",
         (device_no, APP_NO, device_id),
@@ -87,7 +89,7 @@ def add_device(connection: sqlite3.Connection, device_no: int, device_id: str) -
 
 @dataclass(slots=True)
 class _Queued:
-    operation: Callable[[sqlite3.Connection], Any]
+    operation: Callable[[Transaction], Any]
     on_commit: Callable[[Any], None]
     on_error: Callable[[BaseException], None]
 
@@ -95,14 +97,14 @@ class _Queued:
 class ManualWriter:
     """The database's writer, one step at a time."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: Transaction) -> None:
         self.connection = connection
         self.queue: list[_Queued] = []
         self.callbacks: list[Callable[[], None]] = []
 
     def submit(
         self,
-        operation: Callable[[sqlite3.Connection], T],
+        operation: Callable[[Transaction], T],
         on_commit: Callable[[T], None],
         on_error: Callable[[BaseException], None],
         *,
@@ -136,7 +138,7 @@ class ManualWriter:
             self.call_back()
             self.commit_group()
 
-    async def write(self, operation: Callable[[sqlite3.Connection], T], app_no: int | None = None) -> T:
+    async def write(self, operation: Callable[[Transaction], T], app_no: int | None = None) -> T:
         """As if it had waited: everything submitted before runs first, and is called back."""
         self.drain()
         self.connection.execute("BEGIN IMMEDIATE")
@@ -148,10 +150,10 @@ class ManualWriter:
         self.connection.execute("COMMIT")
         return result
 
-    async def read_soon(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+    async def read_soon(self, operation: Callable[[Transaction], T]) -> T:
         return operation(self.connection)
 
-    async def read(self, operation: Callable[[sqlite3.Connection], T], app_no: int | None = None) -> T:
+    async def read(self, operation: Callable[[Transaction], T], app_no: int | None = None) -> T:
         return operation(self.connection)
 
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
@@ -23,6 +22,7 @@ from gateway.delivery.submission import AcceptedPush, PendingPush
 from gateway.errors import Problem, problem
 from gateway.store.deliveries.ledger_statements import supersede_rows
 from gateway.store.errors import StorageFull
+from gateway.store.transaction import Transaction
 from tests.gateway.delivery.machinery import counted_steps
 from tests.gateway.delivery.world import APP, World
 
@@ -276,7 +276,7 @@ def stored_together(world: World, monkeypatch: pytest.MonkeyPatch, fail_at: int 
     submit_operation = world.writer.submit
 
     def noting(operation: Any, on_commit: Any, on_error: Any, **options: Any) -> None:
-        def noted(connection: sqlite3.Connection) -> Any:
+        def noted(connection: Transaction) -> Any:
             before = connection.execute("SELECT count(*) FROM push").fetchone()[0]
             result = operation(connection)
             if added := connection.execute("SELECT count(*) FROM push").fetchone()[0] - before:

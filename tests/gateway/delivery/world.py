@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sqlite3
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +26,7 @@ from gateway.pages import ListPage
 from gateway.store.audience.device_sets import ALL_TAG, remove_devices
 from gateway.store.deliveries.escalations import StepPush
 from gateway.store.deliveries.event_log import EventPage, Position, read_events
+from gateway.store.transaction import Transaction
 from tests.gateway.delivery.machinery import FakeEngine, ManualTimers, ManualWriter, add_device, fresh_database
 
 T = TypeVar("T")
@@ -304,7 +304,7 @@ class World:
     def remove(self, device_no: int = 1) -> int:
         identity = self.identities[device_no]
 
-        def forget(connection: sqlite3.Connection, now: int) -> None:
+        def forget(connection: Transaction, now: int) -> None:
             connection.execute("UPDATE device SET removed_at = ? WHERE no = ?", (now, device_no))
             remove_devices(connection, APP.no, ALL_TAG, [device_no])
 

@@ -13,6 +13,7 @@ from gateway.enrolment import guesses, invitations
 from gateway.enrolment.addresses import FleetCa
 from gateway.enrolment.codes import new_code
 from gateway.enrolment.invitations import DEFAULT_SECONDS, REPEAT_MS
+from gateway.store.transaction import Transaction
 from tests.gateway.in_process import START, InProcessGateway
 
 DAY_MS = 86_400_000
@@ -250,7 +251,8 @@ async def test_an_app_keeps_so_many_and_another_its_own(
 async def test_a_code_is_nowhere_on_the_disk(gateway: InProcessGateway) -> None:
     code = (await invited(gateway))["code"]
 
-    def read(connection: sqlite3.Connection) -> str:
+    def read(connection: Transaction) -> str:
+        assert isinstance(connection, sqlite3.Connection)
         return "\n".join(connection.iterdump())
 
     dump = await gateway.database.read(read)
@@ -262,7 +264,7 @@ async def test_an_enrolment_is_an_event(gateway: InProcessGateway) -> None:
     made = await invited(gateway, device_id="kiosk-1")
     await enrolled(gateway, made["code"])
 
-    def read(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+    def read(connection: Transaction) -> list[tuple[str, str]]:
         return connection.execute("SELECT type, content FROM event").fetchall()
 
     ((kind, content),) = await gateway.database.read(read)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from gateway.api import responses
 from gateway.enrolment import token_requests
 from gateway.enrolment.token_requests import ANSWERED_MS, FORGOTTEN_MS, PENDING_MS, confirmation_of
+from gateway.store.transaction import Transaction
 from tests.gateway.in_process import InProcessGateway
 
 SECRET = "s" * 43
@@ -172,7 +172,7 @@ async def test_an_event_says_so_and_not_too_often(gateway: InProcessGateway, mon
         await ask(gateway, device_id, secret)
     await gateway.components.flush()
 
-    def read(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+    def read(connection: Transaction) -> list[tuple[str, str]]:
         return connection.execute(
             "SELECT d.id, e.content FROM event AS e JOIN device AS d ON d.no = e.device_no"
             " WHERE e.type = 'device.token_requested' ORDER BY e.no"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator
 from itertools import islice
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from gateway.api import responses
 from gateway.auth import secret_hash
 from gateway.backup import make_startable
+from gateway.store.transaction import Transaction
 from tests.gateway.in_process import OURS, InProcessGateway
 
 COOKIE = "fleetpush_session"
@@ -43,7 +43,7 @@ async def new_key(gateway: InProcessGateway, *scopes: str, app: str = "default")
 async def rows(gateway: InProcessGateway) -> list[tuple[Any, ...]]:
     await gateway.database.write(lambda connection: None)  # behind what was submitted
 
-    def read(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
+    def read(connection: Transaction) -> list[tuple[Any, ...]]:
         return connection.execute("SELECT id, token_hash, used_at FROM console_session ORDER BY no").fetchall()
 
     return await gateway.database.read(read)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 from gateway.plans.components import PlanComponents
 from gateway.plans.schedules import ScheduleFields
+from gateway.store.transaction import Transaction
 from gateway.timestamps import wall_time
 from tests.gateway.delivery.world import APP, World, items
 
@@ -54,7 +54,7 @@ class PlanWorld(World):
             if self.writes == self.kill_at:
                 raise Killed
 
-        async def counted_write(operation: Callable[[sqlite3.Connection], Any], app_no: int | None = None) -> Any:
+        async def counted_write(operation: Callable[[Transaction], Any], app_no: int | None = None) -> Any:
             dies()
             return await write(operation, app_no)
 

@@ -17,6 +17,7 @@ from gateway.store.connections import APP_READER_STATEMENTS
 from gateway.store.database import Database
 from gateway.store.errors import StorageBusy, StorageDamaged, StorageFull
 from gateway.store.server_time import StoredClock
+from gateway.store.transaction import Transaction
 
 INSERT = "INSERT INTO uplink_message (device_no, topic, payload, received_at) VALUES (?, '', x'', 0)"
 
@@ -50,7 +51,7 @@ def fill(ballast: Path) -> None:
 
 
 def insert(number: int) -> Any:
-    def operation(connection: sqlite3.Connection) -> int:
+    def operation(connection: Transaction) -> int:
         connection.execute(INSERT, (number,))
         return number
 
@@ -72,7 +73,7 @@ class Hold:
         self._released = threading.Event()
         self.done = asyncio.ensure_future(database.write(self._operation))
 
-    def _operation(self, connection: sqlite3.Connection) -> None:
+    def _operation(self, connection: Transaction) -> None:
         self._entered.set()
         assert self._released.wait(10)
 
@@ -105,11 +106,11 @@ async def test_a_failing_operation_does_not_hurt_its_neighbours(database: Databa
     hold = Hold(database)
     await hold.entered()
 
-    def fails(connection: sqlite3.Connection) -> None:
+    def fails(connection: Transaction) -> None:
         connection.execute(INSERT, (666,))
         raise ValueError("mine")
 
-    def breaks(connection: sqlite3.Connection) -> None:
+    def breaks(connection: Transaction) -> None:
         connection.execute("INSERT INTO nowhere VALUES (1)")
 
     results = [asyncio.ensure_future(database.write(o)) for o in (insert(1), fails, insert(2), breaks, insert(3))]
@@ -125,11 +126,11 @@ async def test_a_failing_operation_does_not_hurt_its_neighbours(database: Databa
 async def test_a_full_disk_refuses_what_writes_and_serves_what_reads(tmp_path: Path) -> None:
     database = await Database.open(tmp_path / "small.db", lambda last_stored: lambda: 1_000, on_full=lambda: False)
 
-    def shrink(connection: sqlite3.Connection) -> None:
+    def shrink(connection: Transaction) -> None:
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         connection.execute(f"PRAGMA max_page_count = {pages + 1}")
 
-    def insert_much(connection: sqlite3.Connection) -> None:
+    def insert_much(connection: Transaction) -> None:
         connection.execute(
             "INSERT INTO uplink_message (device_no, topic, payload, received_at) VALUES (1, '', zeroblob(100000), 0)"
         )
@@ -248,7 +249,7 @@ async def test_readers_see_a_snapshot_and_never_wait_for_the_writer(database: Da
     before = threading.Event()
     between = threading.Event()
 
-    def look_twice(connection: sqlite3.Connection) -> list[int]:
+    def look_twice(connection: Transaction) -> list[int]:
         (first,) = connection.execute("SELECT count(*) FROM uplink_message").fetchone()
         before.set()
         assert between.wait(10)
@@ -300,7 +301,7 @@ async def test_stored_time_is_handed_to_the_next_start(tmp_path: Path) -> None:
 
 
 async def test_a_commit_is_synced(database: Database) -> None:
-    def pragmas(connection: sqlite3.Connection) -> list[Any]:
+    def pragmas(connection: Transaction) -> list[Any]:
         return [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")]
 
     assert await database.write(pragmas) == ["wal", 2]
@@ -323,7 +324,8 @@ async def test_a_read_for_an_app_that_takes_too_long_is_interrupted(
 async def test_a_reader_for_apps_keeps_few_statements(database: Database) -> None:
     """Those of long expressions are large, and no two are alike."""
 
-    def compiled(connection: sqlite3.Connection) -> list[int]:
+    def compiled(connection: Transaction) -> list[int]:
+        assert isinstance(connection, sqlite3.Connection)
         counts = []
         for most in (APP_READER_STATEMENTS, APP_READER_STATEMENTS + 1):
             seen = 0
@@ -392,7 +394,7 @@ async def test_changes_of_an_app_take_turns_and_have_a_bound(
 
 
 def insert_bytes(count: int) -> Any:
-    def operation(connection: sqlite3.Connection) -> None:
+    def operation(connection: Transaction) -> None:
         connection.execute(
             "INSERT INTO uplink_message (device_no, topic, payload, received_at) VALUES (1, '', zeroblob(?), 0)",
             (count,),
@@ -470,14 +472,14 @@ async def test_what_fails_before_room_was_made_is_not_told_of_what_is_stored_aft
     may_go_on = threading.Event()
     calls = 0
 
-    def fail_twice(connection: sqlite3.Connection) -> str:
+    def fail_twice(connection: Transaction) -> str:
         nonlocal calls
         calls += 1
         if calls <= 2:
             raise ZeroDivisionError
         return "stored"
 
-    def meet_a_full_disk(connection: sqlite3.Connection) -> str:
+    def meet_a_full_disk(connection: Transaction) -> str:
         if calls == 2:
             error = sqlite3.OperationalError("database or disk is full")
             error.sqlite_errorcode = sqlite3.SQLITE_FULL

@@ -21,6 +21,7 @@ from gateway.store.audience.device_sets import ALL_TAG, add_to_sets
 from gateway.store.segments import evaluation
 from gateway.store.segments.evaluation import matching_members
 from gateway.store.segments.sql_compiler import compile_question
+from gateway.store.transaction import Transaction
 from gateway.timestamps import WallTime
 from tests.gateway.audience.segment_language.fleet import NOW_MS
 from tests.gateway.delivery.machinery import APP_NO, counted_steps, fresh_database
@@ -101,7 +102,7 @@ def test_sixty_conditions_are_not_asked_of_every_device_of_a_small_fleet(
 
 async def test_devices_are_found_by_what_was_said_of_them_last(gateway: InProcessGateway) -> None:
     async def selected(text: str) -> set[str]:
-        def read(connection: sqlite3.Connection) -> set[str]:
+        def read(connection: Transaction) -> set[str]:
             devices = resolve(connection, APP_NO, compile_expression(text), NOW_MS)
             return {
                 device_id
