@@ -43,18 +43,24 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Long tests come first, so that none is left running alone at the end; what is for `--full` only comes then. Ten
-    times the work may take ten times as long."""
+    times the work may take ten times as long. What is about SQLite's file is left out over another database."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    if config.getoption("--database") == "postgresql":
+        _leave_out(config, items, "sqlite")
     if not config.getoption("--full"):
-        left_out = [item for item in items if item.get_closest_marker("full_only")]
-        if left_out:
-            config.hook.pytest_deselected(items=left_out)
-            items[:] = [item for item in items if not item.get_closest_marker("full_only")]
+        _leave_out(config, items, "full_only")
         return
     for item in items:
         marker = item.get_closest_marker("timeout")
         seconds = float(marker.args[0]) if marker and marker.args else float(config.getini("timeout"))
         item.add_marker(pytest.mark.timeout(seconds * FULL_FACTOR), append=False)
+
+
+def _leave_out(config: pytest.Config, items: list[pytest.Item], marker: str) -> None:
+    left_out = [item for item in items if item.get_closest_marker(marker)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker(marker)]
 
 
 @pytest.hookimpl(wrapper=True)

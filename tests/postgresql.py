@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
+import atexit
 import os
 import subprocess
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import psycopg
+
+from gateway.store.postgresql.connection import Connection
 from gateway.store.postgresql.server import PostgresqlServer
 from tests.third_party import require
 
@@ -15,6 +19,16 @@ URL_VARIABLE = "FLEETPUSH_TEST_POSTGRESQL"
 """Where the run's server is. Unset: ledgers are files of SQLite."""
 _NOBODY = 65_534
 """PostgreSQL refuses to run as root."""
+_EMPTY = """
+DO $$ DECLARE name text; BEGIN
+ FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = current_schema AND tablename <> 'alembic_version' LOOP
+  EXECUTE format('DELETE FROM %I', name);
+ END LOOP;
+ FOR name IN SELECT sequencename FROM pg_sequences WHERE schemaname = current_schema LOOP
+  PERFORM setval(name::regclass, 1, false);
+ END LOOP;
+END $$
+"""
 _CONFIGURATION = {
     "listen_addresses": "''",
     "unix_socket_directories": "'{folder}'",
@@ -59,11 +73,80 @@ class Postgresql:
         assert done.returncode == 0, f"{program}: {done.stderr}"
 
 
-def schema_for(folder: Path) -> str:
-    """The name of a schema that outlives a gateway, as the files in its folder do."""
-    return f"t{hashlib.sha256(str(folder).encode()).hexdigest()[:24]}"
+class SchemaPool:
+    """Schemas that this process has made. Making one takes 0.2 s, and emptying it 3 ms: they are used again."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._idle: list[PooledConnection] = []
+        self._idle_schemas: list[str] = []
+        self._made = 0
+        self._of_folders: dict[Path, str] = {}
+        self._emptying = psycopg.connect(url, autocommit=True, options="-c lock_timeout=5s")
+        atexit.register(self.close)
+
+    def connect(self) -> PooledConnection:
+        """A connection to an empty schema, which comes back when it is closed."""
+        if self._idle:
+            return self._idle.pop()
+        return PooledConnection(self._url, self._taken(), self)
+
+    def backend_for(self, folder: Path) -> PostgresqlServer:
+        """The ledger that belongs to a data directory, until that is given back."""
+        if folder not in self._of_folders:
+            self._of_folders[folder] = self._taken()
+        return PostgresqlServer.open(self._url, self._of_folders[folder])
+
+    def give_back(self, folder: Path) -> None:
+        """Nobody uses the data directories in a folder any more."""
+        for place in [place for place in self._of_folders if place.is_relative_to(folder)]:
+            schema = self._of_folders.pop(place)
+            self._empty(schema)
+            self._idle_schemas.append(schema)
+
+    def keep(self, connection: PooledConnection) -> None:
+        """Empty what a connection has filled, for the next."""
+        self._empty(connection.schema)
+        self._idle.append(connection)
+
+    def close(self) -> None:
+        self._emptying.close()
+        for connection in self._idle:
+            Connection.close(connection)
+
+    def _taken(self) -> str:
+        if self._idle_schemas:
+            return self._idle_schemas.pop()
+        self._made += 1
+        schema = f"process_{os.getpid()}_{self._made}"
+        PostgresqlServer.open(self._url, schema)
+        return schema
+
+    def _empty(self, schema: str) -> None:
+        self._emptying.execute("SELECT set_config('search_path', %s, false)", (schema,))
+        self._emptying.execute(_EMPTY)
 
 
-def backend_for(folder: Path) -> PostgresqlServer:
-    """The ledger that belongs to a data directory."""
-    return PostgresqlServer.open(os.environ[URL_VARIABLE], schema_for(folder))
+class PooledConnection(Connection):
+    """A connection whose schema is emptied, and used again, when it is closed."""
+
+    def __init__(self, url: str, schema: str, pool: SchemaPool) -> None:
+        super().__init__(url, schema)
+        self.schema = schema
+        self._pool = pool
+
+    def close(self) -> None:
+        if self.in_transaction:
+            self.execute("ROLLBACK")
+        self._pool.keep(self)
+
+
+@cache
+def schema_pool() -> SchemaPool:
+    """That of this process."""
+    return SchemaPool(os.environ[URL_VARIABLE])
+
+
+def is_used() -> bool:
+    """Whether the ledgers of this run are in PostgreSQL."""
+    return URL_VARIABLE in os.environ

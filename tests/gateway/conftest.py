@@ -12,6 +12,7 @@ from typing import Final
 
 import pytest
 
+from tests import postgresql
 from tests.gateway.in_process import InProcessGateway
 
 MEMORY: Final = Path("/dev/shm")
@@ -26,9 +27,12 @@ def tmp_path(tmp_path: Path, full: int) -> Iterator[Path]:
     rest of most tests. With --full, and in the tests of `end_to_end`, the disk is a real one."""
     if full > 1 or not os.access(MEMORY, os.W_OK) or shutil.disk_usage(MEMORY).free < ROOM_BYTES:
         yield tmp_path
-        return
-    with TemporaryDirectory(prefix="fleetpush-test-", dir=MEMORY) as folder:
-        yield Path(folder)
+    else:
+        with TemporaryDirectory(prefix="fleetpush-test-", dir=MEMORY) as folder:
+            tmp_path = Path(folder)
+            yield tmp_path
+    if postgresql.is_used():
+        postgresql.schema_pool().give_back(tmp_path)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -76,8 +75,8 @@ def documented_codes(method: str, path: str) -> Sequence[str]:
 async def _open_ledger(folder: Path, clock: Clock) -> Database:
     """In PostgreSQL, if the tests are to run over that."""
     path = folder / "fleetpush.db"
-    if postgresql.URL_VARIABLE in os.environ:
-        backend = postgresql.backend_for(folder)
+    if postgresql.is_used():
+        backend = postgresql.schema_pool().backend_for(folder)
         return await Database.over(backend, path, lambda stored: lambda: clock.milliseconds, lambda: False)
     if not path.exists():
         path.write_bytes(empty_ledger())

@@ -45,6 +45,7 @@ _GRAMMAR: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\bLIMIT -1\b"), "LIMIT ALL"),
     (re.compile(r"\browid\b"), "ctid"),
     (re.compile(r"\bBLOB\b"), "bytea"),
+    (re.compile(r"\bAS INTEGER\b"), "AS bigint"),
     (re.compile(r"\bjson_object\("), "jsonb_build_object("),
     (re.compile(r"\bgroup_concat\((\w+)\)"), r"string_agg(\1, ',')"),
     (

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +14,7 @@ from gateway.audience.target_resolution import KeptSegments, TargetResolver
 from gateway.delivery.push import Target
 from gateway.errors import InvalidExpression
 from gateway.store.audience.device_sets import ALL_TAG, add_to_sets
+from gateway.store.transaction import Transaction
 from tests.gateway.delivery.machinery import fresh_database
 
 APP = 7
@@ -23,12 +23,12 @@ APP = 7
 class ReaderStub:
     """The database, whose reads are done at once and noted by app."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: Transaction) -> None:
         self.connection = connection
         self.reads: list[int | None] = []
         self.is_reading = False
 
-    async def read(self, operation: Callable[[sqlite3.Connection], Any], app_no: int | None = None) -> Any:
+    async def read(self, operation: Callable[[Transaction], Any], app_no: int | None = None) -> Any:
         self.reads.append(app_no)
         self.is_reading = True
         try:

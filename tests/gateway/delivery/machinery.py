@@ -22,14 +22,21 @@ from gateway.store import models
 from gateway.store.audience.device_sets import ALL_TAG, add_devices
 from gateway.store.set_functions import add_set_functions
 from gateway.store.transaction import Transaction
+from tests import postgresql
 
 assert models.Delivery.__tablename__ == "delivery"  # the import defines the tables
 T = TypeVar("T")
 APP_NO = 1
 
 
-def fresh_database() -> sqlite3.Connection:
-    """All tables in memory, and one app."""
+def fresh_database() -> Transaction:
+    """A connection to a ledger with one app: in memory, or in the database of the run."""
+    if postgresql.is_used():
+        pooled = postgresql.schema_pool().connect()
+        pooled.execute(FIRST_APP)
+        pooled.execute("DROP VIEW IF EXISTS whole_delivery")
+        pooled.execute(WHOLE_DELIVERY)
+        return pooled
     connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
     connection.deserialize(_fresh_database())
     add_set_functions(connection)
@@ -37,15 +44,16 @@ def fresh_database() -> sqlite3.Connection:
     return connection
 
 
+FIRST_APP = "INSERT INTO application (id, created_at) VALUES ('default', 0)"
 WHOLE_DELIVERY = (
     "CREATE TEMP VIEW whole_delivery AS"
     " SELECT push_no, device_no, priority, size, state, reason, qos, delivered_at, displayed_at, dismissed_at,"
     " opened_at, acted_at, ended_at, action, result, not_before, replaced_by FROM delivery"
-    " UNION ALL SELECT w.push_no, x.value, p.priority, p.size, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,"
-    " NULL, NULL, NULL, NULL"
+    " UNION ALL SELECT w.push_no, CAST(x.value AS INTEGER), p.priority, p.size, 0, NULL, NULL, NULL, NULL, NULL, NULL,"
+    " NULL, NULL, NULL, NULL, NULL, NULL"
     " FROM waiting_set AS w JOIN push AS p ON p.no = w.push_no CROSS JOIN json_each(devices_json(w.devices)) AS x"
-    " UNION ALL SELECT o.push_no, x.value, p.priority, p.size, o.state, o.reason, o.qos, iif(o.state = 10, o.at, NULL),"
-    " NULL, NULL, NULL, NULL, iif(o.state >= 20, o.at, NULL), NULL, NULL, NULL, NULL"
+    " UNION ALL SELECT o.push_no, CAST(x.value AS INTEGER), p.priority, p.size, o.state, o.reason, o.qos,"
+    " iif(o.state = 10, o.at, NULL), NULL, NULL, NULL, NULL, iif(o.state >= 20, o.at, NULL), NULL, NULL, NULL, NULL"
     " FROM outcome_set AS o JOIN push AS p ON p.no = o.push_no CROSS JOIN json_each(devices_json(o.devices)) AS x"
     " WHERE NOT EXISTS (SELECT 1 FROM delivery AS d WHERE d.push_no = o.push_no AND d.device_no = x.value)"
 )
@@ -54,9 +62,14 @@ WHOLE_DELIVERY = (
 
 @contextmanager
 def counted_steps(connection: Transaction) -> Iterator[list[int]]:
-    """Count the steps of SQLite's machine, what a statement costs whatever the machine is: [steps so far]."""
-    assert isinstance(connection, sqlite3.Connection), "which has steps"
+    """Count the steps of SQLite's machine, what a statement costs whatever the machine is: [steps so far].
+
+    Another database has none.
+    """
     steps = [0]
+    if not isinstance(connection, sqlite3.Connection):
+        yield steps
+        return
 
     def count() -> int:
         steps[0] += 1
@@ -73,7 +86,7 @@ def counted_steps(connection: Transaction) -> Iterator[list[int]]:
 def _fresh_database() -> bytes:
     connection = sqlite3.connect(":memory:", isolation_level=None)
     SQLModel.metadata.create_all(create_engine("sqlite://", creator=lambda: connection))
-    connection.execute("INSERT INTO application (no, id, created_at) VALUES (1, 'default', 0)")
+    connection.execute(FIRST_APP)
     content = connection.serialize()
     connection.close()
     return content
@@ -117,7 +130,7 @@ class ManualWriter:
         group, self.queue = self.queue[:size], self.queue[len(self.queue) if size is None else size :]
         if not group:
             return
-        self.connection.execute("BEGIN IMMEDIATE")
+        self.connection.execute("BEGIN")
         for queued in group:
             self.connection.execute("SAVEPOINT operation")
             try:
@@ -141,7 +154,7 @@ class ManualWriter:
     async def write(self, operation: Callable[[Transaction], T], app_no: int | None = None) -> T:
         """As if it had waited: everything submitted before runs first, and is called back."""
         self.drain()
-        self.connection.execute("BEGIN IMMEDIATE")
+        self.connection.execute("BEGIN")
         try:
             result = operation(self.connection)
         except Exception:

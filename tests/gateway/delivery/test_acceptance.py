@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
@@ -372,9 +373,11 @@ def test_a_batch_of_which_nothing_was_stored_raises(world: World, monkeypatch: p
         world.run(world.acceptance.accept_many([world.checked() for _ in range(BATCH_PUSHES + 1)]))
 
 
+@pytest.mark.sqlite("which tells its statements")
 def test_mailboxes_are_counted_only_when_they_may_be_full(world: World) -> None:
     statements: list[str] = []
     world.push({"all": True})
+    assert isinstance(world.connection, sqlite3.Connection)
     world.connection.set_trace_callback(statements.append)
     world.run(world.acceptance.accept_many([world.checked({"all": True}) for _ in range(4)]))
     assert not any("count(*) AS count" in statement for statement in statements)

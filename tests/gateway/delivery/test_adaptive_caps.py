@@ -142,7 +142,6 @@ def store_figures(world: World, **rates: tuple[float, float, float]) -> None:
     world.connection.execute(
         "INSERT OR REPLACE INTO fatigue_day VALUES (1, 'channel', 'offers', ?, ?)", (YESTERDAY, content)
     )
-    world.connection.commit()
 
 
 def review(world: World, day: int = YESTERDAY) -> dict[str, Any]:
@@ -273,7 +272,7 @@ def test_what_caps_may_be() -> None:
 
 
 def test_groups_have_caps_of_their_own(world: World) -> None:
-    world.connection.executescript(
+    world.connection.execute(
         "INSERT INTO device_tag (app_no, tag, device_no) VALUES (1, 'vip', 1), (1, 'beta', 1), (1, 'beta', 2)"
     )
     day = {"count": 1, "per": "day"}

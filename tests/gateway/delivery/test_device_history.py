@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from functools import partial
 from typing import Any
 
@@ -13,6 +12,7 @@ from gateway.delivery.device_timeline import DeviceTimeline
 from gateway.delivery.history_pages import LEAST_ROWS, SliceSize
 from gateway.store.deliveries import device_history
 from gateway.store.deliveries.device_history import CANDIDATES, FOUND, SLICE, find_entries, find_pushes
+from gateway.store.transaction import Transaction
 from tests.gateway.delivery.conftest import store_everything_as_sets
 from tests.gateway.delivery.world import APP, World, items
 
@@ -34,7 +34,7 @@ PARAMETERS: dict[str, Any] = {
 }
 
 
-def plan(connection: sqlite3.Connection, statement: str) -> list[str]:
+def plan(connection: Transaction, statement: str) -> list[str]:
     """The tables that a statement looks into, and how; but for those that it makes itself."""
     named = {name: value for name, value in PARAMETERS.items() if f":{name}" in statement}
     rows = connection.execute(f"EXPLAIN QUERY PLAN {statement}", named).fetchall()
@@ -42,6 +42,7 @@ def plan(connection: sqlite3.Connection, statement: str) -> list[str]:
     return [step for step in steps if "VIRTUAL TABLE" not in step and not step.startswith(("SCAN p", "SCAN (subquery"))]
 
 
+@pytest.mark.sqlite("whose plan it is")
 def test_nothing_is_looked_through_but_the_index_of_the_apps_pushes(world: World) -> None:
     slice_ = "SEARCH push USING COVERING INDEX push_of_app (app_no=? AND no>? AND no<?)"
     assert plan(world.connection, f"SELECT min(no), count(*) FROM {SLICE}") == [slice_]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import sqlite3
 from collections import Counter, defaultdict
 from typing import Any
 
@@ -15,6 +14,7 @@ from gateway.store.analytics import alert_days
 from gateway.store.analytics.alert_days import BUCKETS, bucket_name, bucket_of
 from gateway.store.analytics.funnels import DAY_MS
 from gateway.store.audience.device_sets import add_devices
+from gateway.store.transaction import Transaction
 from tests.gateway.delivery.world import ALERT, APP, World
 
 
@@ -114,7 +114,7 @@ def test_who_has_left_cannot_leave_again_and_who_hears_nothing_is_not_patient(wo
 def test_years_of_which_there_is_nothing_are_passed_over(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[int] = []
 
-    def note_day(connection: sqlite3.Connection, day: int) -> None:
+    def note_day(connection: Transaction, day: int) -> None:
         closed.append(day)
         alert_days.close_day(connection, day)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sqlite3
 from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
@@ -26,6 +25,7 @@ from gateway.delivery.retention import RetentionPeriods, remove_slice
 from gateway.delivery.submission import AcceptedPush, PendingPush
 from gateway.errors import Problem
 from gateway.store.deliveries import stale_deliveries
+from gateway.store.transaction import Transaction
 from tests.gateway.delivery.world import APP, START, World, items
 
 FLOOR = {"title": "Floor {{ device.attributes.floor }}"}
@@ -128,7 +128,7 @@ def test_texts_of_what_is_in_flight_are_looked_for_a_few_pushes_at_a_time(
     monkeypatch.setattr(push_module, "LOADED_TEXT_SETS", 1)
     loads: list[set[int]] = []
 
-    def load(connection: sqlite3.Connection, push_nos: Iterable[int], devices: Iterable[int]) -> list[ActivePush]:
+    def load(connection: Transaction, push_nos: Iterable[int], devices: Iterable[int]) -> list[ActivePush]:
         loads.append(set(push_nos))
         return push_module.load_pushes(connection, push_nos, devices)
 
@@ -146,7 +146,7 @@ def test_what_was_lost_is_checked_a_part_at_a_time(world: World, monkeypatch: py
     push_id = world.push(ALL, collapse_key="k").push_id
     parts: list[int] = []
 
-    def end(connection: sqlite3.Connection, handles: list[int], now_ms: int) -> list[int]:
+    def end(connection: Transaction, handles: list[int], now_ms: int) -> list[int]:
         parts.append(len(handles))
         return stale_deliveries.end_stale_rows(connection, handles, now_ms)
 

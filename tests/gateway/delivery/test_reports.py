@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import sqlite3
-
 import pytest
 from pyroaring import BitMap
 
@@ -9,6 +7,8 @@ from gateway.delivery.reports import count_states
 from gateway.delivery_states import DeliveryState
 from gateway.errors import Problem
 from gateway.store.deliveries.delivery_sets import SET_DEVICES, to_rows
+from gateway.store.transaction import Transaction
+from tests.gateway.delivery.machinery import counted_steps
 from tests.gateway.delivery.world import APP, World, items
 
 
@@ -107,21 +107,11 @@ def test_a_made_up_cursor_is_refused(world: World, cursor: str) -> None:
     assert refusal.value.code == "invalid_request"
 
 
-def steps(connection: sqlite3.Connection, push_no: int, sent: list[int]) -> tuple[dict[str, int], int]:
+def steps(connection: Transaction, push_no: int, sent: list[int]) -> tuple[dict[str, int], int]:
     """The counts of a push, but for zeros, and the steps of SQLite's machine that they take."""
-    count = 0
-
-    def add() -> int:
-        nonlocal count
-        count += 1
-        return 0
-
-    connection.set_progress_handler(add, 1)
-    try:
+    with counted_steps(connection) as count:
         counts = count_states(connection, push_no, sent)
-    finally:
-        connection.set_progress_handler(None, 0)
-    return {state: number for state, number in counts.items() if number}, count
+    return {state: number for state, number in counts.items() if number}, count[0]
 
 
 def test_what_is_in_flight_of_a_push_in_sets_is_counted_from_its_sets() -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +13,7 @@ from gateway.store.deliveries import delivery_sets
 from gateway.store.deliveries.delivery_sets import remove_sets
 from gateway.store.deliveries.event_log import lost_before, position_of
 from gateway.store.deliveries.retention import FORGET
+from gateway.store.transaction import Transaction
 from tests.gateway.delivery.world import APP, World, items
 
 DAY = 86_400
@@ -128,6 +128,7 @@ def test_a_push_that_is_forgotten_between_two_looks_is_gone(world: World, monkey
         assert refusal.value.code == "gone"
 
 
+@pytest.mark.sqlite("whose plan it is")
 def test_forgetting_needs_no_look_at_pushes_that_are_kept(world: World) -> None:
     plan = world.connection.execute(f"EXPLAIN QUERY PLAN {FORGET}", (0, 1)).fetchall()
     assert any("push_to_forget" in step[3] for step in plan)
@@ -197,7 +198,7 @@ def test_a_push_to_a_million_devices_leaves_in_small_operations(world: World, mo
     assert world.row("SELECT max(count) FROM outcome_set") == (5_000,)
     removed: list[int] = []
 
-    def remove(connection: sqlite3.Connection, no: int, count: int) -> int:
+    def remove(connection: Transaction, no: int, count: int) -> int:
         removed.append(remove_sets(connection, no, count))
         return removed[-1]
 

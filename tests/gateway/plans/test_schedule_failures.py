@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sqlite3
 from itertools import takewhile
 from typing import Any
 
@@ -15,6 +14,7 @@ from gateway.plans import schedule_runner
 from gateway.plans.schedule_runner import UNSEEN_SCHEDULES, Found
 from gateway.plans.schedules import ScheduleFields
 from gateway.plans.timing import Timing
+from gateway.store.transaction import Transaction
 from tests.gateway.delivery.world import APP
 from tests.gateway.plans.world import PlanWorld, instant
 
@@ -193,7 +193,7 @@ def test_twenty_thousand_schedules_are_looked_at_some_at_a_time_those_that_are_d
     looked: list[int] = []
     find = world.runner._find
 
-    def find_and_note(no: int, connection: sqlite3.Connection) -> Found | None:
+    def find_and_note(no: int, connection: Transaction) -> Found | None:
         looked.append(no)
         return find(no, connection)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from gateway.store.attribute_index import (
     TRUE,
 )
 from gateway.store.ledger_file import prepare
+from gateway.store.transaction import Transaction
 from tests.gateway.delivery.machinery import APP_NO, counted_steps, fresh_database
 from tests.gateway.store.test_migrations import ledger_of
 
@@ -46,7 +46,7 @@ ATTRIBUTES = st.one_of(
 
 
 @pytest.fixture
-def connection() -> Iterator[sqlite3.Connection]:
+def connection() -> Iterator[Transaction]:
     connection = fresh_database()
     yield connection
     connection.close()
@@ -56,7 +56,7 @@ def text_of(attributes: dict[str, Any]) -> str:
     return json.dumps(attributes, ensure_ascii=False, separators=(",", ":"))
 
 
-def enrol(connection: sqlite3.Connection, no: int, attributes: dict[str, Any]) -> None:
+def enrol(connection: Transaction, no: int, attributes: dict[str, Any]) -> None:
     connection.execute(
         "INSERT INTO device (no, app_no, id, attributes, token_hash, created_at, updated_at)"
         " VALUES (?, ?, ?, ?, x'', 0, 0)",
@@ -64,11 +64,11 @@ def enrol(connection: sqlite3.Connection, no: int, attributes: dict[str, Any]) -
     )
 
 
-def change(connection: sqlite3.Connection, no: int, attributes: dict[str, Any]) -> None:
+def change(connection: Transaction, no: int, attributes: dict[str, Any]) -> None:
     connection.execute("UPDATE device SET attributes = ? WHERE no = ?", (text_of(attributes), no))
 
 
-def indexed(connection: sqlite3.Connection, no: int) -> dict[str, Any]:
+def indexed(connection: Transaction, no: int) -> dict[str, Any]:
     return dict(
         connection.execute("SELECT name, value FROM device_attribute WHERE app_no = ? AND device_no = ?", (APP_NO, no))
     )
@@ -105,7 +105,7 @@ def test_the_index_says_what_the_attributes_say(states: list[dict[str, Any]]) ->
     connection.close()
 
 
-def test_only_what_differs_is_written(connection: sqlite3.Connection) -> None:
+def test_only_what_differs_is_written(connection: Transaction) -> None:
     enrol(connection, 1, {"a": 1, "b": "x", "c": True})
 
     def rows_written(attributes: dict[str, Any]) -> int:
@@ -142,7 +142,7 @@ def test_attributes_of_an_earlier_version_are_indexed(tmp_path: Path) -> None:
     connection.close()
 
 
-def test_what_one_device_costs_is_bounded(connection: sqlite3.Connection) -> None:
+def test_what_one_device_costs_is_bounded(connection: Transaction) -> None:
     """Two thousand attributes fit in 16 KiB: a device that changes all of them costs less than one with 64."""
 
     def steps_of_change(count: int) -> int:

@@ -77,6 +77,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
         ("SELECT sum(value), total FROM (SELECT value, 5 AS total FROM json_each(?)) GROUP BY total", ("[1, 2]",)),
         ("SELECT ? IS ?, ? IS NOT ?", (1, 1, 1, 2)),
         ("SELECT value % 3, value & 6, value >> 1 FROM json_each(?)", ("[5, 7]",)),
+        ("SELECT CAST(value AS INTEGER) FROM json_each(?)", ("[5, 7000000000]",)),
     ],
 )
 def test_statements_answer_the_same(both: Both, statement: str, values: tuple[Any, ...]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import sqlite3
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +12,7 @@ from pyroaring import BitMap
 from gateway.delivery_states import DeliveryState
 from gateway.devices import DeviceEnrolment, NewDevice, insert_devices
 from gateway.store.audience.device_sets import ALL_TAG, add_to_sets, pack, remove_from_sets, segments_of, topic_set
+from gateway.store.transaction import Transaction
 from tests.gateway.delivery.machinery import APP_NO, fresh_database
 
 NOW_MS = 1_800_000_000_000
@@ -65,7 +65,7 @@ class ModelDevice:
 class Fleet:
     """Live devices, and the ledger that has them among others."""
 
-    connection: sqlite3.Connection
+    connection: Transaction
     devices: list[ModelDevice]
 
     @property
@@ -131,7 +131,7 @@ def _attributes(chance: random.Random) -> dict[str, Any]:
     return found
 
 
-def _store(connection: sqlite3.Connection, device: ModelDevice) -> None:
+def _store(connection: Transaction, device: ModelDevice) -> None:
     connection.execute(
         "UPDATE device SET attributes = ?, created_at = ?, last_seen = ?, consent = ?, channels = ? WHERE no = ?",
         (
@@ -150,7 +150,7 @@ def _store(connection: sqlite3.Connection, device: ModelDevice) -> None:
     add_to_sets(connection, APP_NO, {topic_set(topic): [device.no] for topic in device.topics})
 
 
-def _remove(connection: sqlite3.Connection, no: int) -> None:
+def _remove(connection: Transaction, no: int) -> None:
     """As `DeviceRegistry.remove` does it."""
     tags = connection.execute("DELETE FROM device_tag WHERE device_no = ? RETURNING tag", (no,)).fetchall()
     topics = connection.execute("DELETE FROM device_topic WHERE device_no = ? RETURNING topic", (no,)).fetchall()
@@ -163,7 +163,7 @@ def _remove(connection: sqlite3.Connection, no: int) -> None:
     )
 
 
-def _make_pushes(connection: sqlite3.Connection) -> None:
+def _make_pushes(connection: Transaction) -> None:
     connection.executemany(
         "INSERT INTO push (no, id, app_no, kind, priority, qos, ttl, channel, target, content, size, accepted_at,"
         " expires_at, targeted, suppressed, in_sets)"
@@ -175,7 +175,7 @@ def _make_pushes(connection: sqlite3.Connection) -> None:
     )
 
 
-def _deliver(connection: sqlite3.Connection, device: ModelDevice, chance: random.Random) -> None:
+def _deliver(connection: Transaction, device: ModelDevice, chance: random.Random) -> None:
     """Rows of every state."""
     for no, push_id in enumerate(PUSHES, 1):
         if chance.random() < 0.4:
@@ -191,7 +191,7 @@ def _deliver(connection: sqlite3.Connection, device: ModelDevice, chance: random
             device.dismissed.add(push_id)
 
 
-def _deliver_in_sets(connection: sqlite3.Connection, devices: list[ModelDevice], chance: random.Random) -> None:
+def _deliver_in_sets(connection: Transaction, devices: list[ModelDevice], chance: random.Random) -> None:
     """Outcomes of P2, for those that have no row."""
     for state in (DeliveryState.DELIVERED, DeliveryState.EXPIRED):
         chosen = [device for device in devices if "P2" not in device.states and chance.random() < 0.5]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,6 +17,7 @@ from gateway.errors import InvalidExpression
 from gateway.store.audience.device_sets import ALL_TAG, add_to_sets
 from gateway.store.segments import evaluation
 from gateway.store.segments.sql_compiler import compile_question
+from gateway.store.transaction import Transaction
 from tests.gateway.audience.segment_language.fleet import NOW_MS
 from tests.gateway.delivery.machinery import APP_NO, fresh_database
 
@@ -51,7 +51,7 @@ def mutated(chance: random.Random) -> str:
 
 
 @pytest.fixture
-def connection() -> Iterator[sqlite3.Connection]:
+def connection() -> Iterator[Transaction]:
     connection = fresh_database()
     add_to_sets(connection, APP_NO, {ALL_TAG: [1]})  # whose conditions are found or asked for
     yield connection
@@ -59,7 +59,7 @@ def connection() -> Iterator[sqlite3.Connection]:
 
 
 @pytest.mark.timeout(300)
-def test_nothing_but_a_problem_comes_out(connection: sqlite3.Connection, full: int) -> None:
+def test_nothing_but_a_problem_comes_out(connection: Transaction, full: int) -> None:
     chance = random.Random(1)
     compiled = 0
     refusals: list[InvalidExpression] = []
@@ -94,7 +94,7 @@ def test_nothing_but_a_problem_comes_out(connection: sqlite3.Connection, full: i
     ],
     ids=lambda text: text[:12],
 )  # fmt: skip
-def test_the_worst_expressions_take_few_steps(text: str, few: int, connection: sqlite3.Connection) -> None:
+def test_the_worst_expressions_take_few_steps(text: str, few: int, connection: Transaction) -> None:
     """Counted as calls of functions, because time says little of a loaded machine: 50,000 take some 5 ms."""
     calls = 0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 from gateway.audience.segment_language.segment import compile_expression
 from gateway.store.audience.device_sets import ALL_TAG, add_to_sets
 from gateway.store.segments import evaluation
+from gateway.store.transaction import Rows, Transaction
 from tests.gateway.audience.segment_language.fleet import NOW_MS
 from tests.gateway.delivery.machinery import APP_NO, fresh_database
 
@@ -44,7 +44,7 @@ FOUND_BY = {
 
 
 @pytest.fixture
-def connection() -> Iterator[sqlite3.Connection]:
+def connection() -> Iterator[Transaction]:
     connection = fresh_database()
     add_to_sets(connection, APP_NO, {ALL_TAG: range(1, 1_001), "hall": range(1, 1_001, 2)})
     connection.execute(
@@ -56,12 +56,12 @@ def connection() -> Iterator[sqlite3.Connection]:
     connection.close()
 
 
-def plans(connection: sqlite3.Connection, text: str) -> list[list[str]]:
+def plans(connection: Transaction, text: str) -> list[list[str]]:
     """The plans of the statements that find the devices of an expression, in their order."""
     asked: list[tuple[str, Any]] = []
 
     class Recorder:
-        def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
+        def execute(self, sql: str, parameters: Any = ()) -> Rows:
             asked.append((sql, parameters))
             return connection.execute(sql, parameters)
 
@@ -75,9 +75,7 @@ def plans(connection: sqlite3.Connection, text: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("few", [0, 10_000], ids=["found", "asked"])
 @pytest.mark.parametrize("text", FOUND_BY)
-def test_no_table_is_walked(
-    connection: sqlite3.Connection, text: str, few: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_table_is_walked(connection: Transaction, text: str, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluation, "FEW_DEVICES", few)
     found = plans(connection, text)
     for plan in found:
@@ -90,7 +88,7 @@ def test_no_table_is_walked(
 
 
 @pytest.mark.parametrize("text", ["'hall' in tags && attributes.model == 'K2'", "!opened('P') && 'hall' in tags"])
-def test_what_others_leave_is_looked_up_device_by_device(connection: sqlite3.Connection, text: str) -> None:
+def test_what_others_leave_is_looked_up_device_by_device(connection: Transaction, text: str) -> None:
     (plan,) = plans(connection, text)
     assert "SCAN candidate VIRTUAL TABLE INDEX 1:" in plan
     assert ASKED in plan

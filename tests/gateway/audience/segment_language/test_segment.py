@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,13 +30,13 @@ ROOT = Path(__file__).resolve().parents[4]
 
 
 @pytest.fixture
-def connection() -> Iterator[sqlite3.Connection]:
+def connection() -> Iterator[Transaction]:
     connection = fresh_database()
     yield connection
     connection.close()
 
 
-def store_push(connection: sqlite3.Connection, push_id: str, app_no: int = APP_NO, counts: str | None = None) -> None:
+def store_push(connection: Transaction, push_id: str, app_no: int = APP_NO, counts: str | None = None) -> None:
     connection.execute(
         "INSERT INTO push (id, app_no, kind, priority, qos, ttl, target, content, size, accepted_at, expires_at,"
         " targeted, suppressed, final_counts) VALUES (?, ?, 'alert', 2, 1, 60, '{}', '{}', 2, 0, 0, 0, 0, ?)",
@@ -53,7 +52,7 @@ def store_push(connection: sqlite3.Connection, push_id: str, app_no: int = APP_N
         ("opened('mine') && opened('swept')", "the deliveries of this push were removed by retention"),
     ],
 )
-def test_a_push_of_which_nothing_is_known_is_refused(connection: sqlite3.Connection, text: str, sentence: str) -> None:
+def test_a_push_of_which_nothing_is_known_is_refused(connection: Transaction, text: str, sentence: str) -> None:
     store_push(connection, "mine")
     store_push(connection, "swept", counts="{}")
     store_push(connection, "other", app_no=APP_NO + 1)
@@ -81,9 +80,7 @@ def test_what_somebody_wrote_is_never_a_part_of_the_statement() -> None:
 
 
 @pytest.mark.parametrize("joined", [" || ", " && "])
-def test_sixty_conditions_are_not_asked_of_every_device_of_a_small_fleet(
-    connection: sqlite3.Connection, joined: str
-) -> None:
+def test_sixty_conditions_are_not_asked_of_every_device_of_a_small_fleet(connection: Transaction, joined: str) -> None:
     count = evaluation.FEW_DEVICES
     connection.execute(
         "WITH RECURSIVE n(no) AS (SELECT 1 UNION ALL SELECT no + 1 FROM n WHERE no < ?)"
@@ -124,7 +121,7 @@ async def test_devices_are_found_by_what_was_said_of_them_last(gateway: InProces
     assert await selected("attributes.model == 'K2'") == {"a"}
 
 
-def test_times_are_those_on_the_wall(connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_times_are_those_on_the_wall(connection: Transaction, monkeypatch: pytest.MonkeyPatch) -> None:
     """The ledger has server time, which a clock that was set later is an hour ahead of."""
     hour_ms = 3_600_000
     clock = WallTime()
@@ -167,7 +164,7 @@ def test_the_page_has_all_names() -> None:
 # -- conditions --------------------------------------------------------------------------------------------------------
 
 
-def test_a_condition_is_evaluated_with_sets(connection: sqlite3.Connection) -> None:
+def test_a_condition_is_evaluated_with_sets(connection: Transaction) -> None:
     add_to_sets(
         connection, APP_NO, {ALL_TAG: range(1, 200_001), "/news": range(1, 200_001, 2), "/sport": [2, 3, 70_000]}
     )
@@ -184,7 +181,7 @@ def test_a_condition_is_evaluated_with_sets(connection: sqlite3.Connection) -> N
     assert selected("'nothing' in topics") == []
 
 
-def test_a_condition_costs_no_step_for_each_device(connection: sqlite3.Connection) -> None:
+def test_a_condition_costs_no_step_for_each_device(connection: Transaction) -> None:
     add_to_sets(connection, APP_NO, {ALL_TAG: range(1, 200_001), "/news": range(1, 200_001, 2)})
     condition = compile_condition("!('news' in topics && ('a' in topics || 'b' in topics))")
     with counted_steps(connection) as steps:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from gateway.store.audience.device_sets import (
     selected_devices,
 )
 from gateway.store.audience.devices import device_rows
+from gateway.store.transaction import Transaction
 from tests.gateway.delivery.machinery import APP_NO, counted_steps, fresh_database
 from tests.gateway.delivery.world import World
 
@@ -46,19 +46,19 @@ EVERYBODY = Selection(all=True)
 
 
 @pytest.fixture
-def connection() -> Iterator[sqlite3.Connection]:
+def connection() -> Iterator[Transaction]:
     connection = fresh_database()
     yield connection
     connection.close()
 
 
-def stored_segments(connection: sqlite3.Connection, tag: str = ALL_TAG) -> dict[int, bytes]:
+def stored_segments(connection: Transaction, tag: str = ALL_TAG) -> dict[int, bytes]:
     return dict(
         connection.execute("SELECT segment, devices FROM device_set WHERE app_no = ? AND tag = ?", (APP_NO, tag))
     )
 
 
-def test_what_was_added_is_selected_by_app_and_tag(connection: sqlite3.Connection) -> None:
+def test_what_was_added_is_selected_by_app_and_tag(connection: Transaction) -> None:
     add_devices(connection, APP_NO, ALL_TAG, [3, 1, 2])
     add_devices(connection, APP_NO, ALL_TAG, [SEGMENT + 1, 2])
     add_devices(connection, APP_NO, "hall", [2, SEGMENT + 1])
@@ -69,7 +69,7 @@ def test_what_was_added_is_selected_by_app_and_tag(connection: sqlite3.Connectio
     assert not selected_devices(connection, 2, Selection(tag="hall"))
 
 
-def test_what_was_removed_is_not_selected_and_an_empty_segment_leaves(connection: sqlite3.Connection) -> None:
+def test_what_was_removed_is_not_selected_and_an_empty_segment_leaves(connection: Transaction) -> None:
     add_devices(connection, APP_NO, "hall", [1, 2, SEGMENT, 3 * SEGMENT])
     remove_devices(connection, APP_NO, "hall", [1, 7, SEGMENT, 2 * SEGMENT])
     assert list(selected_devices(connection, APP_NO, Selection(tag="hall"))) == [2, 3 * SEGMENT]
@@ -78,7 +78,7 @@ def test_what_was_removed_is_not_selected_and_an_empty_segment_leaves(connection
     assert not stored_segments(connection, "hall")
 
 
-def test_only_the_segments_concerned_are_written(connection: sqlite3.Connection) -> None:
+def test_only_the_segments_concerned_are_written(connection: Transaction) -> None:
     add_devices(connection, APP_NO, ALL_TAG, range(3 * SEGMENT))
     changes = connection.total_changes
     add_to_sets(connection, APP_NO, {ALL_TAG: [3 * SEGMENT], "hall": [5, 6]})
@@ -87,7 +87,7 @@ def test_only_the_segments_concerned_are_written(connection: sqlite3.Connection)
     assert len(selected_devices(connection, APP_NO, EVERYBODY)) == 3 * SEGMENT - 1
 
 
-def test_a_segment_is_small_whatever_it_holds(connection: sqlite3.Connection) -> None:
+def test_a_segment_is_small_whatever_it_holds(connection: Transaction) -> None:
     """Consecutive numbers are a run; a bitmap's container is never larger than a bit for each number."""
     add_devices(connection, APP_NO, ALL_TAG, range(SEGMENT))
     add_devices(connection, APP_NO, "odd", range(1, SEGMENT, 2))
@@ -95,7 +95,7 @@ def test_a_segment_is_small_whatever_it_holds(connection: sqlite3.Connection) ->
     assert len(stored_segments(connection, "odd")[0]) < SEGMENT / 8 + 32
 
 
-def test_the_tags_of_an_app_are_read_segment_by_segment(connection: sqlite3.Connection) -> None:
+def test_the_tags_of_an_app_are_read_segment_by_segment(connection: Transaction) -> None:
     add_to_sets(connection, APP_NO, {ALL_TAG: [1, 2, SEGMENT], "hall": [1, SEGMENT], "lobby": [2]})
     add_devices(connection, 2, "cellar", [3])
     everybody = BitMap(range(1, 2 * SEGMENT))
@@ -106,7 +106,7 @@ def test_the_tags_of_an_app_are_read_segment_by_segment(connection: sqlite3.Conn
 
 
 def test_of_very_many_tags_the_largest_are_found_within_bounds(
-    connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+    connection: Transaction, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_to_sets(connection, APP_NO, {f"serial-{number:03}": [number] for number in range(1, 200)})
     add_to_sets(
@@ -133,7 +133,7 @@ def test_a_set_is_written_in_parts_between_which_others_have_their_turn(
     assert pauses == [0] * (max(count - 1, 0) // 4)
 
 
-def test_queried_devices_are_those_of_the_query(connection: sqlite3.Connection) -> None:
+def test_queried_devices_are_those_of_the_query(connection: Transaction) -> None:
     numbers = [5, SEGMENT + 2, 1, 4 * SEGMENT]
     select = "SELECT value AS no FROM json_each(?) WHERE value <> ?"
     assert list(queried_devices(connection, select, (json.dumps(numbers), 1))) == [5, SEGMENT + 2, 4 * SEGMENT]
@@ -141,7 +141,7 @@ def test_queried_devices_are_those_of_the_query(connection: sqlite3.Connection) 
 
 
 @pytest.mark.parametrize("change", [add_devices, remove_devices])
-def test_the_cost_follows_the_sets_concerned(connection: sqlite3.Connection, change: Any) -> None:
+def test_the_cost_follows_the_sets_concerned(connection: Transaction, change: Any) -> None:
     """Steps of SQLite's machine with one other set in the app, and with 5,000."""
 
     def steps() -> int:

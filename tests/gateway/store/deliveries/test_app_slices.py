@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
-
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
 from gateway.store.deliveries import app_slices
 from gateway.store.deliveries.app_slices import BEGIN, EVERY_DEVICE, PushPart, SlicePosition, cut, next_slice
+from gateway.store.transaction import Transaction
 from tests.gateway.delivery.machinery import fresh_database
 
 COLUMNS = (
@@ -18,7 +17,7 @@ COLUMNS = (
 )
 
 
-def add_push(connection: sqlite3.Connection, no: int, devices: int, app_no: int = 1, closed: bool = False) -> None:
+def add_push(connection: Transaction, no: int, devices: int, app_no: int = 1, closed: bool = False) -> None:
     connection.execute(
         f"INSERT INTO push ({COLUMNS}) VALUES (?, 'alert', 2, 1, 60, '', '', 2, 0, 60, 0, ?, ?, ?, ?)",
         (f"push-{no}", app_no, no, devices, 1 if closed else None),
@@ -29,7 +28,7 @@ def add_push(connection: sqlite3.Connection, no: int, devices: int, app_no: int 
     )
 
 
-def deliveries(connection: sqlite3.Connection, part: PushPart) -> list[tuple[int, int]]:
+def deliveries(connection: Transaction, part: PushPart) -> list[tuple[int, int]]:
     return connection.execute(
         "SELECT push_no, device_no FROM delivery WHERE push_no = ? AND device_no > ? AND device_no <= ?", part.range
     ).fetchall()
