@@ -6,8 +6,9 @@ line. The end is the reverse: no new requests, those under way are answered; not
 they have is acknowledged, they are told goodbye; what they said and acknowledged until then is on disk before the files
 close.
 
-What keeps the server from starting is one line on stderr with its remedy, and exit code 2. A disk that does not confirm
-a commit ends it with 74: nobody knows what that file holds until it has been read anew.
+What keeps the server from starting is one line on stderr with its remedy, and exit code 2; or 75, if it may pass by
+itself: a PostgreSQL that does not answer yet. A disk that does not confirm a commit, or a PostgreSQL, ends it with 74:
+nobody knows what is stored until it has been read anew.
 """
 
 from __future__ import annotations
@@ -48,14 +49,18 @@ from gateway.people.components import BadClientSecret
 from gateway.service_manager import ServiceManager
 from gateway.settings import Settings
 from gateway.socket_activation import BadPassedSocket, PassedSockets
-from gateway.startup import CannotStart
+from gateway.startup import CannotStart, MayStartLater
 from gateway.store.errors import StorageError
 from gateway.watchdog import STALL_SECONDS, Watchdog
 
 log = logging.getLogger(__name__)
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-NOISY_LOGGERS = ("uvicorn", "alembic", "sqlalchemy", "asyncio", "httpx2", "httpcore2", "h11")
+EXIT_REFUSED = 2
+"""Exit code of a start that cannot work before somebody has changed something; no service manager repeats it."""
+EXIT_LATER = 75
+"""Exit code of a start that may work later (`EX_TEMPFAIL` of sysexits.h)."""
+NOISY_LOGGERS = ("uvicorn", "psycopg", "alembic", "sqlalchemy", "asyncio", "httpx2", "httpcore2", "h11")
 """Kept at warnings: what they say below is not for an operator. Statements have values in them, and the addresses of
 webhooks their tokens."""
 
@@ -82,7 +87,7 @@ def run(settings: Settings) -> int:
             except (CannotStart, BadPassedSocket, listener_config.BadListenerConfig, BadMetricsKey, BadClientSecret):
                 raise
             except StorageError as error:
-                return refuse(str(startup.refusal(data_dir / data_directory.LEDGER, error)))
+                raise startup.refusal(data_dir / data_directory.LEDGER, error) from error
             except Exception:
                 # Whatever a damaged file leads to, it is one line; a fault of ours is none of it.
                 found = startup.damage(data_dir)
@@ -92,8 +97,9 @@ def run(settings: Settings) -> int:
             with suppress(OSError):
                 disk_space.make_reserve_at_end(data_dir)
             if lost is not None:
-                remedy = "have the disk looked at, and start again"
-                ended = f"{lost}: ended, so that the next start begins from what is on disk; {remedy}"
+                is_of_disk = settings.database is None or data_directory.BROKER in lost
+                remedy = "have the disk looked at, and start again" if is_of_disk else "start again"
+                ended = f"{lost}: ended, so that the next start begins from what is stored; {remedy}"
                 log_writer.write_line(f"fleetpush: {ended}")
                 log_writer.end()
                 # Not by returning: what is left of the databases would be closed, and write to their files.
@@ -101,7 +107,7 @@ def run(settings: Settings) -> int:
     except data_directory.DirectoryInUse as holder:
         return refuse(f"{data_dir} is in use by {holder}: stop that server, or choose another --data-dir")
     except (CannotStart, BadPassedSocket, listener_config.BadListenerConfig, BadMetricsKey, BadClientSecret) as refusal:
-        return refuse(str(refusal))
+        return refuse(str(refusal), EXIT_LATER if isinstance(refusal, MayStartLater) else EXIT_REFUSED)
     except OSError as error:
         if error.filename is None or not str(error.filename).startswith(str(data_dir)):
             raise
@@ -111,10 +117,10 @@ def run(settings: Settings) -> int:
     return 0
 
 
-def _refuse(formatter: LineFormatter, text: str) -> int:
+def _refuse(formatter: LineFormatter, text: str, code: int = EXIT_REFUSED) -> int:
     one_line = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
     print(formatter.note(logging.ERROR, f"fleetpush: {one_line}"), file=sys.stderr)
-    return 2
+    return code
 
 
 async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:

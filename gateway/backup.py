@@ -57,8 +57,10 @@ from gateway.data_directory import (
     LEDGER,
     TLS_DIR,
     DirectoryInUse,
+    ledger_in_postgresql,
     locked,
     sync_directory,
+    without_ledger_file,
 )
 from gateway.program import PROGRAM, installed_version
 from gateway.scratch_folder import scratch_folder
@@ -66,6 +68,10 @@ from gateway.scratch_folder import scratch_folder
 if TYPE_CHECKING:
     from pyrage.x25519 import Identity, Recipient
 
+BACKUP_IN_POSTGRESQL = (
+    "back that up with pg_dump or PostgreSQL's base backups, and copy the data directory besides; restore it there"
+)
+"""What stands in for the commands of this module where the ledger is no file."""
 BUSY_SECONDS = 30.0
 """Time that a backup waits for another program that keeps a database locked, a migration for example."""
 SPARE_BYTES = 256 << 20
@@ -90,7 +96,7 @@ def create(
     BackupError, and leaves then nothing under that name that was not there before.
     """
     if not (data_dir / LEDGER).exists():
-        raise BackupError(f"{data_dir} holds no {LEDGER}: give the server's data directory with --data-dir")
+        raise BackupError(without_ledger_file(data_dir, BACKUP_IN_POSTGRESQL))
     if replacement.unfinished(data_dir):
         raise BackupError(f"{data_dir}: a restore was interrupted; `{PROGRAM} serve` finishes it")
     if archive.exists() and not overwrite:
@@ -232,6 +238,8 @@ def restore(
 @contextmanager
 def filling(data_dir: Path, *, replace: bool) -> Iterator[None]:
     """Hold a data directory that is to be filled, once it is known that it may be. Raises BackupError."""
+    if ledger_in_postgresql(data_dir) is not None:
+        raise BackupError(without_ledger_file(data_dir, BACKUP_IN_POSTGRESQL))
     try:
         with locked(data_dir), explained(f"{data_dir}: "):
             replacement.finish(data_dir)

@@ -390,8 +390,9 @@ class Components:
 
     def _trouble(self) -> str | None:
         """Explain why no pushes are taken, if that is because of a database."""
-        if self._database.trouble is not None:
-            return self._database.trouble.detail
+        reason = self._database.unready()
+        if reason is not None:
+            return reason
         if self._sessions.error is not None:
             return f"sessions cannot be stored: {self._sessions.error}"
         return None

@@ -24,6 +24,8 @@ LOCK_FILE = "lock"
 SERVER_FILE = "server.json"
 KEY_FILE = "admin.key"
 LEDGER = "fleetpush.db"
+POSTGRESQL_FILE = "postgresql"
+"""Names, in a line, the database that keeps the ledger instead of that file; without a password."""
 ATTACHMENTS_DIR = "attachments"
 """Files named by their SHA-256 (`delivery.attachments`)."""
 BROKER = "broker.db"
@@ -74,6 +76,22 @@ def traces(path: Path) -> list[str]:
         for trace in found
         if (trace.name != ATTACHMENTS_DIR or any(trace.iterdir()) if trace.is_dir() else trace.stat().st_size)
     )
+
+
+def ledger_in_postgresql(path: Path) -> str | None:
+    """Name the PostgreSQL that keeps the ledger of a directory; None: it is a file here, or there is none yet."""
+    try:
+        return (path / POSTGRESQL_FILE).read_text(errors="replace").strip()
+    except OSError:
+        return None
+
+
+def without_ledger_file(path: Path, instead: str) -> str:
+    """Explain to a command that works on the ledger's file why there is none. `instead`: what to do in PostgreSQL."""
+    place = ledger_in_postgresql(path)
+    if place is None:
+        return f"{path} holds no {LEDGER}: give the server's data directory with --data-dir"
+    return f"the ledger of {path} is no file but in PostgreSQL ({place}): {instead}"
 
 
 def write_private(path: Path, text: str) -> None:

@@ -419,7 +419,7 @@ class _Collector(Collector):
             CounterMetricFamily, "log_lines_dropped", "Lines that the log lacks.", "reason", sources.log_lines()
         )
         path = sources.database.path
-        yield _gauge("database_size_bytes", "Bytes of the database and its log.", database_size(path))
+        yield _gauge("database_size_bytes", "Bytes of the database and its log.", sources.database.size_bytes())
         yield _gauge("disk_free_bytes", "Bytes free on the disk of the data directory.", disk_free(path))
         yield from _backups(path.parent)
         if ends := sources.certificates():
@@ -519,12 +519,7 @@ def _by_label(
     return metric
 
 
-def database_size(path: Path) -> int:
-    """Bytes of a database and its log."""
-    return sum(part.stat().st_size for part in (path, path.with_name(path.name + "-wal")) if part.exists())
-
-
 def disk_free(path: Path) -> int:
-    """Bytes free on the disk of a database."""
+    """Bytes free on the disk of a database's folder."""
     disk = os.statvfs(path.parent)
     return disk.f_bavail * disk.f_frsize

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from gateway.backup_record import read_record
 from gateway.delivery.submission import AppRef
-from gateway.metrics import BUILD, DAY_SECONDS, MetricsSources, database_size, disk_free
+from gateway.metrics import BUILD, DAY_SECONDS, MetricsSources, disk_free
 from gateway.minute_counts import KEPT_MINUTES, MINUTE_MS
 from gateway.timestamps import rfc3339, rfc3339_of_wall, rfc3339_or_none
 
@@ -118,7 +118,7 @@ class Overview:
             "devices_online": sources.device_connections.online,
             "disk_left_bytes": sources.disk_left(),
             "disk_free_bytes": disk_free(path),
-            "database_bytes": database_size(path),
+            "database_bytes": sources.database.size_bytes(),
             "webhooks_failing": len(sources.webhook_sender.failing()),
             "certificates": [
                 {

@@ -2,7 +2,8 @@
 
 Which remedy is the point. "Restore a backup" costs what was accepted since, so it is said of damage alone: not of a
 full disk, of another owner's file, nor of one that another program has locked. A directory that lost its ledger is not
-taken for a new one, since that would make a new key, and strangers of all devices.
+taken for a new one, since that would make a new key, and strangers of all devices. A ledger in PostgreSQL is no file
+here, but the directory says where it is: so an empty database beside an earlier server's directory is refused likewise.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from gateway.settings import Settings
 from gateway.store.access.apps import add_app, app_number
 from gateway.store.connections import first_damage
 from gateway.store.database import Database
-from gateway.store.errors import DRIVER_ERRORS, StorageError
+from gateway.store.errors import DRIVER_ERRORS, OutcomeUnknown, StorageBusy, StorageError, StorageUnreachable
 from gateway.store.migrations import HEAD, MigrationFailed, NoSchema, SchemaTooNew, SchemaUnsuitable
 from gateway.store.server_time import TOLD_MS, StoredClock, WallClock
 from gateway.store.transaction import Transaction
@@ -46,6 +47,10 @@ NOT_MIGRATED = (SchemaTooNew, NoSchema, MigrationFailed, kept_ledger.NoRoomToKee
 
 class CannotStart(Exception):
     """One line for a person: what is wrong, and the remedy."""
+
+
+class MayStartLater(CannotStart):
+    """Refusal of a start that may work later, by itself: a service manager tries again."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -74,7 +79,8 @@ async def open_stores(settings: Settings, ending: AsyncExitStack) -> OpenStores:
             f"--clock-speed: {data_dir} holds data already, and a faster clock is for a fresh data directory: choose "
             "another --data-dir"
         )
-    is_new = is_new_directory(data_dir) if settings.database is None else False
+    traces = data_directory.traces(data_dir)
+    is_new = is_new_directory(data_dir) if settings.database is None else not traces
     clock: ServerClock
     sessions: SqliteStore
     stored_clock: StoredClock
@@ -101,7 +107,7 @@ async def open_stores(settings: Settings, ending: AsyncExitStack) -> OpenStores:
                 ledger, make_clock, on_full=lambda: disk_space.release(data_dir), fresh=is_new
             )
         else:
-            database = await _open_postgresql(settings.database, ledger, make_clock)
+            database = await _open_postgresql(settings.database, ledger, traces, make_clock)
     except (*NOT_MIGRATED, StorageError, OSError, *DRIVER_ERRORS) as error:
         raise refusal(ledger, error) from error
     ending.push_async_callback(database.close)
@@ -118,18 +124,37 @@ async def open_stores(settings: Settings, ending: AsyncExitStack) -> OpenStores:
     return OpenStores(database, sessions, clock, clock_ms, wall_clock, stored_clock.last_ms)
 
 
-async def _open_postgresql(url: str, ledger: Path, make_clock: Callable[[StoredClock], Callable[[], int]]) -> Database:
+async def _open_postgresql(
+    url: str, ledger: Path, traces: list[str], make_clock: Callable[[StoredClock], Callable[[], int]]
+) -> Database:
+    """Raises CannotStart, MayStartLater. No message repeats the address: it has a password in it."""
+    data_dir = ledger.parent
+    if ledger.exists():
+        raise CannotStart(
+            f"--database: {data_dir} holds a ledger of its own ({LEDGER}): choose another --data-dir for the one in "
+            "PostgreSQL, or start without --database"
+        )
+    if urlsplit(url).scheme not in ("postgresql", "postgres"):
+        raise CannotStart("--database: this is no address of PostgreSQL: postgresql://USER:PASSWORD@HOST/DATABASE")
     try:
+        from gateway.store.postgresql.address import BadAddress
         from gateway.store.postgresql.server import PostgresqlServer
     except ImportError as error:
         raise CannotStart(f"--database: {error}; install the extra: pip install 'fleetpush[postgresql]'") from error
-    if urlsplit(url).scheme not in ("postgresql", "postgres"):
-        raise CannotStart(f"--database: {url!r} is no address of PostgreSQL: postgresql://USER@HOST/DATABASE")
     try:
-        backend = await asyncio.to_thread(PostgresqlServer.open, url)
-        return await Database.over(backend, ledger, make_clock, on_full=lambda: False)  # its disk is not ours
-    except (SchemaTooNew, SchemaUnsuitable, StorageError) as error:
+        backend = await asyncio.to_thread(PostgresqlServer.open, url, fresh=not traces)
+        database = await Database.over(backend, ledger, make_clock, on_full=lambda: False)  # its disk is not ours
+    except NoSchema as error:
+        raise CannotStart(
+            f"--database: {error}, and {data_dir} holds {', '.join(traces)} of an earlier server: name the database of"
+            " that server; to begin anew, choose another --data-dir"
+        ) from error
+    except (StorageUnreachable, StorageBusy) as error:
+        raise MayStartLater(f"--database: {error}") from error
+    except (BadAddress, SchemaTooNew, SchemaUnsuitable, StorageError) as error:
         raise CannotStart(f"--database: {error}") from error
+    data_directory.write_private(data_dir / data_directory.POSTGRESQL_FILE, f"{backend.name}\n")
+    return database
 
 
 def is_new_directory(data_dir: Path) -> bool:
@@ -204,6 +229,10 @@ def refusal(path: Path, error: Exception) -> CannotStart:
             return CannotStart(f"{path}: {error}")
         case NoSchema():
             return CannotStart(f"{path}: {error}; {_begin_anew(path.parent)}")
+        case StorageUnreachable():
+            return MayStartLater(f"--database: {error}")
+        case OutcomeUnknown() if data_directory.ledger_in_postgresql(path.parent) is not None:
+            return MayStartLater(f"--database: PostgreSQL did not confirm a commit ({error})")
         case StoreInUse():
             return CannotStart(f"{path.parent} is in use by another server: stop that, or choose another --data-dir")
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
@@ -238,6 +267,9 @@ def _explained(path: Path, fault: Fault | None, reason: str) -> str:
 
 
 def _without_ledger(data_dir: Path, traces: list[str]) -> str:
+    place = data_directory.ledger_in_postgresql(data_dir)
+    if place is not None:
+        return f"{data_dir}: its ledger is in PostgreSQL ({place}): start it with --database, or choose another one"
     return (
         f"{data_dir} holds {', '.join(traces)} of an earlier server, and its ledger ({LEDGER}) is missing or empty: "
         + _begin_anew(data_dir)

@@ -1,8 +1,12 @@
-"""A PostgreSQL server for tests (`run.py test --database postgresql`): one for a run, and a schema for each ledger."""
+"""A PostgreSQL server for tests (`run.py test --database postgresql`): one for a run.
+
+Each ledger of a gateway in process has a schema in it, and each data directory of a server process a database.
+"""
 
 from __future__ import annotations
 
 import atexit
+import hashlib
 import os
 import subprocess
 from functools import cache
@@ -21,7 +25,9 @@ _NOBODY = 65_534
 """PostgreSQL refuses to run as root."""
 _EMPTY = """
 DO $$ DECLARE name text; BEGIN
- FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = current_schema AND tablename <> 'alembic_version' LOOP
+ FOR name IN SELECT tablename FROM pg_tables
+  WHERE schemaname = current_schema AND tablename NOT IN ('alembic_version', 'server_start')
+ LOOP
   EXECUTE format('DELETE FROM %I', name);
  END LOOP;
  FOR name IN SELECT sequencename FROM pg_sequences WHERE schemaname = current_schema LOOP
@@ -45,7 +51,8 @@ class Postgresql:
     def __init__(self, **settings: str) -> None:
         self._settings = _CONFIGURATION | settings
         self._folder = TemporaryDirectory(prefix="fleetpush-postgresql-", ignore_cleanup_errors=True)
-        self.url = f"host={self._folder.name} user=fleetpush dbname=postgres"
+        self.url = self.address()
+        self.running = False
 
     def __enter__(self) -> Postgresql:
         path = Path(self._folder.name)
@@ -55,13 +62,28 @@ class Postgresql:
         lines = (f"{name} = {value.format(folder=path)}" for name, value in self._settings.items())
         with (path / "data" / "postgresql.conf").open("a") as file:
             file.write("\n".join(lines) + "\n")
-        self._run("pg_ctl", "start", "--wait", "--pgdata", f"{path}/data", "--log", f"{path}/log")
+        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        path = Path(self._folder.name)
-        self._run("pg_ctl", "stop", "--wait", "--mode", "immediate", "--pgdata", f"{path}/data")
+        if self.running:
+            self.stop()
         self._folder.cleanup()
+
+    def start(self) -> None:
+        """Start it again where it has been stopped; returns when it answers."""
+        path = Path(self._folder.name)
+        self._run("pg_ctl", "start", "--wait", "--pgdata", f"{path}/data", "--log", f"{path}/log")
+        self.running = True
+
+    def stop(self) -> None:
+        """End it at once and without a checkpoint, as a crash does."""
+        self._run("pg_ctl", "stop", "--wait", "--mode", "immediate", "--pgdata", f"{self._folder.name}/data")
+        self.running = False
+
+    def address(self, database: str = "postgres") -> str:
+        """The address of a database, as the setting `database` has it."""
+        return f"postgresql://fleetpush@/{database}?host={self._folder.name}"
 
     def _run(self, program: str, *arguments: str) -> None:
         as_nobody = {"user": _NOBODY, "group": _NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
@@ -71,6 +93,16 @@ class Postgresql:
             **as_nobody,  # type: ignore[call-overload]  # of the types that each has
         )  # fmt: skip
         assert done.returncode == 0, f"{program}: {done.stderr}"
+
+
+def database_for(data_dir: Path) -> str:
+    """The address of the database that belongs to a data directory of a server process, made if need be."""
+    url = os.environ[URL_VARIABLE]
+    name = f"t{hashlib.sha256(str(data_dir).encode()).hexdigest()[:24]}"
+    with psycopg.connect(url, autocommit=True) as connection:
+        if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,)).fetchone() is None:
+            connection.execute(f"CREATE DATABASE {name}")
+    return url.replace("/postgres?", f"/{name}?")
 
 
 class SchemaPool:

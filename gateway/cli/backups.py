@@ -177,8 +177,12 @@ def run_schedule(
 ) -> None:
     """Back up on a schedule until SIGTERM or SIGINT."""
     from gateway import backup_schedule as schedule
+    from gateway.backup import BACKUP_IN_POSTGRESQL
     from gateway.backup_archive import BackupError
+    from gateway.data_directory import ledger_in_postgresql, without_ledger_file
 
+    if ledger_in_postgresql(source) is not None:
+        fail(without_ledger_file(source, BACKUP_IN_POSTGRESQL), 2)  # no service manager need repeat it
     every_seconds = seconds_of(every, "--every")
     if every_seconds < schedule.LEAST_INTERVAL_SECONDS:
         fail(f"--every {every!r}: {schedule.LEAST_INTERVAL_SECONDS} seconds at least", 2)

@@ -27,7 +27,16 @@ from broker.sqlite_file import connect
 from gateway.cli.options import AsJson, DataDir, ServerUrl, load_settings
 from gateway.cli.server_client import RequestRefused, ServerClient, UntrustedServer
 from gateway.cli.terminal import PROGRAM, Failure, fail, print_json, print_line
-from gateway.data_directory import BROKER, CA_CERTIFICATE, CA_KEY, LEDGER, SERVER_CERTIFICATE, SERVER_KEY, TLS_DIR
+from gateway.data_directory import (
+    BROKER,
+    CA_CERTIFICATE,
+    CA_KEY,
+    LEDGER,
+    SERVER_CERTIFICATE,
+    SERVER_KEY,
+    TLS_DIR,
+    ledger_in_postgresql,
+)
 
 if TYPE_CHECKING:
     from gateway.certificates import CertificateFacts
@@ -76,6 +85,8 @@ class SetUp:
     tls_key: Path | None = None
     tls_ca: Path | None = None
     """The last three as `serve` has them: unset, they are in the data directory, or there are none."""
+    database: str | None = None
+    """The address of the PostgreSQL that keeps the ledger; None: it is a file."""
 
 
 def doctor(
@@ -103,6 +114,7 @@ def doctor(
         settings.tls_cert,
         settings.tls_key,
         settings.tls_ca,
+        settings.database,
     )
     findings = []
     for finding in examine(set_up):
@@ -121,8 +133,11 @@ def examine(set_up: SetUp) -> Iterator[Finding]:
     yield check_data_dir(set_up.data_dir)
     yield check_disk(set_up.data_dir)
     yield check_descriptors()
-    yield from check_ledger(set_up.data_dir / LEDGER)
-    yield from check_backups(set_up.data_dir, time.time())
+    if set_up.database is None:
+        yield from check_ledger(set_up.data_dir / LEDGER)
+        yield from check_backups(set_up.data_dir, time.time())
+    else:
+        yield from check_postgresql(set_up.database, set_up.data_dir)
     tls = set_up.data_dir / TLS_DIR
     now = datetime.now(UTC)
     certificate, key = set_up.tls_cert or tls / SERVER_CERTIFICATE, set_up.tls_key or tls / SERVER_KEY
@@ -206,6 +221,57 @@ def check_ledger(path: Path) -> Iterator[Finding]:
     yield check_clock(time.time(), row[0] / 1000 if row is not None else None)
 
 
+def check_postgresql(url: str, data_dir: Path) -> Iterator[Finding]:
+    """Reachable, young enough, durable, ours, and with this version's schema."""
+    subject = "postgresql"
+    if (data_dir / LEDGER).exists():
+        text = f"{data_dir} holds a ledger of its own ({LEDGER}), beside the setting `database`"
+        yield Finding("fail", subject, text, "choose another data directory, or take the setting away")
+        return
+    try:
+        from gateway.store.migrations import HEAD
+        from gateway.store.postgresql.address import BadAddress
+        from gateway.store.postgresql.examination import Unreachable, examine_ledger
+        from gateway.store.postgresql.schema import LEAST_MAJOR_VERSION
+    except ImportError as error:
+        yield Finding("fail", subject, str(error), "pip install 'fleetpush[postgresql]'")
+        return
+    try:
+        found = examine_ledger(url)
+    except BadAddress as error:
+        yield Finding("fail", subject, str(error), "mend the setting `database`")
+        return
+    except Unreachable as error:
+        remedy = "is it running, does it listen there, and are user, password and database right? Try psql"
+        yield Finding("fail", subject, str(error), remedy)
+        return
+    if found.major_version < LEAST_MAJOR_VERSION:
+        text = f"version {found.major_version}, and it has to be {LEAST_MAJOR_VERSION} at least"
+        yield Finding("fail", subject, text, "upgrade it")
+        return
+    yield Finding("ok", subject, f"version {found.major_version} answers: {found.place}")
+    if found.not_durable:
+        text = f"{', '.join(found.not_durable)} off: what was accepted may be lost in a power cut"
+        yield Finding("fail", "durability", text, "ALTER SYSTEM SET name = on, and reload or restart PostgreSQL")
+    else:
+        yield Finding("ok", "durability", "fsync, full_page_writes and synchronous_commit are on")
+    if found.schema_version is None:
+        if found.tables:
+            text = "the schema `fleetpush` holds the tables of another program"
+            yield Finding("fail", "schema", text, "name another database")
+        else:
+            yield Finding("ok", "schema", f"no ledger yet; `{PROGRAM} serve` makes it")
+        return
+    if found.schema_version != HEAD:
+        text = f"{found.schema_version} is not this version's ({HEAD}), and there is no way from one to the other yet"
+        yield Finding("fail", "schema", text, "run the version of Fleetpush that wrote it, or name another database")
+        return
+    yield Finding("ok", "schema", f"{HEAD} is this version's")
+    yield check_clock(time.time(), None if found.clock_ms is None else found.clock_ms / 1000)
+    text = "PostgreSQL's own (pg_dump, base backups), and the data directory beside it: nothing here sees whether it is"
+    yield Finding("ok", "backup", f"{text} done")
+
+
 def check_audit_log(path: Path) -> Finding:
     """Verify the audit logs of all apps: whether each agrees with its chain."""
     from gateway.store.audit_entries import count_entries, verify_all
@@ -272,6 +338,8 @@ def mend_stored_times(data_dir: Path) -> None:
     from gateway.store.server_time import mend
 
     if not (data_dir / LEDGER).exists():
+        if ledger_in_postgresql(data_dir) is not None:
+            fail("stored times in PostgreSQL are not mended by this command: let the machine's clock pass them")
         fail(f"{data_dir} has no ledger: name the server's data directory with --data-dir")
     try:
         with locked(data_dir):

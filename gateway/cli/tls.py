@@ -22,7 +22,15 @@ from broker.sqlite_file import connect
 from gateway.cli.options import AsJson, DataDir, command_group, load_settings
 from gateway.cli.terminal import PROGRAM, fail, note, print_facts, print_json, print_table
 from gateway.cli.tls_recipes import Identity, Server, curl, recipes
-from gateway.data_directory import CA_CERTIFICATE, DEVICES_DIR, LEDGER, SERVER_CERTIFICATE, SERVER_FILE, TLS_DIR
+from gateway.data_directory import (
+    CA_CERTIFICATE,
+    DEVICES_DIR,
+    LEDGER,
+    SERVER_CERTIFICATE,
+    SERVER_FILE,
+    TLS_DIR,
+    without_ledger_file,
+)
 
 if TYPE_CHECKING:
     from gateway.certificates import CertificateFacts, InitializedTls
@@ -183,7 +191,7 @@ def require_owner(data_dir: Path) -> None:
 def stored_token_hash(data_dir: Path, app: str, device_id: str) -> bytes:
     path = data_dir / LEDGER
     if not path.exists():
-        fail(f"{data_dir} holds no {LEDGER}: give the server's data directory with --data-dir")
+        fail(without_ledger_file(data_dir, "certificates of devices are made for an embedded ledger only, so far"))
     try:
         with closing(connect(path, must_exist=True)) as database:
             database.execute("PRAGMA query_only = 1")

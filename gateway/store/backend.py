@@ -21,6 +21,14 @@ class Backend(Protocol):
     def name(self) -> str:
         """The place, as messages for the operator name it."""
 
+    @property
+    def unconfirmed(self) -> str:
+        """The event of a commit that was not confirmed, as a clause of a message."""
+
+    @property
+    def trouble(self) -> str | None:
+        """The reason why nothing can be stored at the moment, as the last try has shown; it may pass by itself."""
+
     def stored_clock(self) -> StoredClock:
         """Return what earlier runs have left of server time."""
 
@@ -29,6 +37,9 @@ class Backend(Protocol):
 
     def connect_reader(self, *, for_apps: bool) -> Transaction:
         """A connection that reads: for apps, whose statements differ, or for the server itself."""
+
+    def reconnect(self, connection: Transaction) -> None:
+        """Connect again if a reader's connection was lost; called before its statements."""
 
     def begin(self, connection: Transaction) -> None:
         """Begin a transaction that writes."""
@@ -56,6 +67,9 @@ class Backend(Protocol):
 
     def free_bytes_after_upkeep(self, connection: Transaction) -> int:
         """Do what has to be done once a second, on the writer between groups; the free bytes inside."""
+
+    def size_bytes(self) -> int:
+        """Bytes that the database takes, its log included if that is part of it; any thread."""
 
     def give_back(self, connection: Transaction, *, all_bytes: bool) -> int:
         """Give some of the free bytes back to the disk, in the writer's transaction; how many pages."""

@@ -18,7 +18,8 @@ Laws
    closing it would write; `lost` says so, and the process ends. The next start begins from what the file holds, which
    `ledger_file.prepare` has copied and synced anew before anything is read.
 
-Where the rows are is the `Backend`'s matter: one file of SQLite (`ledger_file`).
+Where the rows are is the `Backend`'s matter: one file of SQLite (`ledger_file`), or a schema in PostgreSQL, where the
+disk of these laws is the server, and its answer the sync (`postgresql.server`).
 """
 
 from __future__ import annotations
@@ -142,6 +143,14 @@ class Database:
         writer_connection = await loop.run_in_executor(None, backend.connect_writer)
         return cls(path, backend, writer_connection, make_clock(backend.stored_clock()), loop, on_full)
 
+    def unready(self) -> str | None:
+        """Explain why nothing can be stored at the moment; None: it can, as far as is known."""
+        return self._backend.trouble if self.trouble is None else self.trouble.detail
+
+    def size_bytes(self) -> int:
+        """Bytes that the database takes."""
+        return self._backend.size_bytes()
+
     def follow_groups(self, on_group: Callable[[], None]) -> None:
         """Call this on the loop after the callbacks of each group, from now on."""
         self._group_followers.append(on_group)
@@ -223,7 +232,7 @@ class Database:
     def _run_group(self, raw: Transaction, group: list[WriteOperation]) -> None:
         if self._unsynced:
             for operation in group:
-                operation.error = StorageFailed("the disk has not confirmed an earlier commit; the server is ending")
+                operation.error = StorageFailed("an earlier commit was not confirmed; the server is ending")
             return
         try:
             self._run_together(raw, group)
@@ -238,8 +247,9 @@ class Database:
                     operation.error = None
                 self._run_group(raw, group)
                 return
-            if len(group) == 1 or fault in (Fault.UNSYNCED, Fault.LOCKED):
+            if len(group) == 1 or fault in (Fault.UNSYNCED, Fault.LOCKED) or self._backend.trouble is not None:
                 # Locked: another process has had the file for all of BUSY_MS; asking again would take as long each.
+                # Trouble: nobody is there to ask.
                 for operation in group:
                     operation.error = self._explained(error)
                 return
@@ -278,9 +288,9 @@ class Database:
     def _give_up(self, error: Exception) -> None:
         """Write nothing any more, and let the process end (law 5). Writer thread."""
         self._unsynced = True
-        self.trouble = StorageFailed("the disk does not confirm what is written; the server is ending")
+        self.trouble = StorageFailed(f"{self._backend.unconfirmed}; the server is ending")
         self._loop.call_soon_threadsafe(
-            self.lost.set_result, f"{self._backend.name}: the disk did not confirm a commit: {error}"
+            self.lost.set_result, f"{self._backend.name}: {self._backend.unconfirmed}: {error}"
         )
 
     def _explained(self, error: BaseException) -> BaseException:
@@ -424,6 +434,8 @@ class Database:
         if getattr(self._local, "connection", None) is None:
             self._local.connection = self._backend.connect_reader(for_apps=for_apps)
             self._reader_connections.append(self._local.connection)
+        else:
+            self._backend.reconnect(self._local.connection)
         return self._local.connection  # type: ignore[no-any-return]  # what was put there
 
     async def close(self) -> None:

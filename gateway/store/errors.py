@@ -1,4 +1,4 @@
-"""Errors of the ledger's file, in the words of the API's catalogue."""
+"""Errors of the ledger's database, in the words of the API's catalogue."""
 
 from __future__ import annotations
 
@@ -56,6 +56,12 @@ class StorageForbidden(StorageFailed):
     fault = Fault.FORBIDDEN
 
 
+class StorageUnreachable(StorageFailed):
+    """The database server does not answer: nothing of the operation was stored."""
+
+    detail = "the database does not answer: nothing was stored; send again"
+
+
 class StorageDamaged(StorageError):
     """The file holds what SQLite never wrote: nothing of the operation was stored."""
 
@@ -73,8 +79,8 @@ class OutcomeUnknown(StorageError):
     fault = Fault.UNSYNCED
     code = "outcome_unknown"
     detail = (
-        "the disk did not confirm what was written: it may be stored, or not; the server ends because of it. Send "
-        "again when it is back, a push with the same Idempotency-Key, so that it is sent once"
+        "the disk, or the database, did not confirm what was written: it may be stored, or not; the server ends because"
+        " of it. Send again when it is back, a push with the same Idempotency-Key, so that it is sent once"
     )
 
 

@@ -49,6 +49,9 @@ LOG_BOUND_FACTOR = 2
 class LedgerFile:
     """A `Backend`: the file at `path`, which `prepare` has brought up to date."""
 
+    unconfirmed = "the disk did not confirm a commit"
+    trouble = None
+
     def __init__(self, path: Path, stored_clock: StoredClock) -> None:
         self._path = path
         self._stored_clock = stored_clock
@@ -83,6 +86,9 @@ class LedgerFile:
             connection = open_ledger(self._path, BUSY_MS)
         connection.execute(f"PRAGMA cache_size = -{READER_CACHE_KIBIBYTES}")
         return connection
+
+    def reconnect(self, connection: Transaction) -> None:
+        """A file is not lost."""
 
     def begin(self, connection: Transaction) -> None:
         connection.execute("BEGIN IMMEDIATE")
@@ -138,6 +144,9 @@ class LedgerFile:
             finally:
                 connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
         return free_bytes
+
+    def size_bytes(self) -> int:
+        return sum(part.stat().st_size for part in (self._path, self._log) if part.exists())
 
     def give_back(self, connection: Transaction, *, all_bytes: bool) -> int:
         (mode,) = connection.execute("PRAGMA auto_vacuum").fetchone()

@@ -1,6 +1,7 @@
 """What every black-box test stands on: the real server process, its HTTP interface, and waiting with a deadline.
 
-Nothing here imports the product, but for the empty ledger that new servers begin with. `Server` starts `python -m
+Nothing here imports the product, but for the empty ledger that new servers begin with. With `--database postgresql`
+each data directory of this tree's servers has a database of its own in the run's PostgreSQL. `Server` starts `python -m
 gateway serve` with the interpreter that runs the tests, on free ports, reads the ready line and the admin key as an
 operator would, and can be killed with SIGKILL and started again on the same ports and data. `Api` spells the HTTP
 contract once; its `counts` checks the conservation law on every single call, so that each test that looks at a push
@@ -29,11 +30,14 @@ from typing import IO, Any, TypeVar
 
 import httpx2
 
+from tests import postgresql
 from tests.empty_ledger import make_data_directory
 from tests.end_to_end import warm_start
 from tests.end_to_end.warm_start import WarmProcess
 
 ROOT = Path(__file__).resolve().parents[2]
+DATABASE = "FLEETPUSH_DATABASE"
+"""The variable of the setting that says where the ledger is."""
 READY = re.compile(r"^fleetpush ready https?=(\S+):(\d+) mqtts?=(\S+):(\d+)((?: \w+=\S+)*)$")
 THIS_TREE = (sys.executable, "-m", "gateway")
 START_TIMEOUT = 30.0
@@ -131,7 +135,14 @@ class Server:
         command += ["--mqtt-port", str(self.mqtt_port), "--http-port", str(self.http_port), *self.options]
         folder = self.data_dir.parent
         # A faster clock wants to make its ledger itself; what was installed may have a schema of its own.
-        if self.program == THIS_TREE and not self.data_dir.exists() and "--clock-speed" not in self.options:
+        if self.program == THIS_TREE and DATABASE not in self.env and postgresql.URL_VARIABLE in os.environ:
+            self.env[DATABASE] = postgresql.database_for(self.data_dir)
+        elif (
+            self.program == THIS_TREE
+            and DATABASE not in self.env
+            and not self.data_dir.exists()
+            and "--clock-speed" not in self.options
+        ):
             make_data_directory(self.data_dir)
         with self._errors.open("ab") as errors:
             if command[: len(THIS_TREE)] == list(THIS_TREE) and warm_start.can_start(self.env):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -10,11 +11,11 @@ from psycopg.adapt import Loader
 from psycopg.pq import TransactionStatus
 from psycopg.types.string import TextLoader
 
+from gateway.store.postgresql.address import read_address
 from gateway.store.postgresql.dialect import translated
 
-SETTINGS = "-c join_collapse_limit=1 -c client_min_messages=warning -c jit=off"
-"""Joins are made in the order in which a statement names them, as with CROSS JOIN in SQLite: whoever wrote it knows
-what is small. Statements are short, and many: compiling one takes longer than it does."""
+_LAST_WORDS = 3
+"""Reads until the end shows of what a server says before it ends a connection: its reason, and the end itself."""
 _CHANGES = ("INSERT", "UPDATE", "DELETE")
 
 
@@ -77,17 +78,18 @@ class PostgresqlRows:
 
 
 class Connection:
-    """A connection in a schema of the database at a URL, whose transactions are begun and ended in SQL."""
+    """A connection in a schema of the database at an address, whose transactions are begun and ended in SQL."""
 
     def __init__(self, url: str, schema: str) -> None:
-        self._url = url
-        self._schema = schema
+        """Raises BadAddress, psycopg.Error."""
+        given = read_address(url).parameters
+        self._parameters = {**given, "options": f"-c search_path={schema} {given['options']}"}
         self.total_changes = 0
         """PostgresqlRows that were inserted, changed or removed so far."""
         self._raw = self._connected()
 
     def _connected(self) -> psycopg.Connection[Any]:
-        raw = psycopg.connect(self._url, autocommit=True, options=f"-c search_path={self._schema} {SETTINGS}")
+        raw = psycopg.connect(autocommit=True, **self._parameters)  # type: ignore[arg-type]  # libpq's words
         adapters = raw.adapters
         for name in ("json", "jsonb"):
             adapters.register_loader(name, TextLoader)
@@ -106,6 +108,19 @@ class Connection:
     def is_lost(self) -> bool:
         """Whether the server has gone, or ended the connection."""
         return self._raw.closed or self._raw.broken
+
+    def notice_end(self) -> None:
+        """See whether the server has ended the connection between two transactions: a system call."""
+        if self._raw.closed:
+            return
+        poll = select.poll()
+        poll.register(self._raw.fileno(), select.POLLIN)
+        for _ in range(_LAST_WORDS):
+            if not self._raw.broken and poll.poll(0):
+                try:
+                    self._raw.pgconn.consume_input()
+                except psycopg.OperationalError:
+                    return  # it is marked as broken
 
     def connect_again(self) -> None:
         """Replace a lost connection. Raises psycopg.OperationalError."""

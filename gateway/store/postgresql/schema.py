@@ -17,31 +17,48 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlmodel import SQLModel
 
 from gateway import store
-from gateway.store.migrations import HEAD, SchemaTooNew, SchemaUnsuitable
+from gateway.store.migrations import HEAD, NoSchema, SchemaTooNew, SchemaUnsuitable
+from gateway.store.postgresql.address import Address
 
 _TYPES = (("INTEGER", "BIGINT"), ("SERIAL", "BIGSERIAL"), ("BIGBIGSERIAL", "BIGSERIAL"), ("BLOB", "BYTEA"))
 _FOREIGN_KEY = re.compile(r",\s*FOREIGN KEY\([^)]*\) REFERENCES [^(]*\([^)]*\)")
 _PREPARING = 0x666C_6565_7470_7574
 """The advisory lock of who makes a schema ("fleetput")."""
+LEAST_MAJOR_VERSION = 15
+"""The oldest major version of PostgreSQL that the statements are tested with."""
 
 
-def prepare(url: str, schema: str) -> None:
-    """Make the schema if it is not there. Raises SchemaTooNew, SchemaUnsuitable, psycopg.Error."""
-    with psycopg.connect(url, options="-c client_min_messages=warning") as connection:
+def prepare(address: Address, schema: str, *, fresh: bool = True) -> None:
+    """Make the schema if it is not there, and may be made (`fresh`).
+
+    Raises NoSchema, SchemaTooNew, SchemaUnsuitable, psycopg.Error.
+    """
+    with psycopg.connect(**address.parameters) as connection:  # type: ignore[arg-type]  # libpq's words
+        major = connection.info.server_version // 10_000
+        if major < LEAST_MAJOR_VERSION:
+            raise SchemaUnsuitable(f"this is PostgreSQL {major}, and it has to be {LEAST_MAJOR_VERSION} at least")
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (_PREPARING,))
-        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+        there = _tables(connection, schema)
+        if not there and not fresh:
+            raise NoSchema(f"there is no ledger in schema {schema}")
+        if not there:
+            connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
         connection.execute(f"SET LOCAL search_path = {schema}")
-        there = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = %s", (schema,)).fetchall()
         if not there:
             _fill(connection)
             return
-        if ("alembic_version",) not in there:
+        if "alembic_version" not in there:
             raise SchemaUnsuitable(f"schema {schema} holds the tables of another program")
         (version,) = connection.execute("SELECT version_num FROM alembic_version").fetchone() or ("",)
         if version > HEAD:
             raise SchemaTooNew(f"the data was written by a newer version (schema {version}; this one knows {HEAD})")
         if version != HEAD:
             raise SchemaUnsuitable(f"the data is of schema {version}, and there is no way from there to {HEAD}")
+
+
+def _tables(connection: psycopg.Connection[Any], schema: str) -> set[str]:
+    rows = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = %s", (schema,))
+    return {str(name) for (name,) in rows}
 
 
 def _fill(connection: psycopg.Connection[Any]) -> None:
@@ -51,6 +68,8 @@ def _fill(connection: psycopg.Connection[Any]) -> None:
         connection.execute(statement.encode())
     connection.execute(f"CREATE FUNCTION device_numbered{on_tables}".encode())
     connection.execute("CREATE TABLE alembic_version (version_num TEXT NOT NULL)")
+    connection.execute("CREATE TABLE server_start (no BIGINT NOT NULL)")
+    connection.execute("INSERT INTO server_start VALUES (0)")
     connection.execute("INSERT INTO alembic_version VALUES (%s)", (HEAD,))
 
 

@@ -2,12 +2,19 @@
 
 Commits are as lasting as PostgreSQL's are: with `fsync`, `full_page_writes` and `synchronous_commit` on, as they are by
 default. A commit that is not answered may have happened, or not: as after a failed sync of a file, the process ends,
-and the next start begins from what is stored.
+and the next start begins from what is stored. Any other lost connection costs what was under way: it was not stored,
+whoever asked is told so, and the next statement connects again.
+
+The schema has one server at a time: the writer's connection holds an advisory lock, which PostgreSQL gives up with it.
+What a server knows in memory is right only as long as no other one has written meanwhile. So each start has a number in
+the schema, and a writer that connects again and finds another one there ends its process.
 """
 
 from __future__ import annotations
 
 import logging
+import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
@@ -16,7 +23,8 @@ import psycopg
 from psycopg import errors
 
 from broker.sqlite_file import Fault
-from gateway.store.errors import STORAGE_ERRORS, StorageBusy, StorageError
+from gateway.store.errors import STORAGE_ERRORS, StorageBusy, StorageError, StorageForbidden, StorageUnreachable
+from gateway.store.postgresql.address import read_address
 from gateway.store.postgresql.connection import Connection
 from gateway.store.postgresql.schema import prepare
 from gateway.store.server_time import StoredClock, read_stored_clock
@@ -42,29 +50,57 @@ _FAULTS: tuple[tuple[type[psycopg.Error], Fault], ...] = (
 )
 
 
+LOCK_SECONDS = 5.0
+"""Time that a start waits for the lock: PostgreSQL notices a moment later that a server was killed."""
+_LOCK_PAUSE_SECONDS = 0.1
+RETRY_SECONDS = 1.0
+"""Time between two attempts to reach a PostgreSQL that is away."""
+SIZE_SECONDS = 60.0
+"""Time between two measurements of the database's size, which looks at each of its files."""
+_PERMANENT = re.compile(r"password|pg_hba|does not exist|permission denied|not translate host name|SSL|authentication")
+"""Refusals of a connection that stay until somebody changes something, in PostgreSQL's English."""
+
+
 class CommitUnanswered(Exception):
     """The connection was lost while a commit was under way."""
 
 
+class WrittenByAnother(Exception):
+    """Another server has had the schema while the connection was lost."""
+
+
 class PostgresqlServer:
-    """A `Backend`: the schema of a database at a URL (`postgresql://user@host/database`)."""
+    """A `Backend`: the schema of a database at a URL (`postgresql://user@host/database`). Raises BadAddress."""
+
+    unconfirmed = "PostgreSQL did not confirm a commit"
 
     def __init__(self, url: str, schema: str = SCHEMA) -> None:
         self._url = url
+        self._address = read_address(url)
         self._schema = schema
+        self._start_no = 0
+        self._size_bytes = 0
+        self._next_measurement = 0.0
+        self._next_try = 0.0
+        self._refusal = ""
+        self.trouble: str | None = None
 
     @classmethod
-    def open(cls, url: str, schema: str = SCHEMA) -> PostgresqlServer:
-        """Make the schema if there is none. Raises SchemaTooNew, MigrationFailed, StorageError."""
+    def open(cls, url: str, schema: str = SCHEMA, *, fresh: bool = True) -> PostgresqlServer:
+        """Make the schema if there is none and there may be none (`fresh`).
+
+        Raises BadAddress, NoSchema, SchemaTooNew, SchemaUnsuitable, StorageError.
+        """
+        server = cls(url, schema)
         try:
-            prepare(url, schema)
+            prepare(server._address, schema, fresh=fresh)
         except psycopg.Error as error:
             raise _explained(error) from error
-        return cls(url, schema)
+        return server
 
     @property
     def name(self) -> str:
-        return f"schema {self._schema} of PostgreSQL"
+        return f"schema {self._schema} of PostgreSQL ({self._address.place})"
 
     def stored_clock(self) -> StoredClock:
         connection = self._connected()
@@ -76,13 +112,18 @@ class PostgresqlServer:
     def connect_writer(self) -> Transaction:
         """The connection that keeps other servers away. Raises StorageBusy when there is one."""
         connection = self._connected()
-        self._lock_schema(connection)
-        for setting in DURABLE:
-            (value,) = connection.execute(f"SHOW {setting}").fetchone()
-            if value == "off":
-                log.critical(
-                    "PostgreSQL has %s = off: what was accepted may be lost in a power cut; set it to on", setting
-                )
+        try:
+            self._lock_schema(connection, time.monotonic() + LOCK_SECONDS)
+            (self._start_no,) = connection.execute("UPDATE server_start SET no = no + 1 RETURNING no").fetchone()
+            for setting in DURABLE:
+                (value,) = connection.execute(f"SHOW {setting}").fetchone()
+                if value == "off":
+                    log.critical(
+                        "PostgreSQL has %s = off: what was accepted may be lost in a power cut; set it to on", setting
+                    )
+        except Exception as error:
+            connection.close()
+            raise _explained(error) from error
         return connection
 
     def connect_reader(self, *, for_apps: bool) -> Transaction:
@@ -94,27 +135,62 @@ class PostgresqlServer:
         except psycopg.Error as error:
             raise _explained(error) from error
 
-    def _lock_schema(self, connection: Transaction) -> None:
-        """Held as long as the connection: PostgreSQL gives it up with that, whatever becomes of us."""
-        (taken,) = connection.execute(
-            "SELECT pg_try_advisory_lock(? # hashtext(?))", (_OF_A_SERVER, self._schema)
-        ).fetchone()
-        if not taken:
-            connection.close()
-            raise StorageBusy(f"another server has {self.name}: end that one first")
+    def _lock_schema(self, connection: Transaction, deadline: float) -> None:
+        """Held as long as the connection. Raises StorageBusy after `deadline` (monotonic seconds)."""
+        while True:
+            (taken,) = connection.execute(
+                "SELECT pg_try_advisory_lock(? # hashtext(?))", (_OF_A_SERVER, self._schema)
+            ).fetchone()
+            if taken:
+                return
+            if time.monotonic() >= deadline:
+                raise StorageBusy(f"another server has {self.name}: end that one first")
+            time.sleep(_LOCK_PAUSE_SECONDS)
 
     def begin(self, connection: Transaction) -> None:
         raw = cast(Connection, connection)
+        raw.notice_end()
         if raw.is_lost:
-            raw.connect_again()
-            self._lock_schema(connection)
-            log.warning("the connection to PostgreSQL was lost, and is there again")
+            self._restore_writer(raw)
         connection.execute("BEGIN")
 
-    def begin_snapshot(self, connection: Transaction) -> None:
+    def _restore_writer(self, raw: Connection) -> None:
+        """Connect again, unless another server has had the schema meanwhile. Raises WrittenByAnother."""
+        if self.trouble is None:
+            self.trouble = "the connection to PostgreSQL is lost; it is made again as soon as that answers"
+            log.error("the connection to PostgreSQL is lost: nothing is accepted until it answers again")
+        self._connect_again(raw)
+        connection = cast(Transaction, raw)
+        try:
+            self._lock_schema(connection, time.monotonic())
+            (start_no,) = connection.execute("SELECT no FROM server_start").fetchone()
+            if start_no != self._start_no:
+                raise WrittenByAnother("another server has written to the schema while the connection was lost")
+        except Exception:
+            raw.close()  # or the next group would write without the lock
+            raise
+        self.trouble = None
+        log.warning("PostgreSQL answers again")
+
+    def reconnect(self, connection: Transaction) -> None:
         raw = cast(Connection, connection)
+        raw.notice_end()
         if raw.is_lost:
+            self._connect_again(raw)
+
+    def _connect_again(self, raw: Connection) -> None:
+        """Any thread. A server that is away is asked once a second, by whoever comes first: one that does not even
+        refuse takes seconds to be given up. Raises psycopg.Error, StorageUnreachable."""
+        if time.monotonic() < self._next_try:
+            raise StorageUnreachable(self._refusal)
+        try:
             raw.connect_again()
+        except psycopg.Error as error:
+            self._refusal = _text(error)
+            self._next_try = time.monotonic() + RETRY_SECONDS
+            raise
+
+    def begin_snapshot(self, connection: Transaction) -> None:
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
 
     def commit(self, connection: Transaction) -> None:
@@ -134,9 +210,6 @@ class PostgresqlServer:
 
     @contextmanager
     def limited(self, connection: Transaction, seconds: float) -> Iterator[None]:
-        raw = cast(Connection, connection)
-        if raw.is_lost:
-            raw.connect_again()
         connection.execute(f"SET statement_timeout = {int(seconds * 1000)}")
         yield
 
@@ -150,8 +223,14 @@ class PostgresqlServer:
         return _explained(error)
 
     def free_bytes_after_upkeep(self, connection: Transaction) -> int:
-        """PostgreSQL's own vacuum keeps its files."""
+        """PostgreSQL's own vacuum keeps its files; measure their size now and then."""
+        if time.monotonic() >= self._next_measurement:
+            self._next_measurement = time.monotonic() + SIZE_SECONDS
+            (self._size_bytes,) = connection.execute("SELECT pg_database_size(current_database())").fetchone()
         return 0
+
+    def size_bytes(self) -> int:
+        return self._size_bytes
 
     def give_back(self, connection: Transaction, *, all_bytes: bool) -> int:
         return 0
@@ -168,8 +247,10 @@ def _fault_of(error: BaseException) -> Fault | None:
     """The fault of the first failure: in a transaction that has failed, every further statement does."""
     fault: Fault | None = None
     for cause in _causes(error):
-        if isinstance(cause, CommitUnanswered):
+        if isinstance(cause, CommitUnanswered | WrittenByAnother):
             return Fault.UNSYNCED
+        if isinstance(cause, StorageError):
+            return cause.fault
         if isinstance(cause, psycopg.Error):
             fault = next((fault for kind, fault in _FAULTS if isinstance(cause, kind)), None)
     return fault
@@ -179,4 +260,18 @@ def _explained(error: BaseException) -> BaseException:
     fault = _fault_of(error)
     if fault is None or isinstance(error, StorageError):
         return error
-    return STORAGE_ERRORS[fault](str(error).partition("\n")[0])
+    first = next((cause for cause in reversed(list(_causes(error))) if isinstance(cause, psycopg.Error)), error)
+    text = _text(first)
+    if fault is Fault.FAILED and _is_of_the_connection(first):
+        return StorageForbidden(text) if _PERMANENT.search(text) else StorageUnreachable(text)
+    return STORAGE_ERRORS[fault](text)
+
+
+def _is_of_the_connection(error: BaseException) -> bool:
+    """Connections that are refused or end have no code, or one of these two classes."""
+    code = getattr(error, "sqlstate", None)
+    return code is None or code.startswith(("08", "57P"))
+
+
+def _text(error: BaseException) -> str:
+    return " ".join(str(error).split())

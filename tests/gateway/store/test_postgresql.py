@@ -10,15 +10,15 @@ import psycopg
 import pytest
 
 from gateway.store.database import Database
-from gateway.store.errors import OutcomeUnknown, StorageBusy, StorageError
+from gateway.store.errors import OutcomeUnknown, StorageBusy, StorageUnreachable
 from gateway.store.migrations import SchemaTooNew, SchemaUnsuitable
-from gateway.store.postgresql.server import PostgresqlServer
+from gateway.store.postgresql.server import RETRY_SECONDS, PostgresqlServer
 from gateway.store.transaction import Transaction
 from tests.postgresql import Postgresql
 
 INSERT = "INSERT INTO uplink_message (device_no, topic, payload, received_at) VALUES (?, '', ?, 0)"
 END_CONNECTIONS = (
-    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND usename IS NOT NULL"
+    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND usename IS NOT NULL"
 )
 
 
@@ -83,14 +83,54 @@ async def test_one_server_has_a_schema_at_a_time(
 async def test_lost_connections_are_made_again(server: Postgresql, database: Database) -> None:
     await database.write(insert(1))
     assert await numbers(database) == [1]
-    end_connections(server)
-    with pytest.raises(StorageError):  # nobody knows before the next statement
-        await database.write(insert(2))
-    with pytest.raises(StorageError):
-        await numbers(database)
+    end_connections(server)  # nobody is in the middle of anything
+    assert await numbers(database) == [1]
+    await database.write(insert(2))
+    await database.read_soon(lambda transaction: transaction.execute("SELECT 7").fetchone())
+
+    def cut(transaction: Transaction) -> None:
+        transaction.execute(INSERT, (9, b""))
+        end_connections(server)
+        transaction.execute(INSERT, (9, b""))
+
+    answers = await asyncio.gather(database.write(insert(8)), database.write(cut), return_exceptions=True)
+    assert isinstance(answers[1], StorageUnreachable)
     await database.write(insert(3))
-    assert await numbers(database) == [1, 3]
+    assert await numbers(database) == [1, 2, 8, 3], "its neighbour was done again, alone"
     assert not database.lost.done()
+    assert database.unready() is None
+
+
+async def test_a_server_that_is_away_is_waited_for(tmp_path: Path) -> None:
+    with Postgresql() as server:
+        database = await Database.over(
+            PostgresqlServer.open(server.url), tmp_path / "ledger", lambda stored: lambda: 1_000, lambda: False
+        )
+        await database.write(insert(1))
+        server.stop()
+        for _ in range(3):
+            with pytest.raises(StorageUnreachable):
+                await database.write(insert(2))
+            with pytest.raises(StorageUnreachable):
+                await numbers(database)
+        assert database.unready() is not None
+        server.start()
+        await asyncio.sleep(RETRY_SECONDS)  # it is asked once in that time
+        await database.write(insert(3))
+        assert await numbers(database) == [1, 3]
+        assert database.unready() is None
+        await database.close()
+
+
+async def test_a_server_whose_schema_another_one_has_had_meanwhile_ends(
+    server: Postgresql, database: Database, backend: PostgresqlServer
+) -> None:
+    await database.write(insert(1))
+    end_connections(server)
+    PostgresqlServer(server.url, backend._schema).connect_writer().close()
+    with pytest.raises(OutcomeUnknown):
+        await database.write(insert(2))
+    assert "another server has written" in await asyncio.wait_for(database.lost, 5)
 
 
 async def test_a_commit_that_nobody_answers_ends_the_process(
