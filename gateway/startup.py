@@ -131,8 +131,8 @@ async def _open_postgresql(
     data_dir = ledger.parent
     if ledger.exists():
         raise CannotStart(
-            f"--database: {data_dir} holds a ledger of its own ({LEDGER}): choose another --data-dir for the one in "
-            "PostgreSQL, or start without --database"
+            f"--database: {data_dir} holds a ledger of its own ({LEDGER}): `{PROGRAM} migrate-store` copies it, and"
+            " then it has to be moved away; or choose another --data-dir, or start without --database"
         )
     if urlsplit(url).scheme not in ("postgresql", "postgres"):
         raise CannotStart("--database: this is no address of PostgreSQL: postgresql://USER:PASSWORD@HOST/DATABASE")

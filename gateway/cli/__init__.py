@@ -65,6 +65,7 @@ COMMANDS = {
     "verify-backup": "gateway.cli.backups:verify_backup",
     "backup-key": "gateway.cli.backups:backup_key",
     "restore": "gateway.cli.backups:restore",
+    "migrate-store": "gateway.cli.store_transfer:migrate_store",
 }
 """Name -> module:attribute, a function or a group of commands; in the order of the help."""
 

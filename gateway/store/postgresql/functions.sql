@@ -101,12 +101,19 @@ BEGIN
 END $$;
 CREATE FUNCTION devices_json(b bytea) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT coalesce(jsonb_agg(d), '[]')::text FROM set_devices(b) AS d WHERE b IS NOT NULL HAVING b IS NOT NULL $$;
 CREATE FUNCTION in_set(b bytea, device bigint) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$ SELECT device IN (SELECT set_devices(b)) $$;
-CREATE FUNCTION device_numbered() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION note_numbers() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+ last bigint;
 BEGIN
- PERFORM setval('device_no_seq', greatest((SELECT last_value FROM device_no_seq), (SELECT pg_catalog.max(no) FROM added)));
+ EXECUTE format('SELECT greatest(last_value, (SELECT pg_catalog.max(no) FROM added)) FROM %I', TG_ARGV[0]) INTO last;
+ PERFORM setval(TG_ARGV[0]::regclass, last);
  RETURN NULL;
 END $$;
-CREATE TRIGGER device_numbered AFTER INSERT ON device REFERENCING NEW TABLE AS added
- FOR EACH STATEMENT EXECUTE FUNCTION device_numbered();
+CREATE TRIGGER note_numbers AFTER INSERT ON device REFERENCING NEW TABLE AS added
+ FOR EACH STATEMENT EXECUTE FUNCTION note_numbers('device_no_seq');
+CREATE TRIGGER note_numbers AFTER INSERT ON push REFERENCING NEW TABLE AS added
+ FOR EACH STATEMENT EXECUTE FUNCTION note_numbers('push_no_seq');
 CREATE VIEW sqlite_sequence AS
- SELECT 'device' AS name, CASE WHEN is_called THEN last_value ELSE 0 END AS seq FROM device_no_seq;
+ SELECT 'device' AS name, CASE WHEN is_called THEN last_value ELSE 0 END AS seq FROM device_no_seq
+ UNION ALL SELECT 'push', CASE WHEN is_called THEN last_value ELSE 0 END FROM push_no_seq
+ UNION ALL SELECT 'event', CASE WHEN is_called THEN last_value ELSE 0 END FROM event_no_seq;

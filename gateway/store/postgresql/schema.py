@@ -22,6 +22,8 @@ from gateway.store.postgresql.address import Address
 
 _TYPES = (("INTEGER", "BIGINT"), ("SERIAL", "BIGSERIAL"), ("BIGBIGSERIAL", "BIGSERIAL"), ("BLOB", "BYTEA"))
 _FOREIGN_KEY = re.compile(r",\s*FOREIGN KEY\([^)]*\) REFERENCES [^(]*\([^)]*\)")
+_ON_TABLES = "CREATE FUNCTION note_numbers"
+"""What begins here in functions.sql names tables, and comes after them."""
 _PREPARING = 0x666C_6565_7470_7574
 """The advisory lock of who makes a schema ("fleetput")."""
 LEAST_MAJOR_VERSION = 15
@@ -62,11 +64,11 @@ def _tables(connection: psycopg.Connection[Any], schema: str) -> set[str]:
 
 
 def _fill(connection: psycopg.Connection[Any]) -> None:
-    functions, on_tables = _functions().split("CREATE FUNCTION device_numbered", 1)
+    functions, on_tables = _functions().split(_ON_TABLES, 1)
     connection.execute(functions.encode())
     for statement in table_statements():
         connection.execute(statement.encode())
-    connection.execute(f"CREATE FUNCTION device_numbered{on_tables}".encode())
+    connection.execute(f"{_ON_TABLES}{on_tables}".encode())
     connection.execute("CREATE TABLE alembic_version (version_num TEXT NOT NULL)")
     connection.execute("CREATE TABLE server_start (no BIGINT NOT NULL)")
     connection.execute("INSERT INTO server_start VALUES (0)")
