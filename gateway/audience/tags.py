@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.store.audience.device_sets import BEHIND_TOPICS, TOPIC_PREFIX, count_sets
+from gateway.store.audience.device_sets import BEFORE_LETTERS, BEHIND_TOPICS, TOPIC_PREFIX, count_sets
 from gateway.store.database import Database
 from gateway.store.transaction import Transaction
 
@@ -20,7 +20,7 @@ class TagStore:
 
     async def page(self, app_no: int, limit: int, cursor: str | None, prefix: str | None) -> dict[str, Any]:
         """List the tags of an app by name, those that begin with `prefix`: `{"tag", "devices"}` each."""
-        begin = max((cursor or "") + "\0", prefix or "")
+        begin = max((cursor or "") + BEFORE_LETTERS, prefix or "")
         end = (prefix or "") + _LAST
 
         def read(transaction: Transaction) -> list[tuple[str, int]]:

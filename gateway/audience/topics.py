@@ -17,6 +17,7 @@ from typing import Any
 from gateway.errors import Problem, problem
 from gateway.pages import ListPage, fill_page
 from gateway.store.audience.device_sets import (
+    BEFORE_LETTERS,
     BEHIND_TOPICS,
     TOPIC_PREFIX,
     count_sets,
@@ -163,7 +164,7 @@ class TopicStore:
     async def page(self, app_no: int, limit: int, cursor: str | None) -> dict[str, Any]:
         """List the topics of an app by name: `{"topic", "devices"}` each."""
 
-        begin = topic_set(cursor or "") + "\0"
+        begin = topic_set(cursor or "") + BEFORE_LETTERS
         found = await self._database.read(
             lambda transaction: count_sets(transaction, app_no, begin, BEHIND_TOPICS, limit + 1), app_no
         )

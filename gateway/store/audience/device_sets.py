@@ -32,6 +32,8 @@ TOPIC_PREFIX = "/"
 """No tag has this letter, so a topic's set has a name of its own."""
 BEHIND_TOPICS = chr(ord(TOPIC_PREFIX) + 1)
 """Behind the names of all sets of topics; tags lie before and behind these."""
+BEFORE_LETTERS = "\x01"
+"""Before every letter of a name, so a name with it is the bound of those behind: PostgreSQL has no text with a NUL."""
 LOCK_NUMBERS = 16_384
 """Numbers that are written as JSON while the interpreter's lock is held, 1.5 ms; a million would take 90 ms."""
 _NOBODY = BitMap()
@@ -144,9 +146,9 @@ def largest_tags(connection: Transaction, app_no: int, segment: int, among: BitM
     """The tags that most of some devices of a segment have, the `most` of them, each with those devices."""
     rows = connection.execute(
         "SELECT w.tag, s.devices FROM (SELECT rowid AS row, tag, segment FROM device_set"
-        " WHERE app_no = ? AND tag > ? AND tag NOT GLOB ? ORDER BY tag LIMIT ?) AS w"
+        " WHERE app_no = ? AND tag > ? AND substr(tag, 1, 1) <> ? ORDER BY tag LIMIT ?) AS w"
         " CROSS JOIN device_set AS s ON s.rowid = w.row WHERE w.segment = ? LIMIT ?",
-        (app_no, ALL_TAG, topic_set("*"), WALKED_SETS, segment, READ_SETS),
+        (app_no, ALL_TAG, TOPIC_PREFIX, WALKED_SETS, segment, READ_SETS),
     )
     found = ((tag, here) for tag, devices in rows if (here := unpack(devices) & among))
     return dict(heapq.nsmallest(most, found, key=lambda one: (-len(one[1]), one[0])))

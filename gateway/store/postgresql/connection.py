@@ -13,6 +13,7 @@ from psycopg.types.string import TextLoader
 
 from gateway.store.postgresql.address import read_address
 from gateway.store.postgresql.dialect import translated
+from gateway.store.segments.value_forms import KEYED
 
 _LAST_WORDS = 3
 """Reads until the end shows of what a server says before it ends a connection: its reason, and the end itself."""
@@ -79,6 +80,8 @@ class PostgresqlRows:
 
 class Connection:
     """A connection in a schema of the database at an address, whose transactions are begun and ended in SQL."""
+
+    attribute_form = KEYED
 
     def __init__(self, url: str, schema: str) -> None:
         """Raises BadAddress, psycopg.Error."""

@@ -8,6 +8,7 @@ operator of the schema (`functions.sql`), so that the statement stays as it is. 
   `JOIN x ON` there, and a join without ON a CROSS JOIN;
 - a query in FROM has a name (before PostgreSQL 16), and an upsert the columns in which rows may be the same;
 - the types of values are known before they come, by their first use;
+- the devices of a set are rows, without a JSON array between; the end of a text is not at a negative place;
 - conditions are of type boolean, which columns of flags are not.
 """
 
@@ -41,6 +42,10 @@ _GRAMMAR: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\bIS NOT (?=[?:])"), "IS DISTINCT FROM "),
     (re.compile(r"\bIS (?=[?:])"), "IS NOT DISTINCT FROM "),
     (re.compile(r"\(([?:]\w+) IS NULL OR ((?:[^()]|\([^()]*\))*)\)"), r"(\2 OR \1 IS NULL)"),
+    (re.compile(r"\b(\w+\.key) = (?=[?:])"), r"CAST(\1 AS TEXT) = "),
+    (re.compile(r"\bjson_each\(devices_json\(([\w.]+)\)\) AS (\w+)"), r"set_devices(\1) AS \2(value)"),
+    (re.compile(r"\bsubstr\(((?:[^(),]|\([^()]*\))+), -(\d+)\)"), r"right(\1, \2)"),
+    (re.compile(r"=="), "="),
     (re.compile(r"\bLIKE\b"), "ILIKE"),
     (re.compile(r"\bLIMIT -1\b"), "LIMIT ALL"),
     (re.compile(r"\browid\b"), "ctid"),

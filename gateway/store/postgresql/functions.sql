@@ -70,7 +70,7 @@ CREATE FUNCTION hex(b bytea) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT up
 CREATE FUNCTION zeroblob(n bigint) RETURNS bytea LANGUAGE sql IMMUTABLE AS $$ SELECT decode(repeat('00', n::int), 'hex') $$;
 CREATE FUNCTION u16(b bytea, at int) RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT get_byte(b, at) | (get_byte(b, at + 1) << 8) $$;
 CREATE FUNCTION u32(b bytea, at int) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$ SELECT u16(b, at)::bigint | (u16(b, at + 2)::bigint << 16) $$;
-CREATE FUNCTION set_devices(b bytea) RETURNS SETOF bigint LANGUAGE plpgsql IMMUTABLE AS $$
+CREATE FUNCTION set_devices(b bytea) RETURNS SETOF bigint LANGUAGE plpgsql IMMUTABLE STRICT AS $$
 DECLARE
  cookie bigint := u32(b, 0); containers int; at int; runs boolean; i int; j int; k int; high bigint; card int; body int; is_run boolean; first int; len int; word int;
 BEGIN
@@ -101,6 +101,50 @@ BEGIN
 END $$;
 CREATE FUNCTION devices_json(b bytea) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT coalesce(jsonb_agg(d), '[]')::text FROM set_devices(b) AS d WHERE b IS NOT NULL HAVING b IS NOT NULL $$;
 CREATE FUNCTION in_set(b bytea, device bigint) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$ SELECT device IN (SELECT set_devices(b)) $$;
+-- Bytes sort behind texts, as in SQLite.
+CREATE FUNCTION before_bytes(text, bytea) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$ SELECT $1 IS NOT NULL $$;
+CREATE OPERATOR < (LEFTARG = text, RIGHTARG = bytea, FUNCTION = before_bytes);
+CREATE FUNCTION lesser(bytea, bytea) RETURNS bytea LANGUAGE sql IMMUTABLE STRICT AS $$ SELECT least($1, $2) $$;
+CREATE AGGREGATE min(bytea) (SFUNC = lesser, STYPE = bytea, SORTOP = <);
+-- Attributes are compared by keys (gateway/store/segments/value_forms.py), and indexed as gateway/store/attribute_index.py
+-- says it: its figures are those here. PostgreSQL has no text with a NUL: one that a device reports is a replacement here.
+CREATE FUNCTION attributes_of(t text) RETURNS json LANGUAGE sql IMMUTABLE AS $$
+ SELECT CASE WHEN strpos(t, '\u0000') = 0 THEN t ELSE regexp_replace(t, '(?<!\\)((?:\\\\)*)\\u0000', '\1\ufffd', 'g') END::json $$;
+CREATE FUNCTION attribute_number(t text) RETURNS bytea LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+ n numeric := t; f float8; whole bigint; rest int := 0; bits bigint;
+BEGIN
+ IF t !~ '[.eE]' AND n BETWEEN -9223372036854775808 AND 9223372036854775807 THEN
+  whole := n; f := whole;
+ ELSE
+  f := CASE WHEN abs(n) > 1.7976931348623157e308 THEN 'Infinity' WHEN abs(n) < 5e-324 THEN '0' ELSE abs(n)::text END;
+  f := CASE WHEN n < 0 AND f > 0 THEN -f ELSE f END;
+  IF f = trunc(f) AND f >= -9223372036854775808 AND f < 9223372036854775808 THEN whole := f; END IF;
+ END IF;
+ IF whole NOT BETWEEN -9007199254740991 AND 9007199254740991 THEN rest := whole & 1023; f := whole - rest; END IF;
+ bits := ('x' || encode(float8send(f), 'hex'))::bit(64)::bigint;
+ RETURN '\x01'::bytea || int8send(CASE WHEN bits < 0 THEN ~bits ELSE bits | (-9223372036854775808) END) || int2send(rest::int2);
+END $$;
+CREATE FUNCTION attribute_entries(attributes text, OUT name text, OUT value bytea) RETURNS SETOF record LANGUAGE sql IMMUTABLE AS $$
+ SELECT key, CASE json_typeof(e.value) WHEN 'number' THEN attribute_number(e.value::text)
+  WHEN 'string' THEN '\x02'::bytea || convert_to(left(e.value #>> '{}', 129), 'UTF8')
+  ELSE CASE e.value::text WHEN 'true' THEN '\x0301'::bytea ELSE '\x0300'::bytea END END
+ FROM pg_catalog.json_each(attributes_of(attributes)) AS e
+ WHERE json_typeof(e.value) IN ('number', 'string', 'boolean') AND length(key) BETWEEN 1 AND 64 $$;
+CREATE FUNCTION attribute_rows(attributes text, OUT name text, OUT value bytea) RETURNS SETOF record LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+ IF length(attributes) >= 64 * 6 AND (SELECT count(*) FROM json_object_keys(attributes_of(attributes))) > 64 THEN
+  RETURN QUERY SELECT '', '\x'::bytea;
+ ELSE
+  RETURN QUERY SELECT * FROM attribute_entries(attributes);
+ END IF;
+END $$;
+CREATE FUNCTION attribute_keys(listed text) RETURNS bytea[] LANGUAGE sql IMMUTABLE AS $$ SELECT array_agg(decode(e, 'hex')) FROM jsonb_array_elements_text(listed::jsonb) AS e $$;
+CREATE FUNCTION attribute_text(key bytea) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT CASE WHEN pg_catalog.substr(key, 1, 1) = '\x02' THEN convert_from(pg_catalog.substr(key, 2), 'UTF8') END $$;
+CREATE FUNCTION attribute_text_of(attributes text, name text) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT CASE json_typeof(v) WHEN 'string' THEN v #>> '{}' END FROM (SELECT attributes_of(attributes) -> name AS v) AS x $$;
+CREATE FUNCTION attribute_version(key bytea) RETURNS bigint[] LANGUAGE sql IMMUTABLE AS $$
+ SELECT (string_to_array(ltrim(t, 'vV'), '.')::bigint[] || array_fill(0::bigint, ARRAY[8]))[1:8] FROM (SELECT attribute_text(key) AS t) AS x
+ WHERE length(t) <= 64 AND t ~ '^[vV]?[0-9]{1,15}(\.[0-9]{1,15}){0,7}$' $$;
 CREATE FUNCTION note_numbers() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
  last bigint;
@@ -113,6 +157,28 @@ CREATE TRIGGER note_numbers AFTER INSERT ON device REFERENCING NEW TABLE AS adde
  FOR EACH STATEMENT EXECUTE FUNCTION note_numbers('device_no_seq');
 CREATE TRIGGER note_numbers AFTER INSERT ON push REFERENCING NEW TABLE AS added
  FOR EACH STATEMENT EXECUTE FUNCTION note_numbers('push_no_seq');
+CREATE FUNCTION device_attributes() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+ IF TG_OP = 'UPDATE' THEN
+  DELETE FROM device_attribute WHERE device_no = NEW.no AND (name, value) NOT IN (SELECT a.name, a.value FROM attribute_rows(NEW.attributes) AS a);
+ END IF;
+ INSERT INTO device_attribute (app_no, name, value, device_no) SELECT NEW.app_no, a.name, a.value, NEW.no FROM attribute_rows(NEW.attributes) AS a ON CONFLICT DO NOTHING;
+ RETURN NULL;
+END $$;
+CREATE TRIGGER device_attributes_enrolled AFTER INSERT ON device
+ FOR EACH ROW WHEN (NEW.attributes <> '{}') EXECUTE FUNCTION device_attributes();
+CREATE TRIGGER device_attributes_changed AFTER UPDATE OF attributes ON device
+ FOR EACH ROW WHEN (NEW.attributes <> OLD.attributes) EXECUTE FUNCTION device_attributes();
+CREATE FUNCTION delivery_counted() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+ INSERT INTO delivery_count (push_no, state, count)
+ SELECT push_no, state, sum(moved) FROM (SELECT push_no, state, -1 AS moved FROM before WHERE counted = 1 UNION ALL SELECT push_no, state, 1 FROM after WHERE counted = 1) AS x
+ GROUP BY push_no, state HAVING sum(moved) <> 0
+ ON CONFLICT (push_no, state) DO UPDATE SET count = delivery_count.count + excluded.count;
+ RETURN NULL;
+END $$;
+CREATE TRIGGER delivery_counted AFTER UPDATE ON delivery REFERENCING OLD TABLE AS before NEW TABLE AS after
+ FOR EACH STATEMENT EXECUTE FUNCTION delivery_counted();
 CREATE VIEW sqlite_sequence AS
  SELECT 'device' AS name, CASE WHEN is_called THEN last_value ELSE 0 END AS seq FROM device_no_seq
  UNION ALL SELECT 'push', CASE WHEN is_called THEN last_value ELSE 0 END FROM push_no_seq

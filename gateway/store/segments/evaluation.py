@@ -41,6 +41,7 @@ from gateway.store.segments.terms import (
     Term,
     terms_within,
 )
+from gateway.store.segments.value_forms import attribute_form
 from gateway.store.transaction import Transaction
 from gateway.timestamps import wall_time
 
@@ -87,6 +88,7 @@ def matching_devices(
     """
     sets = read_sets(transaction, app_no, plan.steps)
     connected = BitMap(online)
+    form = attribute_form(transaction)
 
     def devices_of(term: Term) -> BitMap:
         match term:
@@ -94,7 +96,7 @@ def matching_devices(
                 return sets[set_key(term)]
             case IsOnline():
                 return connected
-        return queried_devices(transaction, *_bound(compile_search(term), app_no, now_ms, connected))
+        return queried_devices(transaction, *_bound(compile_search(term, form), app_no, now_ms, connected))
 
     everybody = found = sets[ALL_TAG]
     left = list(plan.steps)
@@ -103,7 +105,7 @@ def matching_devices(
     rest = (*left, *plan.rest)
     if not found or not rest:
         return found
-    asked = compile_question(rest)
+    asked = compile_question(rest, form)
     # Receipts are read once for each statement, however many devices it asks.
     within = (one for term in rest for one in terms_within(term))
     size = (
@@ -155,7 +157,7 @@ def _bound(
             case ServerTime(moment):
                 return wall_time.to_server(wall_ms(moment))
             case NowMatches(compared, moment):
-                return int(_COMPARED[compared](now_ms, wall_ms(moment)))
+                return _COMPARED[compared](now_ms, wall_ms(moment))
         return parameter
 
     return statement.sql, [value(parameter) for parameter in statement.parameters]

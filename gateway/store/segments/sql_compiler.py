@@ -13,25 +13,21 @@ Every condition has two forms:
 Conditions that are joined are asked of devices with one statement; found is each of them by itself, and what it finds
 is joined as sets (`set_algebra`). Which of the two is better, `evaluation` knows.
 
-Types need no look at each value: in SQLite numbers sort before texts, and texts before blobs, which booleans are
-(`store/attribute_index`). So "a number over 5" is the range from 5 to the first text.
+Types need no look at each value: numbers sort before texts, and texts before booleans (`value_forms`). So "a number
+over 5" is the range from 5 to the first text.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import TypeAlias, assert_never
 
 from gateway.delivery_states import MISSED, DeliveryState
-from gateway.store.attribute_index import CROWDED, FALSE, PREFIX_CHARACTERS, TRUE, entries
+from gateway.store.attribute_index import PREFIX_CHARACTERS
 from gateway.store.deliveries.conditions import is_one_of
 from gateway.store.segments.terms import (
-    COMPONENT_DIGITS,
-    VERSION_CHARACTERS,
-    VERSION_COMPONENTS,
     AllOf,
     Always,
     AnyOf,
@@ -57,6 +53,7 @@ from gateway.store.segments.terms import (
     VersionComparison,
     terms_within,
 )
+from gateway.store.segments.value_forms import PLAIN, ValueForm
 
 
 class Given(Enum):
@@ -116,12 +113,6 @@ class _Found:
 
 _MEMBERS = {"tags": ("device_tag", "tag"), "topics": ("device_topic", "topic")}
 _ONLINE = "online(no) AS MATERIALIZED (SELECT value FROM json_each(?))"
-_VALUE, _CONDITION = entries("j")
-_CROWDED = (
-    f"crowded(device_no, name, value) AS (SELECT m.device_no, j.key, {_VALUE} FROM device_attribute AS m"
-    " CROSS JOIN device AS c ON c.no = m.device_no CROSS JOIN json_each(c.attributes) AS j"
-    f" WHERE m.app_no = ? AND m.name = '{CROWDED}' AND {_CONDITION})"
-)
 _CANDIDATES = Fragment(
     "json_each(?) AS candidate CROSS JOIN device ON device.no = candidate.value", (Given.CANDIDATES,)
 )
@@ -142,42 +133,46 @@ def rank_of(term: Term) -> Rank | None:
     """Rank a condition by how few devices it usually leaves; None if some of it cannot be found by itself."""
     ranks = []
     for one in terms_within(term):
-        found = _found(one)
+        found = _found(one, PLAIN)
         if found is None and not isinstance(one, Always):
             return None
         ranks.append(Rank.ONE if found is None else found.rank)
     return max(ranks)
 
 
-def compile_search(term: Term) -> Fragment:
+def compile_search(term: Term, form: ValueForm = PLAIN) -> Fragment:
     """Compile a condition that is not joined, and has a rank, to a SELECT of one column `no`: the devices that have it.
 
-    They are of the app, but need not be live.
+    They are of the app, but need not be live. `form`: that of attributes.
     """
-    found = _found(term)
+    found = _found(term, form)
     assert found is not None, "it has a rank"
-    return _with_tables(Fragment("SELECT no FROM found"), found.select)
+    return _with_tables(form, Fragment("SELECT no FROM found"), found.select)
 
 
-def compile_question(terms: Sequence[Term]) -> Fragment:
-    """Compile conditions to a SELECT of one column `no`: those of given devices that are live and have all of them."""
-    conditions = _joined(" AND ", [_LIVE, *map(_asked, terms)])
+def compile_question(terms: Sequence[Term], form: ValueForm = PLAIN) -> Fragment:
+    """Compile conditions to a SELECT of one column `no`: those of given devices that are live and have all of them.
+
+    `form`: that of attributes.
+    """
+    conditions = _joined(" AND ", [_LIVE, *(_asked(term, form) for term in terms)])
     return _with_tables(
+        form,
         Fragment(
             f"SELECT device.no AS no FROM {_CANDIDATES.sql} WHERE {conditions.sql}",
             _CANDIDATES.parameters + conditions.parameters,
-        )
+        ),
     )
 
 
-def _with_tables(statement: Fragment, found: Fragment | None = None) -> Fragment:
+def _with_tables(form: ValueForm, statement: Fragment, found: Fragment | None = None) -> Fragment:
     """A statement, preceded by the tables that it uses; `found` is one of them."""
     tables = []
     used = statement.sql if found is None else found.sql
     if "FROM online" in used:
         tables.append(Fragment(_ONLINE, (Given.ONLINE,)))
     if "FROM crowded" in used:
-        tables.append(Fragment(_CROWDED, (Given.APP,)))
+        tables.append(Fragment(f"crowded(device_no, name, value) AS ({form.crowded})", (Given.APP,)))
     if found is not None:
         tables.append(Fragment(f"found(no) AS ({found.sql})", found.parameters))
     beginning = _joined(", ", tables)
@@ -200,16 +195,16 @@ def _in(select: Fragment) -> Fragment:
 # -- asked of a device -------------------------------------------------------------------------------------------------
 
 
-def _asked(term: Term) -> Fragment:
+def _asked(term: Term, form: ValueForm) -> Fragment:
     """A condition on a row of `device`: 0 or 1."""
     match term:
         case Always(value):
-            return Fragment(f"{value:d}")
+            return Fragment("TRUE" if value else "FALSE")
         case Negation(inner):
-            asked = _asked(inner)
+            asked = _asked(inner, form)
             return Fragment(f"NOT ({asked.sql})", asked.parameters)
         case AllOf(terms) | AnyOf(terms):
-            joined = _joined(" AND " if isinstance(term, AllOf) else " OR ", [_asked(one) for one in terms])
+            joined = _joined(" AND " if isinstance(term, AllOf) else " OR ", [_asked(one, form) for one in terms])
             return Fragment(f"({joined.sql})", joined.parameters)
         case Membership(of, name):
             table, column = _MEMBERS[of]
@@ -219,9 +214,9 @@ def _asked(term: Term) -> Fragment:
             count = f"(SELECT count(*) FROM {_MEMBERS[of][0]} AS m WHERE m.device_no = device.no)"
             return Fragment(f"{count} {operator} ?", (number,))
         case AttributeTest(name, test):
-            return _asked_attribute(name, test)
+            return _asked_attribute(name, test, form)
         case FieldTest(field, test):
-            tested = _tested(test, f"device.{_FIELDS[field]}", None)
+            tested = _tested(test, f"device.{_FIELDS[field]}", None, PLAIN)
             return Fragment(f"ifnull({tested.sql}, 0)", tested.parameters)
         case TimeTest(field, operator, moment):
             return _asked_time(_TIMES[field], operator, moment)
@@ -236,7 +231,7 @@ def _asked(term: Term) -> Fragment:
             in_sets = _in(_delivered_in_sets(push_id))
             return Fragment(f"({asked.sql} OR {in_sets.sql})", asked.parameters + in_sets.parameters)
         case IsOnline() | HasChannelReceipt() | HasMissed():
-            found = _found(term)
+            found = _found(term, form)
             assert found is not None, "these can be found by themselves"
             return _in(found.select)
 
@@ -253,15 +248,15 @@ def _asked_time(column: str, operator: Operator, moment: Moment | None) -> Fragm
         tested = Fragment(f"ifnull({stored} {operator} ?, 0)", (ServerTime(moment),))
     if column != "last_seen":
         return tested
-    present: Parameter = 1 if moment is None else NowMatches(operator, moment)
+    present: Parameter = True if moment is None else NowMatches(operator, moment)
     return Fragment(
         f"CASE WHEN device.no IN (SELECT no FROM online) THEN ? ELSE {tested.sql} END", (present, *tested.parameters)
     )
 
 
-def _asked_attribute(name: str, test: ValueTest) -> Fragment:
-    indexed = _tested(test, "a.value", name)
-    direct = _tested(test, "a.value", name, few_values=False)
+def _asked_attribute(name: str, test: ValueTest, form: ValueForm) -> Fragment:
+    indexed = _tested(test, "a.value", name, form)
+    direct = _tested(test, "a.value", name, form, few_values=False)
     return Fragment(
         "(EXISTS (SELECT 1 FROM device_attribute AS a INDEXED BY device_attribute_of_device"
         f" WHERE a.device_no = device.no AND a.app_no = ? AND a.name = ? AND {indexed.sql})"
@@ -273,7 +268,7 @@ def _asked_attribute(name: str, test: ValueTest) -> Fragment:
 # -- found by itself ---------------------------------------------------------------------------------------------------
 
 
-def _found(term: Term) -> _Found | None:
+def _found(term: Term, form: ValueForm) -> _Found | None:
     """A SELECT of the devices that have a condition which is not joined, if an index has them together."""
     match term:
         case Membership(of, name):
@@ -285,9 +280,9 @@ def _found(term: Term) -> _Found | None:
                 name,
             )
         case AttributeTest(name, test):
-            return _found_attribute(name, test)
+            return _found_attribute(name, test, form)
         case FieldTest("id", Comparison("==") | OneOf() as test):
-            tested = _tested(test, "device.id", None)
+            tested = _tested(test, "device.id", None, PLAIN)
             return _found_by(
                 Rank.ONE,
                 f"SELECT device.no FROM device WHERE device.app_no = ? AND device.removed_at IS NULL AND {tested.sql}",
@@ -351,7 +346,7 @@ def _found_channel_receipt(state: DeliveryState, channel: str, since: Moment) ->
     # Pushes are numbered in the order of their acceptance: from the newest back to the first that is too old, which is
     # where SQLite stops to look for the maximum.
     pushes = (
-        "FROM push AS p CROSS JOIN {joined} WHERE p.app_no = ? AND p.no > ifnull((SELECT max(no) FROM push"
+        "FROM push AS p CROSS JOIN {joined} WHERE p.app_no = ? AND p.no > coalesce((SELECT max(no) FROM push"
         " WHERE app_no = ? AND accepted_at < ?), 0) AND p.channel = ? AND p.accepted_at >= ?"
     )
     values: tuple[Parameter, ...] = (Given.APP, Given.APP, ServerTime(since), channel, ServerTime(since))
@@ -366,9 +361,9 @@ def _found_channel_receipt(state: DeliveryState, channel: str, since: Moment) ->
     return _Found(Rank.MANY, select)
 
 
-def _found_attribute(name: str, test: ValueTest) -> _Found:
-    indexed = _tested(test, "a.value", name)
-    direct = _tested(test, "a.value", name, few_values=False)
+def _found_attribute(name: str, test: ValueTest, form: ValueForm) -> _Found:
+    indexed = _tested(test, "a.value", name, form)
+    direct = _tested(test, "a.value", name, form, few_values=False)
     match test:
         case Comparison("==", value) if not isinstance(value, bool):
             rank = Rank.SEVERAL
@@ -391,7 +386,9 @@ def _found_attribute(name: str, test: ValueTest) -> _Found:
 # -- tests of a value --------------------------------------------------------------------------------------------------
 
 
-def _tested(test: ValueTest, value: str, attribute: str | None, *, few_values: bool = True) -> Fragment:
+def _tested(
+    test: ValueTest, value: str, attribute: str | None, form: ValueForm, *, few_values: bool = True
+) -> Fragment:
     """The condition on a value, an SQL expression: a column of texts, or the indexed value of an attribute.
 
     `few_values`: a test that takes long is made once for each value that there is in the index.
@@ -400,39 +397,36 @@ def _tested(test: ValueTest, value: str, attribute: str | None, *, few_values: b
         case IsPresent():
             return Fragment(f"{value} IS NOT NULL")
         case Comparison("==", constant):
-            return Fragment(f"{value} = ?", (_bound(constant),))
+            return Fragment(f"{value} = ?", (form.key(constant),))
         case Comparison("<" | "<=" as operator, str() as constant):
-            return Fragment(f"({value} {operator} ? AND {value} >= '')", (constant,))
+            return Fragment(f"({value} {operator} ? AND {value} >= {form.texts})", (form.key(constant),))
         case Comparison(operator, str() as constant):
-            return Fragment(f"({value} {operator} ? AND {value} < x'')", (constant,))
+            return Fragment(f"({value} {operator} ? AND {value} < {form.booleans})", (form.key(constant),))
         case Comparison("<" | "<=" as operator, constant):
-            return Fragment(f"{value} {operator} ?", (_bound(constant),))
+            return Fragment(f"{value} {operator} ?", (form.key(constant),))
         case Comparison(operator, constant):
-            return Fragment(f"({value} {operator} ? AND {value} < '')", (_bound(constant),))
+            return Fragment(f"({value} {operator} ? AND {value} < {form.texts})", (form.key(constant),))
         case OneOf(values):
-            return Fragment(f"{value} IN (SELECT value FROM json_each(?))", (json.dumps(values),))
+            return Fragment(form.one_of(value), (form.listed(values),))
         case TextMatch("startsWith", text):
             end = _after_prefix(text)
             if end is None:
-                return Fragment(f"({value} >= ? AND {value} < x'')", (text,))
-            return Fragment(f"({value} >= ? AND {value} < ?)", (text, end))
+                return Fragment(f"({value} >= ? AND {value} < {form.booleans})", (form.key(text),))
+            return Fragment(f"({value} >= ? AND {value} < ?)", (form.key(text), form.key(end)))
         case TextMatch("endsWith", text):
             if not text:
-                return Fragment(f"({value} >= '' AND {value} < x'')")
+                return Fragment(f"({value} >= {form.texts} AND {value} < {form.booleans})")
             length = len(text)
-            return _whole_text(value, attribute, lambda whole: f"substr({whole}, -{length:d}) = ?", text)
+            return _whole_text(value, attribute, form, lambda whole: f"substr({whole}, -{length:d}) = ?", text)
         case TextMatch(_, text):
-            return _whole_text(value, attribute, lambda whole: f"instr({whole}, ?) > 0", text)
+            return _whole_text(value, attribute, form, lambda whole: f"instr({whole}, ?) > 0", text)
         case VersionComparison(operator, components):
             assert attribute is not None, "the type checker makes versions of attributes only"
             if few_values:
-                return _among_values(value, attribute, _version_compares("v", operator, components))
-            return _version_compares(value, operator, components)
+                tested = Fragment(form.version_compares("v", operator), components)
+                return _among_values(value, attribute, form, tested)
+            return Fragment(form.version_compares(value, operator), components)
     assert_never(test)
-
-
-def _bound(constant: str | int | float | bool) -> str | int | float | bytes:
-    return (TRUE if constant else FALSE) if isinstance(constant, bool) else constant
 
 
 def _after_prefix(prefix: str) -> str | None:
@@ -444,46 +438,27 @@ def _after_prefix(prefix: str) -> str | None:
     return stripped[:-1] + chr(0xE000 if code == 0xD800 else code)  # surrogates are no characters
 
 
-def _whole_text(value: str, attribute: str | None, tested: Callable[[str], str], text: str) -> Fragment:
+def _whole_text(
+    value: str, attribute: str | None, form: ValueForm, tested: Callable[[str], str], text: str
+) -> Fragment:
     """A test that needs all of a text, of which the index may have the beginning only."""
     if attribute is None:
         return Fragment(tested(value), (text,))
-    whole = (
-        f"(SELECT {tested('j.value')} FROM device AS w CROSS JOIN json_each(w.attributes) AS j"
-        " WHERE w.no = a.device_no AND j.key = ?)"
-    )
+    indexed = form.text(value)
     return Fragment(
-        f"({value} >= '' AND {value} < x'' AND CASE WHEN length({value}) < {PREFIX_CHARACTERS:d}"
-        f" THEN {tested(value)} ELSE {whole} END)",
+        f"({value} >= {form.texts} AND {value} < {form.booleans}"
+        f" AND CASE WHEN length({indexed}) < {PREFIX_CHARACTERS:d}"
+        f" THEN {tested(indexed)} ELSE {form.whole(tested)} END)",
         (text, text, attribute),
     )
 
 
-def _among_values(value: str, attribute: str, tested: Fragment) -> Fragment:
+def _among_values(value: str, attribute: str, form: ValueForm, tested: Fragment) -> Fragment:
     """A test of the values of an attribute, `v`, that is made once for each: a fleet has few versions."""
     least = "SELECT min(value) FROM device_attribute WHERE app_no = ? AND name = ? AND value"
     return Fragment(
-        f"{value} IN (WITH RECURSIVE each(v) AS ({least} >= ''"
+        f"{value} IN (WITH RECURSIVE each(v) AS ({least} >= {form.texts}"
         f" UNION ALL SELECT ({least} > v) FROM each WHERE v IS NOT NULL)"
         f" SELECT v FROM each WHERE {tested.sql})",
         (Given.APP, attribute, Given.APP, attribute, *tested.parameters),
-    )
-
-
-def _version_compares(value: str, operator: Operator, components: tuple[int, ...]) -> Fragment:
-    """Whether a value is a version, and compares so: its numbers become the elements of a JSON array."""
-    is_version = (
-        f"typeof({value}) = 'text' AND length({value}) <= {VERSION_CHARACTERS:d} AND t NOT GLOB '*[^0-9.]*'"
-        " AND '.' || t || '.' NOT GLOB '*..*'"
-        f" AND t NOT GLOB '*{'[0-9]' * (COMPONENT_DIGITS + 1)}*'"
-        f" AND length(t) - length(replace(t, '.', '')) < {VERSION_COMPONENTS:d}"
-    )
-    places = range(VERSION_COMPONENTS)
-    numbers = ", ".join(f"CAST(ifnull(json_extract(n, '$[{place}]'), 0) AS INTEGER)" for place in places)
-    array = """'["' || replace(t, '.', '","') || '"]'"""
-    compared = f"(SELECT ({numbers}) {operator} ({', '.join('?' * VERSION_COMPONENTS)}) FROM (SELECT {array} AS n))"
-    return Fragment(
-        f"(SELECT CASE WHEN {is_version} THEN {compared} ELSE 0 END"
-        f" FROM (SELECT ltrim(substr({value}, 1, 1), 'vV') || substr({value}, 2) AS t))",
-        tuple(components),
     )

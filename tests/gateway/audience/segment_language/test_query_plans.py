@@ -15,6 +15,7 @@ from gateway.store.transaction import Rows, Transaction
 from tests.gateway.audience.segment_language.fleet import NOW_MS
 from tests.gateway.delivery.machinery import APP_NO, fresh_database
 
+pytestmark = pytest.mark.sqlite("whose plans they are")
 ATTRIBUTE = "SEARCH a USING PRIMARY KEY (app_no=? AND name=? AND value=?)"
 RECEIPTS = "SEARCH d USING PRIMARY KEY (push_no=?)"
 ASKED = "SEARCH device USING INTEGER PRIMARY KEY (rowid=?)"

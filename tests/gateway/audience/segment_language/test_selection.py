@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Iterator
 from itertools import product
 from unittest.mock import patch
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,10 +32,20 @@ from tests.gateway.audience.segment_language.model import (
 )
 from tests.gateway.delivery.machinery import APP_NO
 
+_fleets: dict[int, Fleet] = {}
 
-@cache
+
 def fleet_of(seed: int) -> Fleet:
-    return make_fleet(seed)
+    if seed not in _fleets:
+        _fleets[seed] = make_fleet(seed)
+    return _fleets[seed]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def closed_fleets() -> Iterator[None]:
+    yield
+    while _fleets:
+        _fleets.popitem()[1].connection.close()
 
 
 def check(fleet: Fleet, expression: Expression) -> None:
