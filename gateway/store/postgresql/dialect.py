@@ -47,6 +47,8 @@ _GRAMMAR: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\bsubstr\(((?:[^(),]|\([^()]*\))+), -(\d+)\)"), r"right(\1, \2)"),
     (re.compile(r"=="), "="),
     (re.compile(r"\bLIKE\b"), "ILIKE"),
+    (re.compile(r"\bNOT GLOB\b"), "!@~"),
+    (re.compile(r"\bGLOB\b"), "@~"),
     (re.compile(r"\bLIMIT -1\b"), "LIMIT ALL"),
     (re.compile(r"\browid\b"), "ctid"),
     (re.compile(r"\bBLOB\b"), "bytea"),
@@ -54,7 +56,9 @@ _GRAMMAR: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\bjson_object\("), "jsonb_build_object("),
     (re.compile(r"\bgroup_concat\((\w+)\)"), r"string_agg(\1, ',')"),
     (
-        re.compile(rf"\b(NOT|AND|OR|WHEN|\() ?((?:\w+\.)?(?:{_FLAGS}))(?=\s+(?:AND|OR|THEN|GROUP|ORDER|LIMIT)|\)|,|$)"),
+        re.compile(
+            rf"\b(NOT|AND|OR|WHEN|WHERE|ON|\() ?((?:\w+\.)?(?:{_FLAGS}))(?=\s+(?:AND|OR|THEN|GROUP|ORDER|LIMIT)|\)|,|$)"
+        ),
         r"\1 (\2 <> 0)",
     ),
 )

@@ -57,6 +57,12 @@ CREATE FUNCTION jn(x anyelement) RETURNS anyelement LANGUAGE sql IMMUTABLE AS $$
 CREATE FUNCTION jn(x jv) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT CASE WHEN (x).n IS NULL THEN to_jsonb((x).t) ELSE to_jsonb((x).n) END $$;
 CREATE FUNCTION json_extract(j text, at text) RETURNS jv LANGUAGE sql IMMUTABLE AS $$ SELECT jx(j::jsonb #> jpath(at)) $$;
 CREATE FUNCTION json_remove(j text, at text) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT (j::jsonb #- jpath(at))::text $$;
+CREATE FUNCTION json_set(j text, at text, x bigint) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT jsonb_set(j::jsonb, jpath(at), to_jsonb(x))::text $$;
+CREATE FUNCTION glob(t text, pattern text) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
+ SELECT t ~ ('^' || replace(replace(regexp_replace(pattern, '([.\\+(){}|$])', '\\\1', 'g'), '*', '.*'), '?', '.') || '$') $$;
+CREATE FUNCTION no_glob(t text, pattern text) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$ SELECT NOT glob(t, pattern) $$;
+CREATE OPERATOR @~ (LEFTARG = text, RIGHTARG = text, FUNCTION = glob);
+CREATE OPERATOR !@~ (LEFTARG = text, RIGHTARG = text, FUNCTION = no_glob);
 CREATE FUNCTION json_array_length(x text) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$ SELECT jsonb_array_length(x::jsonb)::bigint $$;
 CREATE FUNCTION json_array_length(x jsonb) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$ SELECT jsonb_array_length(x)::bigint $$;
 CREATE FUNCTION json_array_length(x text, path text) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$ SELECT jsonb_array_length(x::jsonb #> jpath(path))::bigint $$;
