@@ -72,7 +72,8 @@ def _becomes(otherwise: str) -> str:
 
 _AFTER = _becomes("reason")
 _UNLESS_ANSWERED = (
-    f"CASE WHEN state > {DeliveryState.DISMISSED:d} THEN reason ELSE coalesce(reason, receipt.value ->> 2) END"
+    f"CASE WHEN state > {DeliveryState.DISMISSED:d} THEN reason"
+    " ELSE coalesce(reason, CAST(receipt.value ->> 2 AS TEXT)) END"
 )
 _ONLY_OF_AN_END = "CASE WHEN reason LIKE 'after_%' THEN reason END"
 _REASON_OF = {
@@ -109,13 +110,14 @@ _END_HANDLES = (
 
 def _receipt_statement(event: str, state: DeliveryState) -> str:
     action = (
-        ", action = coalesce(action, receipt.value ->> 2),"
-        " result = coalesce(result, CASE WHEN action IS NULL THEN receipt.value ->> 3 END)"
+        ", action = coalesce(action, CAST(receipt.value ->> 2 AS TEXT)),"
+        " result = coalesce(result, CASE WHEN action IS NULL THEN CAST(receipt.value ->> 3 AS TEXT) END)"
     )
+    stamps = dict.fromkeys(("delivered", event))
     return (
         f"UPDATE delivery SET reason = {_REASON_OF.get(event, _AFTER)},"
         f" state = CASE WHEN state {_ARRIVED} THEN max(state, {state:d}) ELSE {state:d} END,"
-        f" delivered_at = coalesce(delivered_at, ?1), {event}_at = coalesce({event}_at, ?1)"
+        f" {', '.join(f'{name}_at = coalesce({name}_at, ?1)' for name in stamps)}"
         f"{action if state is DeliveryState.ACTED else ''} FROM json_each(?2) AS receipt"
         " WHERE delivery.push_no = receipt.value ->> 0 AND delivery.device_no = receipt.value ->> 1"
         f" AND +delivery.state {_MOVES}"

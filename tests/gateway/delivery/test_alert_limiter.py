@@ -328,9 +328,9 @@ def test_no_more_alerts_are_counted_than_a_limit_looks_back_at(world: World) -> 
     )
     world.connect()
     assert world.state(world.alert())[0] == "sent"
-    found = "SELECT count(*) FROM alert_use WHERE channel IS"
-    assert world.row(f"{found} NULL") == (MAX_CAP_ALERTS,)
-    assert world.row(f"{found} 'rare'") == (4,), "the last three, and one that may be checked again"
+    found = "SELECT count(*) FROM alert_use WHERE channel"
+    assert world.row(f"{found} IS NULL") == (MAX_CAP_ALERTS,)
+    assert world.row(f"{found} = 'rare'") == (4,), "the last three, and one that may be checked again"
     assert world.state(world.alert(channel="rare")) == ("suppressed", "capped")
 
 

@@ -17,20 +17,26 @@ from gateway.audience.policy import ChannelFields, ConsentPolicy, NewChannel, Po
 from gateway.delivery.engine import Body, Message
 from gateway.delivery.submission import AcceptedPush
 from gateway.store.audience.topics import topics_of
+from tests import postgresql
 from tests.gateway.delivery.world import ALERT, APP, World
 
 
 @contextmanager
 def full_disk(world: World) -> Iterator[None]:
     """For deliveries."""
-    triggers = {"full": "UPDATE ON delivery", "full_of_sets": "INSERT ON outcome_set"}
-    for name, event in triggers.items():
+    if postgresql.is_used():
         world.connection.execute(
-            f"CREATE TRIGGER {name} BEFORE {event} BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE disk_full; END'"
         )
+        refuse, drop = "EXECUTE FUNCTION refuse()", "DROP FUNCTION refuse CASCADE"
+    else:
+        refuse = "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
+        drop = "DROP TRIGGER full_of_rows; DROP TRIGGER full_of_sets"
+    world.connection.execute(f"CREATE TRIGGER full_of_rows BEFORE UPDATE ON delivery {refuse}")
+    world.connection.execute(f"CREATE TRIGGER full_of_sets BEFORE INSERT ON outcome_set {refuse}")
     yield
-    for name in triggers:
-        world.connection.execute(f"DROP TRIGGER {name}")
+    for statement in drop.split("; "):
+        world.connection.execute(statement)
 
 
 def test_a_denied_device_gets_no_alert(world: World) -> None:

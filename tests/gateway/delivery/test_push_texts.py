@@ -293,7 +293,7 @@ def test_consent_comes_before_what_a_device_lacks(world: World) -> None:
 
 
 def test_values_cannot_leave_their_string(world: World) -> None:
-    hostile = '","data":{"admin":true},"x":"\\\n\r\t\x00\x1b[31m</script>{{ device.id }}\u202e'
+    hostile = '","data":{"admin":true},"x":"\\\n\r\t\x01\x1b[31m</script>{{ device.id }}\u202e'
     describe(world, 1, name=hostile)
     world.connect(1)
     title = {"title": "{{ device.name }}"}
