@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import psycopg
+from psycopg.abc import Buffer
 from psycopg.adapt import Loader
 from psycopg.pq import TransactionStatus
-from psycopg.types.string import TextLoader
+from psycopg.types.string import StrDumperUnknown, TextLoader
 
 from gateway.store.postgresql.address import read_address
 from gateway.store.postgresql.dialect import translated
@@ -18,6 +19,13 @@ from gateway.store.segments.value_forms import KEYED
 _LAST_WORDS = 3
 """Reads until the end shows of what a server says before it ends a connection: its reason, and the end itself."""
 _CHANGES = ("INSERT", "UPDATE", "DELETE")
+
+
+class _TextDumper(StrDumperUnknown):
+    """No text of PostgreSQL has a NUL, so nothing is found by one. Names are free of them before they are stored."""
+
+    def dump(self, obj: str) -> Buffer | None:
+        return super().dump(obj.replace("\0", "\ufffd") if "\0" in obj else obj)
 
 
 class _NumberLoader(Loader):
@@ -94,6 +102,7 @@ class Connection:
     def _connected(self) -> psycopg.Connection[Any]:
         raw = psycopg.connect(autocommit=True, **self._parameters)  # type: ignore[arg-type]  # libpq's words
         adapters = raw.adapters
+        adapters.register_dumper(str, _TextDumper)
         for name in ("json", "jsonb"):
             adapters.register_loader(name, TextLoader)
         adapters.register_loader("numeric", _NumberLoader)

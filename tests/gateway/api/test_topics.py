@@ -73,6 +73,18 @@ async def test_tags_are_listed_by_name_and_topics_are_none_of_them(gateway: InPr
     assert (await gateway.call("GET", "/v1/tags?prefix=~", 422))["code"] == "invalid_request"
 
 
+async def test_no_name_has_a_nul(gateway: InProcessGateway) -> None:
+    """Nor has a text of PostgreSQL; what devices say of themselves may have one."""
+    await gateway.enrol("a", tags=["hall"], attributes={"note": "x\0y"})
+    for path in ("/v1/tags?cursor=%00", "/v1/topics?cursor=%00", "/v1/devices?tag=%00"):
+        await gateway.call("GET", path)
+    for path in ("/v1/devices/a%00", "/v1/pushes/a%00", "/v1/segments/a%00"):
+        await gateway.refused("GET", path, 404)
+    assert (await gateway.call("GET", "/v1/devices/a"))["attributes"] == {"note": "x\0y"}
+    forecast = {"target": {"where": "attributes.note.startsWith('x')"}}
+    assert (await gateway.call("POST", "/v1/pushes/forecast", json=forecast))["targeted"] == 1
+
+
 async def test_a_device_joins_what_the_policy_lets_it(gateway: InProcessGateway) -> None:
     enrolled = await gateway.call("POST", "/v1/devices", 201, json={"device_id": "a"})
     await gateway.call("PUT", "/v1/policy", json={"joinable_topics": ["news", "league.*"]})

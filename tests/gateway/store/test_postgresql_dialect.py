@@ -84,6 +84,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
         ("SELECT substr('abcdef', -2) = ?, substr(substr('abcdef', 1, 4), -9)", ("ef",)),
         ("SELECT 1 == 1, 'a == b' WHERE TRUE AND NOT FALSE", ()),
         ("SELECT CAST('z' AS TEXT) < x''", ()),
+        ("SELECT 1 WHERE CAST('z' AS TEXT) = ?", ("z\0",)),
     ],
 )
 def test_statements_answer_the_same(both: Both, statement: str, values: tuple[Any, ...]) -> None:
