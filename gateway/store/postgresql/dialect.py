@@ -46,6 +46,8 @@ _GRAMMAR: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\bjson_each\(devices_json\(([\w.]+)\)\) AS (\w+)"), r"set_devices(\1) AS \2(value)"),
     (re.compile(r"\bsubstr\(((?:[^(),]|\([^()]*\))+), -(\d+)\)"), r"right(\1, \2)"),
     (re.compile(r"=="), "="),
+    # A text out of JSON has no number, and of a pair PostgreSQL says it is not NULL when neither half is.
+    (re.compile(r"(->> (?:'\d+'|\d+)|\bvalue) IS NOT NULL\b"), r"\1 IS DISTINCT FROM NULL"),
     (re.compile(r"\bLIKE\b"), "ILIKE"),
     (re.compile(r"\bNOT GLOB\b"), "!@~"),
     (re.compile(r"\bGLOB\b"), "@~"),

@@ -248,6 +248,7 @@ async def test_an_app_keeps_so_many_and_another_its_own(
     assert (await gateway.call("GET", "/v1/invitations", http=other))["items"][0]["device_id"] == "kiosk-1"
 
 
+@pytest.mark.sqlite("whose file is looked through")
 async def test_a_code_is_nowhere_on_the_disk(gateway: InProcessGateway) -> None:
     code = (await invited(gateway))["code"]
 

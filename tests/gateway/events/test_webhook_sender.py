@@ -372,6 +372,7 @@ def answering_after(go: threading.Event, status: int) -> Answer:
     return late
 
 
+@pytest.mark.sqlite("which gives a removed one's number to the next")
 @pytest.mark.parametrize("status", [200, 410, 500, 503])
 async def test_what_a_removed_webhook_is_still_answered_is_not_booked_for_the_next_one(
     gateway: InProcessGateway, fleet: Fleet, receiver: Receiver, status: int, monkeypatch: pytest.MonkeyPatch
@@ -437,6 +438,7 @@ async def test_a_replay_for_a_removed_webhook_leaves_the_next_ones_dead_letters(
     assert await everything_of_webhooks(gateway) == before
 
 
+@pytest.mark.sqlite("which gives a removed one's number to the next")
 async def test_what_is_said_to_a_removed_webhook_does_not_change_the_next_one(
     gateway: InProcessGateway, fleet: Fleet
 ) -> None:

@@ -160,6 +160,7 @@ async def test_use_is_written_once_a_minute_and_survives_a_restart(
         await again.close()
 
 
+@pytest.mark.sqlite("whose file is restored")
 async def test_a_restored_server_has_nobody_signed_in(
     gateway: InProcessGateway, browser: httpx2.AsyncClient, tmp_path: Path
 ) -> None:

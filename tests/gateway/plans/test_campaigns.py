@@ -195,7 +195,7 @@ def test_variants_and_holdout_share_the_groups(world: CampaignWorld) -> None:
 
 def test_variants_may_be_texts_by_locale_and_templates(world: CampaignWorld) -> None:
     world.run(world.templates.put(APP.no, "soup", '{"notification": {"title": "Soup for {{ device.name }}"}}'))
-    world.connection.execute("UPDATE device SET name = 'Till ' || no, locale = iif(no % 2, 'de', 'en')")
+    world.connection.execute("UPDATE device SET name = 'Till ' || no, locale = iif(no % 2 = 1, 'de', 'en')")
     variants = [
         {"id": "plain", "texts": {"de": {"title": "Essen"}, "default": {"title": "Lunch"}}},
         {"id": "soup", "template": "soup"},

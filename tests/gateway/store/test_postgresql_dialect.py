@@ -79,6 +79,8 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
         ("SELECT value % 3, value & 6, value >> 1 FROM json_each(?)", ("[5, 7]",)),
         ("SELECT value GLOB 'a.c*', value NOT GLOB '*[^0-9.]*' FROM json_each(?)", ('["a.cd", "abc", "1.2", "x"]',)),
         ("SELECT json_set('{\"a\": {\"b\": 1}}', '$.a.b', ?)", (2,)),
+        ("SELECT value FROM json_each(?) WHERE value ->> '$.a' IS NOT NULL", ('[{"a": "x"}, {"a": 1}, {"b": 1}]',)),
+        ("SELECT value FROM json_each(?) WHERE value IS NOT NULL", ('["x", 1, null]',)),
         ("SELECT CAST(value AS INTEGER) FROM json_each(?)", ("[5, 7000000000]",)),
         ("SELECT j.value FROM json_each(?) AS j WHERE j.key = ?", ('{"a": 1, "b": 2}', "b")),
         ("SELECT substr('abcdef', -2) = ?, substr(substr('abcdef', 1, 4), -9)", ("ef",)),
