@@ -19,7 +19,7 @@ from gateway.store.postgresql.connection import Connection
 from gateway.store.postgresql.server import PostgresqlServer
 from tests.third_party import require
 
-URL_VARIABLE = "FLEETPUSH_TEST_POSTGRESQL"
+URL_VARIABLE = "TESTS_POSTGRESQL"
 """Where the run's server is. Unset: ledgers are files of SQLite."""
 _NOBODY = 65_534
 """PostgreSQL refuses to run as root."""
