@@ -86,8 +86,9 @@ class Settings(BaseSettings):
     data_dir: Path = Path("fleetpush-data")
     """Directory in which everything is kept."""
     database: str | None = None
-    """PostgreSQL that keeps the ledger instead of a file in the data directory: `postgresql://USER@HOST/DATABASE`. The
-    first start makes the schema `fleetpush` there. One server at a time, and not for production yet."""
+    """PostgreSQL that keeps the ledger instead of a file in the data directory: 
+    `postgresql://USER:PASSWORD@HOST/DATABASE`. The first start makes the schema `fleetpush` there. One server at a
+    time, and not for production yet: `docs/operate/postgresql.md`."""
     bind: str = "127.0.0.1"
     """Address to listen on. Another than loopback needs TLS, or `insecure`."""
     mqtt_port: Annotated[int, Field(ge=0, le=65_535)] = 1883

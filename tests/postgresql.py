@@ -81,6 +81,18 @@ class Postgresql:
         self._run("pg_ctl", "stop", "--wait", "--mode", "immediate", "--pgdata", f"{self._folder.name}/data")
         self.running = False
 
+    def require_passwords(self) -> None:
+        """Have every user but its own prove by a password who it is."""
+        rules = "local all fleetpush trust\nlocal all all scram-sha-256\n"
+        (self.folder / "data" / "pg_hba.conf").write_text(rules)
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute("SELECT pg_reload_conf()")
+
+    @property
+    def folder(self) -> Path:
+        """The folder of its socket and its data."""
+        return Path(self._folder.name)
+
     def address(self, database: str = "postgres") -> str:
         """The address of a database, as the setting `database` has it."""
         return f"postgresql://fleetpush@/{database}?host={self._folder.name}"

@@ -35,7 +35,7 @@ from typing import Any
 
 import httpx2
 
-from tests.end_to_end.harness import ENDED_UNDELIVERED, Api, Server, wait_for
+from tests.end_to_end.harness import DATABASE, ENDED_UNDELIVERED, Api, Server, wait_for
 from tests.end_to_end.wire_device import PUBACK, PUBREC, V4, V5, Disconnected, Publish, WireDevice
 
 ARRIVED = ("delivered", "displayed", "dismissed", "opened", "acted")
@@ -51,6 +51,8 @@ CHANNELS: dict[str, dict[str, Any]] = {
 }
 HELD_BACK = ("dropping", "deferring", "nightly")
 """Channels whose alerts caps or quiet hours may hold back."""
+UNAVAILABLE = (0x03, 0x88)
+"""Codes of CONNACK, in 3.1.1 and 5.0, while nobody can be looked up in the ledger."""
 LATE_S = 2.5
 """How much later than its ttl an arrival may be read here: `ttl` is in whole seconds, and threads share two cores."""
 
@@ -152,8 +154,8 @@ class FleetUnderKills:
 
     def kill_and_restart(self) -> None:
         """SIGKILL now, or while the ledger's file is locked from outside; then a new run on the same data."""
-        if self._dice.random() < 0.3:
-            with sqlite3.connect(self.server.data_dir / "ledger.db", isolation_level=None) as ledger:
+        if DATABASE not in self.server.env and self._dice.random() < 0.3:
+            with sqlite3.connect(self.server.data_dir / "fleetpush.db", isolation_level=None) as ledger:
                 ledger.execute("BEGIN IMMEDIATE")
                 time.sleep(self._dice.uniform(0.02, 0.3))  # what comes meanwhile waits for the lock, and is killed
                 self._kill()
@@ -161,6 +163,25 @@ class FleetUnderKills:
             ledger.close()
         else:
             self._kill()
+        self._start_again()
+
+    def crash_below(self, crash: Callable[[], None], exit_code: int) -> None:
+        """Let what the server stands on crash and come back. A server that ends because of it, with this exit code, is
+        started again; otherwise it is the same run."""
+        crash()
+        wait_for(lambda: not self.server.running or self._is_ready(), timeout=30, what="the server to be back, or over")
+        if not self.server.running:
+            self._open.clear()
+            assert self.server.wait() == exit_code, self.server.output
+            self._start_again()
+
+    def _is_ready(self) -> bool:
+        try:
+            return self.api.request("GET", "/readyz").status_code == 200
+        except httpx2.HTTPError:
+            return False
+
+    def _start_again(self) -> None:
         with self._rest:
             everybody = sum(thread.is_alive() for thread in (self._sender, *self._threads))
             assert self._rest.wait_for(lambda: self._resting >= everybody, 30), "the fleet did not come to rest"
@@ -238,7 +259,10 @@ class FleetUnderKills:
         wire.completing = staying or dice.random() < 0.7
         came_before = bool(device.run_of)
         device.run_of[wire.connections + 1] = self.run
-        connack = wire.connect()
+        connack = wire.try_connect()
+        if connack.code in UNAVAILABLE:
+            raise Disconnected(device.id)
+        assert connack.code == 0, f"{device.id} was refused with {connack.code:#x}"
         if not connack.session_present:
             if came_before and wire.subscribed:
                 self.faults.append(f"{device.id} lost its session")
