@@ -86,7 +86,7 @@ class Settings(BaseSettings):
     data_dir: Path = Path("fleetpush-data")
     """Directory in which everything is kept."""
     database: str | None = None
-    """PostgreSQL that keeps the ledger instead of a file in the data directory: 
+    """PostgreSQL that keeps the ledger instead of a file in the data directory:
     `postgresql://USER:PASSWORD@HOST/DATABASE`. The first start makes the schema `fleetpush` there. One server at a
     time, and not for production yet: `docs/operate/postgresql.md`."""
     bind: str = "127.0.0.1"
