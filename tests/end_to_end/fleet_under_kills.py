@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import json
 import random
-import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -35,7 +34,8 @@ from typing import Any
 
 import httpx2
 
-from tests.end_to_end.harness import DATABASE, ENDED_UNDELIVERED, Api, Server, wait_for
+from tests.end_to_end.harness import ENDED_UNDELIVERED, Api, Server, wait_for
+from tests.end_to_end.ledger_access import stalled_ledger
 from tests.end_to_end.wire_device import PUBACK, PUBREC, V4, V5, Disconnected, Publish, WireDevice
 
 ARRIVED = ("delivered", "displayed", "dismissed", "opened", "acted")
@@ -154,13 +154,10 @@ class FleetUnderKills:
 
     def kill_and_restart(self) -> None:
         """SIGKILL now, or while the ledger's file is locked from outside; then a new run on the same data."""
-        if DATABASE not in self.server.env and self._dice.random() < 0.3:
-            with sqlite3.connect(self.server.data_dir / "fleetpush.db", isolation_level=None) as ledger:
-                ledger.execute("BEGIN IMMEDIATE")
+        if self._dice.random() < 0.3:
+            with stalled_ledger(self.server):
                 time.sleep(self._dice.uniform(0.02, 0.3))  # what comes meanwhile waits for the lock, and is killed
                 self._kill()
-                ledger.execute("ROLLBACK")
-            ledger.close()
         else:
             self._kill()
         self._start_again()

@@ -69,6 +69,7 @@ async def test_on_asyncio(server: Server, api: Api, name: Name) -> None:
         assert await device.fetch(push, push.notification["image"]) == PICTURE
 
 
+@pytest.mark.sqlite("backup and restore")
 def test_what_was_answered_survives_a_kill_and_a_backup(start_server: StartServer, tmp_path: Path) -> None:
     server = start_server()
     made = upload(server.api)

@@ -78,6 +78,7 @@ def test_a_kill_between_leaves_no_change_without_its_entry(start_server: StartSe
     assert verified.returncode == 0, verified.stderr
 
 
+@pytest.mark.sqlite("its file is altered")
 @pytest.mark.full_only
 @pytest.mark.long
 def test_an_altered_file_is_found_by_every_command_and_a_truncated_one_by_a_noted_head(

@@ -6,9 +6,13 @@ import json
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.end_to_end.conftest import StartServer, Wire
 from tests.end_to_end.harness import THIS_TREE, Server, clean_environment, fleetpush
 from tests.end_to_end.wire_device import WireDevice
+
+pytestmark = pytest.mark.sqlite("backup on a schedule")
 
 
 def metrics(server: Server) -> dict[str, float]:

@@ -122,6 +122,7 @@ def test_times_quiet_hours_and_signatures_follow_a_clock_that_is_set_right(
     api.wait_counts(late, waiting=1)
 
 
+@pytest.mark.sqlite("`doctor --mend-clock`")
 @pytest.mark.full_only
 def test_a_start_years_ahead_is_shown_right_and_can_be_mended(
     start_server: StartServer, wire: Wire, clocks: Clocks

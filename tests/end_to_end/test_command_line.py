@@ -180,6 +180,7 @@ def test_doctor_is_content_with_a_healthy_server(server: Server, tmp_path: Path,
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.sqlite("backup and restore")
 def test_a_backup_taken_under_load_restores_to_a_truthful_ledger(
     start_server: StartServer, wire: Wire, tmp_path: Path
 ) -> None:

@@ -21,6 +21,7 @@ def faults(tmp_path: Path) -> DiskFaults:
     return DiskFaults(tmp_path, tmp_path / "data0")
 
 
+@pytest.mark.sqlite("the disk of its file")
 def test_a_commit_that_the_disk_does_not_confirm_is_unknown_and_ends_the_server(
     start_server: StartServer, wire: Wire, faults: DiskFaults
 ) -> None:
@@ -47,6 +48,7 @@ def test_a_commit_that_the_disk_does_not_confirm_is_unknown_and_ends_the_server(
     assert client.push_ids() == [accepted["push_id"]]
 
 
+@pytest.mark.sqlite("the disk of its file")
 def test_without_a_key_an_unknown_push_is_not_to_be_sent_again(start_server: StartServer, faults: DiskFaults) -> None:
     server = start_server(env=faults.env)
     faults.fail("sync", "fleetpush.db")
@@ -86,6 +88,7 @@ def test_a_stand_alone_broker_ends_as_well(tmp_path: Path, faults: DiskFaults, m
     assert "the disk did not confirm" in log.read_text().splitlines()[-1]
 
 
+@pytest.mark.sqlite("the disk of its file")
 @pytest.mark.parametrize(
     ("number", "status", "code"),
     [

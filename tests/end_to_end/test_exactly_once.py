@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
+
+import pytest
 
 from tests.end_to_end.conftest import StartServer, Wire
 from tests.end_to_end.harness import Api, Device, Server, fleetpush, wait_for
+from tests.end_to_end.ledger_access import LEDGER, committed_rows, committed_rows_of, stalled_file, stalled_ledger
 from tests.end_to_end.wire_device import PUBCOMP, PUBREC, V4, V5, WireDevice
 
-LEDGER, BROKER = "fleetpush.db", "broker.db"
+BROKER = "broker.db"
 
 
-@contextmanager
-def locked(server: Server, name: str) -> Iterator[None]:
-    """Nothing is committed to one of the files meanwhile, as with a slow disk or a backup."""
-    with closing(sqlite3.connect(server.data_dir / name, isolation_level=None, timeout=10)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        yield
-        other.execute("ROLLBACK")
+def locked(server: Server, name: str) -> AbstractContextManager[None]:
+    """Nothing is committed to one of the two databases meanwhile."""
+    return stalled_ledger(server) if name == LEDGER else stalled_file(server, name)
 
 
 def committed(server: Server, name: str, query: str) -> list[Any]:
-    with closing(sqlite3.connect(server.data_dir / name)) as other:
-        return other.execute(query).fetchall()
+    return committed_rows(server, query) if name == LEDGER else committed_rows_of(server, name, query)
 
 
 def uplink(api: Api, device: Device) -> list[str]:
@@ -165,6 +161,7 @@ def test_a_late_acknowledgement_of_an_earlier_run_acknowledges_nothing_else(
         api.wait_counts(push_id, delivered=1)
 
 
+@pytest.mark.sqlite("backup and restore")
 def test_a_restored_server_sends_nothing_under_an_identifier_that_a_device_still_holds(
     start_server: StartServer, wire: Wire
 ) -> None:

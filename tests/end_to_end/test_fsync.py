@@ -122,6 +122,7 @@ def traced(server: Server, output: Path) -> Iterator[None]:
         strace.stderr.close()
 
 
+@pytest.mark.sqlite("which syncs its file itself")
 def test_every_2xx_on_a_push_follows_the_fsync_of_its_group(start_server: StartServer, tmp_path: Path) -> None:
     server = start_server()
     api = server.api
@@ -146,6 +147,7 @@ def test_every_2xx_on_a_push_follows_the_fsync_of_its_group(start_server: StartS
     assert trace.synced_between(r"^(\d+)<.*POST /v1/devices HTTP", r"^%s<.*HTTP/1\.1 201") == 1
 
 
+@pytest.mark.sqlite("which syncs its file itself")
 def test_suback_and_puback_follow_the_fsync_of_what_they_promise(
     start_server: StartServer, wire: Wire, tmp_path: Path
 ) -> None:

@@ -13,6 +13,8 @@ import pytest
 from tests.end_to_end.conftest import StartServer, Wire
 from tests.end_to_end.harness import Api, wait_for
 
+pytestmark = pytest.mark.sqlite("the disk of its file")
+
 BATCH = 200
 
 

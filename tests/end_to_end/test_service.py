@@ -53,6 +53,7 @@ def test_a_loop_that_stands_still_sends_no_pings(tmp_path: Path) -> None:
             manager.wait(lambda said: "WATCHDOG" in said)  # a probe of before may look as old as the stop first
 
 
+@pytest.mark.sqlite("the disk of its file")
 @pytest.mark.full_only  # a start without a warm process; `test_watchdog` has the writers of one process
 def test_a_writer_that_hangs_in_the_disk_is_named_and_no_ping_is_sent(tmp_path: Path) -> None:
     """The loop runs meanwhile, and HTTP answers."""

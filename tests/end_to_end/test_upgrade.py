@@ -26,6 +26,8 @@ from tests.end_to_end.test_events import Stream
 from tests.end_to_end.wire_device import WireDevice
 from tests.released import ReleasedDirectory, released, revisions
 
+pytestmark = pytest.mark.sqlite("files of earlier versions")
+
 KEEP_OLD = ("--event-days", "40000", "--retention-days", "40000", "--counts-days", "40000")
 """What is in those files is as old as they are."""
 DEVICES = 5_000
