@@ -370,7 +370,9 @@ class FleetUnderKills:
             self.accepted[push_id].recalled = True
             api.request("DELETE", f"/v1/pushes/{push_id}")
         elif luck < 0.15:
-            api.counts(push_id)
+            answer = api.request("GET", f"/v1/pushes/{push_id}")
+            if answer.status_code != 503:
+                api.checked_counts(push_id, answer.json())
 
     # -- the judgement
 

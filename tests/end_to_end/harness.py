@@ -316,7 +316,11 @@ class Api:
 
     def counts(self, push_id: str) -> dict[str, int]:
         """The counts of a push, having checked that they conserve."""
-        report = self.call("GET", f"/v1/pushes/{push_id}", 200)
+        return self.checked_counts(push_id, self.call("GET", f"/v1/pushes/{push_id}", 200))
+
+    @staticmethod
+    def checked_counts(push_id: str, report: dict[str, Any]) -> dict[str, int]:
+        """The counts in what was answered about a push, having checked that they conserve."""
         counts: dict[str, int] = report["counts"]
         assert set(counts) == {"targeted", *STATES}, counts
         assert sum(counts[state] for state in STATES) == counts["targeted"], f"{push_id} does not conserve: {counts}"

@@ -174,6 +174,7 @@ def test_sighup_without_certificates_ends_nothing(start_server: StartServer) -> 
     assert server.api.request("GET", "/readyz").status_code == 200
 
 
+@pytest.mark.sqlite("`doctor` over PostgreSQL is in test_postgresql")
 def test_doctor_is_content_with_a_healthy_server(server: Server, tmp_path: Path, terminal: Terminal) -> None:
     result = fleetpush("doctor", "--data-dir", str(server.data_dir), env=terminal.env, cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -235,10 +235,12 @@ def test_the_journal_gets_a_line_with_its_priority_for_each_record(tmp_path: Pat
     with Server(tmp_path / "data", "--log-format", form, env=environment) as server:
         server.api.request("GET", "/v1/devices", headers={"Authorization": "Bearer wrong"})
         assert server.stop() == 0
-        lines = errors.read_text().splitlines()
+        # The PostgreSQL of a run is not durable, which is told first.
+        lines = [line for line in errors.read_text().splitlines() if "has fsync = off" not in line]
+        before = len(errors.read_text().splitlines())
         with pytest.raises(StartFailed):
             Server(tmp_path / "data", "--log-format", form, "--bind", "192.0.2.1", env=environment).start()
-        refusal = errors.read_text().splitlines()[len(lines) :]
+        refusal = errors.read_text().splitlines()[before:]
     assert re.match(r"<3>(fleetpush: |\{.*\"fleetpush: )", refusal[0])
     assert len(refusal) == 1
     assert len(lines) >= 3

@@ -31,6 +31,8 @@ from tests.third_party import Listener, require
 from tests.websocket_stream import WebSocketStream, request
 from tests.wire import PINGREQ, PINGRESP, RawClient, Stream, connack_4, connect, puback, publish, suback, subscribe
 
+pytestmark = pytest.mark.sqlite("`tls device` reads its file")
+
 ACCEPTED, REFUSED = connack_4(), connack_4(code=4)
 """3.1.1 calls everything that is wrong with a credential bad user name or password."""
 DAYS_LEFT = 'fleetpush_tls_certificate_days_left{certificate="server"}'
