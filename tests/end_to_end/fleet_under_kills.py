@@ -371,7 +371,9 @@ class FleetUnderKills:
             api.request("DELETE", f"/v1/pushes/{push_id}")
         elif luck < 0.15:
             answer = api.request("GET", f"/v1/pushes/{push_id}")
-            if answer.status_code != 503:
+            if answer.status_code not in (200, 503):
+                self.faults.append(f"{answer.status_code} {answer.text}")
+            elif answer.status_code == 200:
                 api.checked_counts(push_id, answer.json())
 
     # -- the judgement

@@ -176,7 +176,10 @@ class PostgresqlServer:
         raw = cast(Connection, connection)
         raw.notice_end()
         if raw.is_lost:
-            self._connect_again(raw)
+            try:
+                self._connect_again(raw)
+            except psycopg.Error as error:
+                raise _explained(error) from error
 
     def _connect_again(self, raw: Connection) -> None:
         """Any thread. A server that is away is asked once a second, by whoever comes first: one that does not even
@@ -210,7 +213,10 @@ class PostgresqlServer:
 
     @contextmanager
     def limited(self, connection: Transaction, seconds: float) -> Iterator[None]:
-        connection.execute(f"SET statement_timeout = {int(seconds * 1000)}")
+        try:
+            connection.execute(f"SET statement_timeout = {int(seconds * 1000)}")
+        except psycopg.Error as error:  # nothing of a read was asked yet
+            raise _explained(error) from error
         yield
 
     def was_interrupted(self, error: BaseException) -> bool:
