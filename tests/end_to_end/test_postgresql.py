@@ -181,6 +181,8 @@ def test_it_outlasts_a_postgresql_that_is_away(over: Server, postgresql: Postgre
     assert over.stop() == 0
 
 
+# In the process that outlives a crash a push was left waiting for a connected device (seed 194438657): nobody knows why.
+@pytest.mark.xfail(reason="issue 28: a push may stay waiting after a crash of PostgreSQL", strict=False)
 @pytest.mark.long
 @pytest.mark.timeout(240)
 def test_crashes_of_postgresql_under_load(over: Server, postgresql: Postgresql, wire: Wire, full: int) -> None:
