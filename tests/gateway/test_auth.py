@@ -398,6 +398,7 @@ async def test_an_answer_that_fails_costs_the_others_nothing(rows: Rows, caplog:
     assert "dev_right" not in caplog.text
 
 
+@pytest.mark.sqlite("whose table goes")
 async def test_a_failing_database_lets_nobody_in(rows: Rows) -> None:
     rows.connection.execute("DROP TABLE device")
     assert await connect(rows, ("kiosk-1", "kiosk-1", "dev_right")) == [Refused(ReasonCode.SERVER_UNAVAILABLE)]
