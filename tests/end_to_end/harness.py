@@ -77,6 +77,10 @@ def wait_for(predicate: Callable[[], Found], *, timeout: float = 15.0, what: str
         pause = min(pause * 1.5, 0.1)
 
 
+PORT_ATTEMPTS = 20
+PORT_PAUSE_SECONDS = 0.5
+
+
 class StartFailed(Exception):
     """The server ended before it was ready."""
 
@@ -129,7 +133,20 @@ class Server:
             self.kill9()
 
     def start(self) -> Server:
-        """Start and wait for the ready line; the ports of an earlier start are kept."""
+        """Start and wait for the ready line; the ports of an earlier start are kept.
+
+        Meanwhile the kernel may have given one of them to somebody's outgoing connection: that ends, and is waited for.
+        """
+        for _ in range(PORT_ATTEMPTS if self.mqtt_port else 0):
+            try:
+                return self._start()
+            except StartFailed as failure:
+                if " is in use (`ss " not in failure.output.rstrip().rpartition("\n")[2]:
+                    raise
+                time.sleep(PORT_PAUSE_SECONDS)
+        return self._start()
+
+    def _start(self) -> Server:
         assert self._process is None or self._process.poll() is not None, "one process at a time"
         command = [*self.program, "serve", "--data-dir", str(self.data_dir)]
         command += ["--mqtt-port", str(self.mqtt_port), "--http-port", str(self.http_port), *self.options]
