@@ -187,6 +187,7 @@ class DeliveryComponents:
             check_in_place=alert_limiter.check_in_place,
             suppress_unwanted=preferences.suppress_unwanted,
             on_acknowledged=hand_over.count_acknowledged,
+            read_again=hand_over.read_again,
         )
         self.engine = make_engine(connections)
         connections.connect(engine=self.engine, on_ready=alert_limiter.ready, on_returned=observers.returned)

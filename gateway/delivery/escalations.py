@@ -304,7 +304,7 @@ class Escalations:
     async def recall(self, app: AppRef, push_id: str) -> dict[str, int] | None:
         """Take back a push, with all its steps if it was sent to a duty, and have devices clear their screens.
 
-        Answers and raises as `Ledger.recall`.
+        Answers and raises as `Recalls.recall`.
         """
         was: str | None = None
         later: list[str] = []
@@ -319,7 +319,7 @@ class Escalations:
             )
         found: Counter[str] | None = None
         for one in (push_id, *later):
-            part = await self._ledger.recall(app.no, one)
+            part = await self._ledger.recalls.recall(app.no, one)
             if part is None:
                 return None
             if was is None and (part["in_flight"] or part["too_late"]):
@@ -350,7 +350,7 @@ class Escalations:
             if after[0] and (not found or found[0][0] != after[0]):
                 note_cleared(transaction, after[0])
             for _, _, step in found:
-                self._ledger.recall_few(transaction, step.push_no, now_ms)
+                self._ledger.recalls.recall_few(transaction, step.push_no, now_ms)
             return found
 
         def on_commit(found: list[tuple[int, int, StepPush]]) -> None:
@@ -361,7 +361,7 @@ class Escalations:
                     self._clearing = False
                 return
             untold = [step for _, _, step in found]
-            self._ledger.note_recalled([step.push_no for step in untold])
+            self._ledger.recalls.note([step.push_no for step in untold])
             remaining = len(untold)
 
             def told() -> None:

@@ -29,7 +29,6 @@ back.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TypeVar
@@ -38,6 +37,7 @@ from pyroaring import BitMap
 
 from gateway.delivery.engine import ReasonCode
 from gateway.delivery.push import ActivePush, ActivePushes, load_pushes
+from gateway.delivery.recalls import Recalls
 from gateway.delivery_handles import DEVICE_BITS, DEVICE_MASK, handle_of
 from gateway.delivery_states import DeliveryState
 from gateway.store.deliveries.attempts import count_attempts
@@ -45,9 +45,7 @@ from gateway.store.deliveries.ledger_statements import (
     ENDED_DELIVERIES,
     end_devices,
     end_rows,
-    recall_rows,
     record_outcomes,
-    start_recall,
     sweep_rows,
     waiting_handles,
 )
@@ -115,7 +113,7 @@ class Ledger:
         """Server time at which the writer has last stored pushes, and ended what they supersede. Outcomes and receipts
         that it stores afterwards are no earlier, though they may have been reported before: the times of a delivery are
         in the order of its events. Writer thread."""
-        self._recalled: dict[int, None] = {}
+        self.recalls = Recalls(self, database, clock_ms)
         self.changed: set[int] = set()
         """Numbers of pushes of which something is on disk that was not counted yet (`analytics`)."""
         self.awaited: dict[int, Callable[[], None]] = {}
@@ -135,6 +133,7 @@ class Ledger:
         check_in_place: Callable[[Transaction, list[int], int], tuple[dict[int, list[int]], list[int]]],
         suppress_unwanted: Callable[[list[int]], None],
         on_acknowledged: Callable[[Mapping[tuple[int, int], Sequence[int]], int], None],
+        read_again: Callable[[Iterable[int]], None],
     ) -> None:
         """Connect to the components that are made later; once, before the first push.
 
@@ -146,7 +145,9 @@ class Ledger:
         devices the critical pushes that are let through though they are muted, in order, and the handles of those that
         have ended. `suppress_unwanted` ends those of these waiting deliveries that are still not wanted.
         `on_acknowledged` is called on the loop before a flush: the devices by push and effective QoS, and the time.
+        `read_again` reads the mailboxes of those of these devices that are connected.
         """
+        self.read_again = read_again
         self.on_recorded, self.on_ended, self.act_now = on_recorded, on_ended, act_now
         self.on_devices_ended = on_devices_ended
         self.check_in_place, self.suppress_unwanted = check_in_place, suppress_unwanted
@@ -453,54 +454,9 @@ class Ledger:
 
     # -- commands of the API ---------------------------------------------------------------------------------------
 
-    async def recall(self, app_no: int, push_id: str) -> dict[str, int] | None:
-        """Take back what is still waiting of a push. None: no such push.
-
-        `in_flight`: handed over, its outcome still open (a lost one will end `cancelled`); `too_late`: delivered. From
-        the first line on nothing of the push is handed over any more.
-        """
-        push_no = await self._database.write(lambda transaction: push_number(transaction, app_no, push_id), app_no)
-        if push_no is None:
-            return None
-        self.note_recalled([push_no])
-        self.flush()
-        now_ms = self._clock_ms()
-        final = await self._database.write(lambda transaction: start_recall(transaction, push_no, now_ms), app_no)
-        if final is not None:
-            return final
-        found = Counter(cancelled=0, in_flight=0, too_late=0)
-        after: int | None = 0
-        while after is not None:  # if the server ends before the last, `recover_rows` does the rest
-            seen = after
-            part, after = await self._database.write(
-                lambda rows: recall_rows(rows, push_no, seen, self.sent_of(push_no), now_ms),  # noqa: B023  awaited here
-                app_no,
-            )
-            found.update(part)
-        return dict(found)
-
-    def note_recalled(self, push_nos: Iterable[int]) -> None:
-        """Hand nothing of these pushes over any more: they are recalled on disk, or about to be."""
-        for push_no in push_nos:
-            self._recalled[push_no] = None
-            push = self.pushes.get(push_no)
-            if push is not None:
-                push.recalled = True
-        while len(self._recalled) > 10_000:  # only needed until that is on disk
-            del self._recalled[next(iter(self._recalled))]
-
-    def recall_few(self, transaction: Transaction, push_no: int, now_ms: int) -> None:
-        """Take back what is still waiting of a push to few devices. Writer thread; `note_recalled` when it is on disk.
-
-        Raises Problem 410 for a push whose counts are no longer kept.
-        """
-        if start_recall(transaction, push_no, now_ms) is None:
-            recall_rows(transaction, push_no, 0, self.sent_of(push_no), now_ms)
-
     def is_recalled(self, push: ActivePush) -> bool:
         """Whether a push is recalled, or about to be."""
-
-        return push.recalled or push.no in self._recalled
+        return push.recalled or push.no in self.recalls.noted
 
     async def empty_mailbox(self, device_no: int, app_no: int | None = None) -> int:
         """Cancel what waits for a device (reason `mailbox_emptied`); what is in flight goes on. How many."""

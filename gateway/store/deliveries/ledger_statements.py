@@ -490,6 +490,17 @@ def recall_rows(
     return counts, None if edge is None else edge[0]
 
 
+def waiting_devices(transaction: Transaction, push_nos: Iterable[int]) -> BitMap:
+    """The devices for which any of these pushes waits on disk, those in flight included."""
+    found = BitMap()
+    for push_no in push_nos:
+        rows = transaction.execute(
+            f"SELECT device_no FROM delivery WHERE push_no = ? AND +state {IS_WAITING}", (push_no,)
+        )
+        found |= waiting_of(transaction, push_no) | BitMap(device_no for (device_no,) in rows)
+    return found
+
+
 def waiting_handles(transaction: Transaction, device_no: int) -> list[int]:
     """Handles of what waits for a device, in flight or not."""
     in_sets = pushes_waiting_for(transaction, device_no)

@@ -58,7 +58,7 @@ def test_after_a_restart_what_was_in_flight_is_judged_like_after_any_lost_connec
     recalled = world.push().push_id
     superseded = world.push(collapse_key="k").push_id
     newer = world.push(collapse_key="k").push_id
-    world.run(world.ledger.recall(1, recalled))
+    world.run(world.ledger.recalls.recall(1, recalled))
     world.crash()
     world.run(world.connections.recover())
     assert world.state(recalled) == ("cancelled", "recalled")

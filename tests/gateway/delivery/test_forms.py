@@ -221,7 +221,7 @@ class Play:
         self.world.set_policy(**fields)
 
     def recall(self, push: int) -> Any:
-        return self.world.run(self.world.ledger.recall(APP.no, self._push_id(push))) if self.pushes else None
+        return self.world.run(self.world.ledger.recalls.recall(APP.no, self._push_id(push))) if self.pushes else None
 
     def empty(self, index: int) -> int:
         return self.world.run(self.world.ledger.empty_mailbox(self._device(index)))

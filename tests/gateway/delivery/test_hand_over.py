@@ -100,7 +100,7 @@ def test_a_session_that_lost_its_memory_gets_the_delivery_anew(world: World) -> 
 def test_in_flight_and_recalled_is_cancelled_only_when_it_is_lost(world: World) -> None:
     world.connect()
     push = world.push()
-    assert world.run(world.ledger.recall(1, push.push_id)) == {"cancelled": 0, "in_flight": 1, "too_late": 0}
+    assert world.run(world.ledger.recalls.recall(1, push.push_id)) == {"cancelled": 0, "in_flight": 1, "too_late": 0}
     assert world.counts(push.push_id) == {"targeted": 1, "sent": 1}
     world.disconnect()
     assert world.state(push.push_id) == ("cancelled", "recalled")

@@ -258,7 +258,7 @@ class Life(RuleBasedStateMachine):
     @rule(index=st.integers(1, 4))
     def recall(self, index: int) -> None:
         push_id = list(self.accepted)[-min(index, len(self.accepted))]
-        result = self.world.loop.run_until_complete(self.world.ledger.recall(1, push_id))
+        result = self.world.loop.run_until_complete(self.world.ledger.recalls.recall(1, push_id))
         assert result is not None
         (push_no,) = self.world.connection.execute("SELECT no FROM push WHERE id = ?", (push_id,)).fetchone()
         self.recalled.add(push_no)

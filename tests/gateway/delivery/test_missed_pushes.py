@@ -50,7 +50,7 @@ def test_what_a_device_missed_is_told_once(told: Told) -> None:
     expired = world.push(ttl=60).push_id
     recalled = world.push().push_id
     world.passes(61)
-    world.run(world.ledger.recall(1, recalled))
+    world.run(world.ledger.recalls.recall(1, recalled))
     overflowed, *_ = (world.push(ttl=3_600).push_id for _ in range(6))
     ((device_id, gap),) = told.connect()
     assert device_id == "d1"

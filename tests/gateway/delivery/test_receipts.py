@@ -92,7 +92,7 @@ def test_a_receipt_for_an_ended_delivery_is_proof_that_it_arrived(world: World, 
     elif how == "superseded":
         world.push(collapse_key="k")
     elif how == "cancelled":
-        world.run(world.ledger.recall(1, push_id))
+        world.run(world.ledger.recalls.recall(1, push_id))
     elif how == "overflowed":
         for _ in range(5):
             world.push()

@@ -59,7 +59,7 @@ def test_pushes_of_another_app_do_not_exist(world: World) -> None:
         with pytest.raises(Problem) as refusal:
             world.run(question)
         assert refusal.value.code == "push_not_found"
-    assert world.run(world.ledger.recall(2, push.push_id)) is None
+    assert world.run(world.ledger.recalls.recall(2, push.push_id)) is None
     assert items(world.run(world.reports.pushes(2, 10, None))) == []
 
 

@@ -59,7 +59,7 @@ def test_deliveries_leave_and_final_counts_stay(world: World) -> None:
     assert sweep(world) > 0
     assert world.row("SELECT count(*) FROM whole_delivery") == (0,)
     assert world.counts(push.push_id) == before
-    assert world.run(world.ledger.recall(1, push.push_id)) == {"cancelled": 0, "in_flight": 0, "too_late": 1}
+    assert world.run(world.ledger.recalls.recall(1, push.push_id)) == {"cancelled": 0, "in_flight": 0, "too_late": 1}
     with pytest.raises(Problem) as refusal:
         world.run(world.reports.deliveries(1, push.push_id, 10, None))
     assert refusal.value.code == "gone"
@@ -83,7 +83,7 @@ def test_after_its_counts_are_no_longer_kept_a_push_is_gone(world: World) -> Non
         world.run(world.reports.push(1, push))
     assert refusal.value.code == "gone"
     with pytest.raises(Problem) as refusal:
-        world.run(world.ledger.recall(1, push))
+        world.run(world.ledger.recalls.recall(1, push))
     assert refusal.value.code == "gone"
     assert items(world.run(world.reports.pushes(1, 10, None))) == []
     assert sweep(world) == 0
@@ -100,7 +100,7 @@ def test_as_long_again_after_its_counts_a_push_is_forgotten(world: World) -> Non
         with pytest.raises(Problem) as refusal:
             world.run(question)
         assert refusal.value.code == "push_not_found"
-    assert world.run(world.ledger.recall(1, push)) is None
+    assert world.run(world.ledger.recalls.recall(1, push)) is None
     assert world.says("receipts", {"push_id": push, "event": "opened"}) == 0
     assert world.activity.dropped == 1
 
@@ -116,12 +116,12 @@ def test_numbers_of_forgotten_pushes_are_not_given_again(world: World) -> None:
 
 def test_a_push_that_is_forgotten_between_two_looks_is_gone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of a push and its row are read one after the other."""
-    for room in ("reports", "ledger"):
+    for room in ("reports", "recalls"):
         monkeypatch.setattr(f"gateway.delivery.{room}.push_number", lambda *_: 999)
     for question in (
         world.reports.push(1, "x"),
         world.reports.deliveries(1, "x", 10, None),
-        world.ledger.recall(1, "x"),
+        world.ledger.recalls.recall(1, "x"),
     ):
         with pytest.raises(Problem) as refusal:
             world.run(question)

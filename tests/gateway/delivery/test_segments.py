@@ -109,7 +109,7 @@ def test_analytics_count_every_segment_once(world: World, is_large: bool, monkey
 def test_a_recall_reaches_every_segment(world: World) -> None:
     push_id = world.push({"all": True}).push_id
     world.connect(NUMBERS[3])
-    answer = world.run(world.ledger.recall(APP.no, push_id))
+    answer = world.run(world.ledger.recalls.recall(APP.no, push_id))
     assert answer == {"cancelled": len(NUMBERS) - 1, "in_flight": 1, "too_late": 0}
     world.acknowledge(NUMBERS[3])
     assert Counter(state for _, state in listed(world, push_id, 3)) == {"cancelled": 11, "delivered": 1}

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from gateway.errors import problem
 from gateway.store.deliveries import ledger_statements
+from gateway.store.errors import OutcomeUnknown, StorageFull
 from tests.gateway.delivery.world import APP, World
 
 
@@ -55,7 +57,7 @@ def test_a_recall_counts_all_its_parts(world: World) -> None:
     recalled = world.push({"all": True}).push_id
     world.acknowledge(3)
     other = world.push({"all": True}).push_id
-    result = world.run(world.ledger.recall(APP.no, recalled))
+    result = world.run(world.ledger.recalls.recall(APP.no, recalled))
     assert result == {"cancelled": 3, "in_flight": 1, "too_late": 1}
     assert world.counts(recalled) == {"targeted": 5, "cancelled": 3, "sent": 1, "delivered": 1}
     assert "cancelled" not in world.counts(other)
@@ -65,10 +67,69 @@ def test_a_recall_counts_all_its_parts(world: World) -> None:
 @pytest.mark.parametrize("form", ["rows"], indirect=True)  # a set is recalled in one piece
 def test_a_recall_that_a_kill_interrupts_is_finished(world: World) -> None:
     recalled = world.push({"all": True}).push_id
-    until_some_ended(world, world.ledger.recall(APP.no, recalled))
+    until_some_ended(world, world.ledger.recalls.recall(APP.no, recalled))
     assert 0 < ended(world) < 5
     world.run(world.connections.recover())
     assert world.counts(recalled) == {"targeted": 5, "cancelled": 5}
+    world.check_events()
+
+
+def refuse(world: World, monkeypatch: pytest.MonkeyPatch, write_no: int, error: Exception, meanwhile: Any) -> None:
+    """The database refuses what is written as this number from now on, after something else has happened."""
+    write, count = world.writer.write, 0
+
+    async def write_or_refuse(*arguments: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == write_no:
+            meanwhile()
+            world.settle()
+            raise error
+        return await write(*arguments)
+
+    monkeypatch.setattr(world.writer, "write", write_or_refuse)
+
+
+@pytest.mark.parametrize("error", [StorageFull("no room"), problem("busy", "too many changes of this app wait")])
+def test_a_push_goes_on_when_its_recall_is_refused(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """It was withheld from devices until the next start, though its sender was told that nothing was stored."""
+    push_id = world.push({"all": True}).push_id
+    refuse(world, monkeypatch, 2, error, lambda: world.connect(2))
+    with pytest.raises(type(error)):
+        world.run(world.ledger.recalls.recall(APP.no, push_id))
+    world.settle()
+    assert world.received(2) == [push_id]
+    world.connect(3)
+    assert world.received(3) == [push_id]
+    world.acknowledge(3)
+    assert world.run(world.ledger.recalls.recall(APP.no, push_id)) == {"cancelled": 3, "in_flight": 1, "too_late": 1}
+    world.connect(4)
+    assert world.received(4) == []
+
+
+def test_a_recall_whose_outcome_is_unknown_stays(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be on disk; the process ends, and the next start knows."""
+    push_id = world.push({"all": True}).push_id
+    refuse(world, monkeypatch, 2, OutcomeUnknown("no answer"), lambda: None)
+    with pytest.raises(OutcomeUnknown):
+        world.run(world.ledger.recalls.recall(APP.no, push_id))
+    world.settle()
+    world.connect(2)
+    assert world.received(2) == []
+
+
+@pytest.mark.parametrize("form", ["rows"], indirect=True)  # a set is recalled in one piece
+def test_what_is_left_of_a_recall_is_taken_back_when_it_can_be_stored(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push_id = world.push({"all": True}).push_id
+    refuse(world, monkeypatch, 4, StorageFull("no room"), lambda: None)
+    with pytest.raises(StorageFull):
+        world.run(world.ledger.recalls.recall(APP.no, push_id))
+    world.settle()
+    assert world.counts(push_id) == {"targeted": 5, "cancelled": 5}
     world.check_events()
 
 
@@ -99,7 +160,6 @@ def test_the_removal_of_a_device_that_a_kill_interrupts_is_finished(world: World
         connection.execute("UPDATE device SET removed_at = ? WHERE no = 1", (now,))
 
     until_some_ended(world, world.connections.remove_device(1, "d1", forget))
-    assert ended(world) == 2
     world.run(world.connections.recover())
     assert world.row("SELECT count(*) FROM whole_delivery WHERE device_no = 1 AND reason = 'device_removed'") == (5,)
     assert world.row("SELECT count(*) FROM whole_delivery WHERE device_no = 2 AND state = 0") == (5,)
