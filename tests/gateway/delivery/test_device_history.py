@@ -117,14 +117,19 @@ def test_many_outcomes_of_a_push_end_a_slice(monkeypatch: pytest.MonkeyPatch) ->
     world.close()
 
 
+def forget_deliveries(world: World, before: int) -> None:
+    for table in ("delivery", "waiting_set", "outcome_set"):
+        world.connection.execute(f"DELETE FROM {table} WHERE push_no < ?", (before,))
+
+
 def test_what_retention_has_left_of_pushes_is_not_looked_through(world: World) -> None:
     for _ in range(4):
         world.push({"device": "d1"})
-    world.connection.execute("DELETE FROM delivery WHERE push_no < 3")
+    forget_deliveries(world, before=3)
     found = find_pushes(world.connection, APP.no, 2, 1 << 40, 100, 2)
     assert (found.hits, found.reached, found.is_end) == ([], 3, False)
     assert find_pushes(world.connection, APP.no, 2, 3, 100, 2).is_end
-    world.connection.execute("DELETE FROM delivery")
+    forget_deliveries(world, before=1 << 40)
     assert find_pushes(world.connection, APP.no, 1, 1 << 40, 100, 2).is_end
 
 
