@@ -51,8 +51,8 @@ CHANNELS: dict[str, dict[str, Any]] = {
 }
 HELD_BACK = ("dropping", "deferring", "nightly")
 """Channels whose alerts caps or quiet hours may hold back."""
-UNAVAILABLE = (0x03, 0x88)
-"""Codes of CONNACK, in 3.1.1 and 5.0, while nobody can be looked up in the ledger."""
+UNAVAILABLE = (0x03, 0x88, 0x89)
+"""Codes of CONNACK, in 3.1.1 and 5.0, while nobody can be looked up in the ledger, or a server ends."""
 LATE_S = 2.5
 """How much later than its ttl an arrival may be read here: `ttl` is in whole seconds, and threads share two cores."""
 

@@ -181,8 +181,6 @@ def test_it_outlasts_a_postgresql_that_is_away(over: Server, postgresql: Postgre
     assert over.stop() == 0
 
 
-# In a process that outlived a crash a push stayed waiting for a connected device (seed 194438657): why is not known.
-@pytest.mark.xfail(reason="issue 28: a push may stay waiting after a crash of PostgreSQL", strict=False)
 @pytest.mark.long
 @pytest.mark.timeout(240)
 def test_crashes_of_postgresql_under_load(over: Server, postgresql: Postgresql, wire: Wire, full: int) -> None:
