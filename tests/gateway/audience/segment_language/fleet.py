@@ -206,6 +206,7 @@ def _deliver_in_sets(connection: Transaction, devices: list[ModelDevice], chance
     late = [device for device in devices if device.states.get("P2") is DeliveryState.EXPIRED][:3]
     for device in late:
         device.states["P2"] = DeliveryState.OPENED
+        device.dismissed.discard("P2")  # its row is another one
         connection.execute(
             "INSERT OR REPLACE INTO delivery (push_no, device_no, priority, size, state) VALUES (2, ?, 2, 2, ?)",
             (device.no, int(DeliveryState.OPENED)),
