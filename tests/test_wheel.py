@@ -36,7 +36,9 @@ IMPORT_ALL = """
 import importlib, pkgutil
 for package in ("broker", "gateway", "client_sim"):
     for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
-        if not module.name.endswith("__main__") and ".migrations" not in module.name:
+        # What speaks to PostgreSQL is for who has its extra.
+        left_out = module.name.endswith("__main__") or ".migrations" in module.name or ".postgresql." in module.name
+        if not left_out:
             importlib.import_module(module.name)
 """
 DEVICE = """
