@@ -21,12 +21,12 @@ writer thread, inside an operation; the rest wherever there is a snapshot.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from pyroaring import BitMap
 
-from gateway.delivery_handles import DEVICE_BITS, DEVICE_MASK, handle_of
+from gateway.delivery_handles import DEVICE_BITS, DEVICE_MASK, by_push, handle_of
 from gateway.delivery_states import DeliveryState
 from gateway.store.audience.device_sets import SEGMENT_BITS, pack, segments_of, stored_devices, unpack
 from gateway.store.deliveries.conditions import IS_WAITING
@@ -173,14 +173,6 @@ def stored_in_sets(transaction: Transaction, push_nos: Collection[int]) -> list[
     ).fetchone()
     found: list[int] = json.loads(text)
     return found
-
-
-def by_push(handles: Iterable[int]) -> dict[int, list[int]]:
-    """Group handles: push number -> device numbers."""
-    grouped: dict[int, list[int]] = {}
-    for handle in handles:
-        grouped.setdefault(handle >> DEVICE_BITS, []).append(handle & DEVICE_MASK)
-    return grouped
 
 
 def handles_to_rows(transaction: Transaction, handles: Collection[int]) -> None:

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from gateway.delivery_handles import DEVICE_BITS, DEVICE_MASK
+from gateway.delivery_handles import DEVICE_MASK, by_push
 from gateway.delivery_states import ENDS_A_RECEIPT_REVIVES, RECEIPT_STATES, DeliveryState
 from gateway.pages import to_json
 from gateway.store.deliveries.conditions import IS_WAITING, is_one_of
@@ -182,10 +182,7 @@ def log_handles(
     transaction: Transaction, event: str, at: int, handles: Iterable[int], reason: str | None = None
 ) -> None:
     """Log an event of deliveries that will be moved now, by their handles. Writer thread."""
-    by_push: dict[int, list[int]] = {}
-    for handle in handles:
-        by_push.setdefault(handle >> DEVICE_BITS, []).append(handle & DEVICE_MASK)
-    log_deliveries(transaction, event, at, by_push.items(), reason)
+    log_deliveries(transaction, event, at, by_push(handles).items(), reason)
 
 
 def log_push(

@@ -15,14 +15,13 @@ from typing import Any
 
 from pyroaring import BitMap
 
-from gateway.delivery_handles import DEVICE_BITS, DEVICE_MASK, handle_of
+from gateway.delivery_handles import DEVICE_BITS, DEVICE_MASK, by_push, handle_of
 from gateway.delivery_states import ENDS_A_RECEIPT_REVIVES, PRIORITIES, RECEIPT_STATES, DeliveryState
 from gateway.errors import problem
 from gateway.store.deliveries import delivery_sets
 from gateway.store.deliveries.conditions import IS_WAITING, row_of_handle
 from gateway.store.deliveries.delivery_sets import (
     app_of,
-    by_push,
     device_to_rows,
     handles_to_rows,
     listed,

@@ -14,11 +14,11 @@ from typing import Any
 
 from pyroaring import BitMap
 
-from gateway.delivery_handles import DEVICE_BITS, DEVICE_MASK, handle_of
+from gateway.delivery_handles import DEVICE_BITS, DEVICE_MASK, by_push, handle_of
 from gateway.delivery_states import DeliveryState
 from gateway.store.audience.device_sets import SEGMENT_BITS
 from gateway.store.deliveries.conditions import IS_WAITING, row_of_handle
-from gateway.store.deliveries.delivery_sets import by_push, target_set, waiting_handles_among, waiting_of
+from gateway.store.deliveries.delivery_sets import target_set, waiting_handles_among, waiting_of
 from gateway.store.deliveries.ledger_statements import end_devices, end_rows
 from gateway.store.transaction import Transaction
 
