@@ -31,6 +31,7 @@ from gateway.errors import Problem, problem
 from gateway.names import Name
 from gateway.store.deliveries.event_log import log_of_device, remove_events_of_app
 from gateway.store.deliveries.heartbeats import (
+    DueBeat,
     HeartbeatState,
     beaten_devices,
     device_states,
@@ -96,14 +97,9 @@ class HeartbeatFields(DescribedModel):
 class DueHeartbeat(NamedTuple):
     """A heartbeat whose next beat is due."""
 
-    app_no: int
-    app_id: str
-    name: str
+    row: DueBeat
+    """Its last beat."""
     fields: HeartbeatFields
-    beat_at: int | None
-    """Time of the last beat; None: there is none to evaluate."""
-    push_no: int | None
-    """Number of its push; None: no device was there to be sent it."""
 
 
 class Beaten(NamedTuple):
@@ -122,15 +118,8 @@ def unknown_heartbeat(name: str) -> Problem:
 def due_beats(transaction: Transaction, now_ms: int) -> list[DueHeartbeat]:
     """Find the heartbeats that are due, the longest due first, DUE_BEATS at most."""
     return [
-        DueHeartbeat(
-            due.app_no,
-            due.app_id,
-            due.name,
-            HeartbeatFields.model_validate_json(due.content),
-            due.beat_at,
-            due.push_no,
-        )
-        for due in due_heartbeats(transaction, now_ms, DUE_BEATS)
+        DueHeartbeat(row, HeartbeatFields.model_validate_json(row.content))
+        for row in due_heartbeats(transaction, now_ms, DUE_BEATS)
     ]
 
 
@@ -143,17 +132,18 @@ def evaluate_beat(transaction: Transaction, due: DueHeartbeat, now_ms: int) -> B
     """Note what became of the last beat, with its events."""
     count: Counter[str] = Counter()
     slowest: int | None = None
-    for device in beaten_devices(transaction, due.app_no, due.name, due.push_no):
+    row = due.row
+    for device in beaten_devices(transaction, row.app_no, row.name, row.push_no):
         was = state = HeartbeatState(device.state)
-        if due.beat_at is not None:
-            took = None if device.delivered_at is None else max(0, device.delivered_at - due.beat_at)
+        if row.beat_at is not None:
+            took = None if device.delivered_at is None else max(0, device.delivered_at - row.beat_at)
             state, streak = _next_state(was, device.streak, took, due.fields)
             if took is not None:
                 slowest = took if slowest is None else max(slowest, took)
             if state != was:
                 _log_change(transaction, due, device.device_no, was, state, streak, device.answered_at, took, now_ms)
             after = device._replace(state=state, streak=streak)
-            note_state(transaction, due.app_no, due.name, after, took, now_ms)
+            note_state(transaction, row.app_no, row.name, after, took, now_ms)
         count[state] += 1
     return Beaten({one.value: count[one] for one in HeartbeatState}, slowest)
 
@@ -181,7 +171,7 @@ def _log_change(
     took: int | None,
     now_ms: int,
 ) -> None:
-    content: dict[str, Any] = {"heartbeat": due.name}
+    content: dict[str, Any] = {"heartbeat": due.row.name}
     if state is HeartbeatState.ANSWERING:
         if before is HeartbeatState.UNKNOWN:
             return  # the first answer is no news

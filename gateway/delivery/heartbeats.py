@@ -79,7 +79,7 @@ class Beat:
         return None
 
     def store(self, transaction: Transaction, pending: PendingPush, now_ms: int) -> None:
-        note_push(transaction, self.due.app_no, self.due.name, pending.push_no)
+        note_push(transaction, self.due.row.app_no, self.due.row.name, pending.push_no)
 
     def stored(self, pending: PendingPush) -> None:
         """Expect nothing of it; the next beat has its own time."""
@@ -149,10 +149,10 @@ class Heartbeats:
             beaten: dict[str, Beaten] = {}
             beats: list[PendingPush] = []
             for one in due:
-                beaten[f"{one.app_id}/{one.name}"] = evaluate_beat(transaction, one, now_ms)
+                beaten[f"{one.row.app_id}/{one.row.name}"] = evaluate_beat(transaction, one, now_ms)
                 devices = self._willing(transaction, one)
                 next_at = now_ms + one.fields.every_s * 1000
-                note_beat(transaction, one.app_no, one.name, devices, next_at, now_ms)
+                note_beat(transaction, one.row.app_no, one.row.name, devices, next_at, now_ms)
                 there = online_among(devices, connected)
                 if there:
                     beats.append(_beat(one, there))
@@ -179,11 +179,12 @@ class Heartbeats:
 
     def _willing(self, transaction: Transaction, due: DueHeartbeat) -> list[int]:
         """The devices of a heartbeat, without those whose people want no data. Writer thread."""
-        numbers = due.fields.chosen(transaction, due.app_no).numbers
-        if not numbers or not self._policies.is_guarded(due.app_no):
+        app_no = due.row.app_no
+        numbers = due.fields.chosen(transaction, app_no).numbers
+        if not numbers or not self._policies.is_guarded(app_no):
             return numbers
         unwanted = unwanted_selected(
-            transaction, due.app_no, self._policies.of(due.app_no), KIND, None, _LOWEST, BitMap(numbers)
+            transaction, app_no, self._policies.of(app_no), KIND, None, _LOWEST, BitMap(numbers)
         )
         gone = BitMap.union(*unwanted.values()) if unwanted else BitMap()
         return [device_no for device_no in numbers if device_no not in gone]
