@@ -52,7 +52,11 @@ from gateway.store.deliveries.delivery_sets import handles_to_rows, note_rows_ma
 from gateway.store.deliveries.event_log import log_of_device
 from gateway.store.deliveries.ledger_statements import end_rows
 from gateway.store.deliveries.not_before import mark_channels_rows, mark_device_rows
-from gateway.store.deliveries.rule_changes import preferences_of_waiting, pushes_waiting_in_mailbox, waiting_handles
+from gateway.store.deliveries.rule_changes import (
+    preferences_of_handles,
+    preferences_of_waiting,
+    pushes_waiting_in_mailbox,
+)
 from gateway.store.transaction import Transaction
 from gateway.timestamps import rfc3339_or_none
 
@@ -304,7 +308,7 @@ def end_unwanted_handles(
     """End those of the handles that wait and are not wanted; which. Writer thread."""
     handles_to_rows(transaction, handles)
     ended: dict[str, list[int]] = {}
-    for handle, app_no, kind, channel, priority, consent, choices in waiting_handles(transaction, handles):
+    for handle, app_no, kind, channel, priority, consent, choices in preferences_of_handles(transaction, handles):
         reason = policies.of(app_no).suppression_reason(kind, channel, priority, consent, choices_of(choices))
         if reason is not None and not is_sent(handle >> DEVICE_BITS, handle & DEVICE_MASK):
             ended.setdefault(reason, []).append(handle)

@@ -74,8 +74,8 @@ def preferences_of_waiting(
         rows.close()
 
 
-def waiting_handles(transaction: Transaction, handles: Sequence[int]) -> list[WaitingHandle]:
-    """Find those of the handles that wait, as rows."""
+def preferences_of_handles(transaction: Transaction, handles: Sequence[int]) -> list[WaitingHandle]:
+    """Find those of the handles that wait, as rows, with the preferences of their people."""
     rows = transaction.execute(
         "SELECT handle.value, p.app_no, p.kind, p.channel, d.priority, v.consent, v.channels"
         " FROM json_each(?) AS handle CROSS JOIN delivery AS d"
