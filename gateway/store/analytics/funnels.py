@@ -18,6 +18,7 @@ from gateway.delivery_states import SHOWN, DeliveryState
 from gateway.store.audience.device_sets import SEGMENT_BITS, largest_tags, whole_segment
 from gateway.store.deliveries.delivery_sets import (
     delivered_times,
+    device_of_row,
     listed,
     outcomes_of,
     rows_by_state,
@@ -173,11 +174,7 @@ def count_part(transaction: Transaction, push_no: int, after: int) -> tuple[Tall
         if segments:
             add_segment(transaction, push_no, push, segments[0], tally, of_tags)
         return tally, of_tags, (segments[0] + 1) << SEGMENT_BITS if len(segments) > 1 else None
-    row = transaction.execute(
-        "SELECT device_no FROM delivery WHERE push_no = ? AND device_no > ? ORDER BY device_no LIMIT 1 OFFSET ?",
-        (push_no, after, PART_DELIVERIES - 1),
-    ).fetchone()
-    last: int | None = None if row is None else row[0]
+    last = device_of_row(transaction, push_no, after, PART_DELIVERIES)
     tallies, by_tag = _counted(transaction, [push_no], after, LAST_DEVICE if last is None else last)
     return tallies[push_no], by_tag[push_no], last
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from gateway.store.deliveries.delivery_sets import device_of_row
 from gateway.store.transaction import Transaction
 
 SLICE_DELIVERIES = 2_000
@@ -71,13 +72,10 @@ def next_slice(
             parts.append(PushPart(no, kind, channel, priority, 0, EVERY_DEVICE))
             left -= max(targeted, 1)
             continue
-        edge = transaction.execute(
-            "SELECT device_no FROM delivery WHERE push_no = ? AND device_no > ? ORDER BY device_no LIMIT 1 OFFSET ?",
-            (no, first, left - 1),
-        ).fetchone()
-        parts.append(PushPart(no, kind, channel, priority, first, EVERY_DEVICE if edge is None else edge[0]))
+        edge = device_of_row(transaction, no, first, left)
+        parts.append(PushPart(no, kind, channel, priority, first, EVERY_DEVICE if edge is None else edge))
         if edge is not None:
-            return parts, SlicePosition(no, edge[0])
+            return parts, SlicePosition(no, edge)
         left = 0
     return parts, None
 

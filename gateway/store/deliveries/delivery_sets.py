@@ -327,6 +327,15 @@ def rows_by_state(
     return {DeliveryState(state): BitMap(json.loads(text)) for state, text in rows.fetchall()}
 
 
+def device_of_row(transaction: Transaction, push_no: int, after: int, count: int) -> int | None:
+    """The device of the row that is `count` rows behind a device number, of a push; None if there are fewer rows."""
+    row = transaction.execute(
+        "SELECT device_no FROM delivery WHERE push_no = ? AND device_no > ? ORDER BY device_no LIMIT 1 OFFSET ?",
+        (push_no, after, count - 1),
+    ).fetchone()
+    return None if row is None else int(row[0])
+
+
 def delivered_times(transaction: Transaction, push_no: int, devices: BitMap) -> dict[int, int]:
     """Read when devices got a push, by the number of the device; only of those that did."""
     found: dict[int, int] = {}

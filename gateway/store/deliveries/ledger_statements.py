@@ -22,6 +22,7 @@ from gateway.store.deliveries import delivery_sets
 from gateway.store.deliveries.conditions import IS_WAITING, row_of_handle
 from gateway.store.deliveries.delivery_sets import (
     app_of,
+    device_of_row,
     device_to_rows,
     handles_to_rows,
     listed,
@@ -456,11 +457,8 @@ def recall_rows(
     Answers how many of them are cancelled, in flight and too late, and where to go on (None: that was all).
     """
     (app_no,) = transaction.execute("SELECT app_no FROM push WHERE no = ?", (push_no,)).fetchone()
-    edge = transaction.execute(
-        "SELECT device_no FROM delivery WHERE push_no = ? AND device_no > ? ORDER BY device_no LIMIT 1 OFFSET ?",
-        (push_no, after, RECALLED_DELIVERIES - 1),
-    ).fetchone()
-    here = (after, DEVICE_MASK if edge is None else edge[0])
+    edge = device_of_row(transaction, push_no, after, RECALLED_DELIVERIES)
+    here = (after, DEVICE_MASK if edge is None else edge)
     cancelled = 0
     in_sets = bool(stored_in_sets(transaction, [push_no]))
     if in_sets and not after:
@@ -486,7 +484,7 @@ def recall_rows(
     elif in_sets:
         in_flight = too_late = 0
     counts = {"cancelled": cancelled, "in_flight": in_flight, "too_late": too_late}
-    return counts, None if edge is None else edge[0]
+    return counts, edge
 
 
 def waiting_devices(transaction: Transaction, push_nos: Iterable[int]) -> BitMap:
