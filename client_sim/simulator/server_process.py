@@ -18,6 +18,8 @@ START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 LAST_LINES = 20
 FLEETPUSH = (sys.executable, "-m", "gateway")
+FORM = "FLEETPUSH_PURE"
+"""The variable that asks for the source instead of compiled modules (`broker/compiled_modules`)."""
 
 
 class ServerDidNotStart(Exception):
@@ -25,7 +27,10 @@ class ServerDidNotStart(Exception):
 
 
 class ServerProcess:
-    """A server in a folder of its own, on free ports of 127.0.0.1, without any of the caller's settings."""
+    """A server in a folder of its own, on free ports of 127.0.0.1, without any of the caller's settings.
+
+    It runs in the form that the caller asks for, compiled or from source.
+    """
 
     def __init__(self, folder: Path, *options: str, program: Sequence[str] = FLEETPUSH) -> None:
         """`options` of `serve`; `program`: the command that knows `serve`."""
@@ -41,7 +46,9 @@ class ServerProcess:
         """Start it; seconds until its ready line. Raises ServerDidNotStart."""
         command = [*self._program, "serve", "--data-dir", str(self.data_dir)]
         command += ["--http-port", str(self.http_port), "--mqtt-port", str(self.mqtt_port), *self._options]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("FLEETPUSH_")}
+        environment = {
+            name: value for name, value in os.environ.items() if name == FORM or not name.startswith("FLEETPUSH_")
+        }
         root = str(Path(__file__).resolve().parents[2])
         environment["FLEETPUSH_WEBHOOK_NETWORKS"] = "127.0.0.0/8"  # the simulation's own receiver
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))

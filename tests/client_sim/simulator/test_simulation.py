@@ -387,3 +387,21 @@ async def test_a_server_that_runs_already_is_left_as_it_was_found(tmp_path: Path
         assert server.running_pid is not None
     finally:
         server.kill()
+
+
+def test_a_server_has_no_setting_of_the_caller_and_runs_in_its_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a fault that is planted in the source is none where compiled modules are."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os\n"
+        "print(*(name for name in os.environ if name.startswith('FLEETPUSH_')), file=open('variables', 'w'))\n"
+        "print('fleetpush ready http=127.0.0.1:1 mqtt=127.0.0.1:2')\n"
+    )
+    monkeypatch.setenv("FLEETPUSH_PURE", "1")
+    monkeypatch.setenv("FLEETPUSH_MAX_PAYLOAD", "256")
+    server = ServerProcess(tmp_path, program=(sys.executable, str(program)))
+    server.start()
+    server.wait()
+    assert set((tmp_path / "variables").read_text().split()) == {"FLEETPUSH_PURE", "FLEETPUSH_WEBHOOK_NETWORKS"}
