@@ -408,7 +408,7 @@ class Components:
         """List what the watchdog asks whether it is alive."""
 
         def ask_ledger(done: Callable[[], None]) -> None:
-            self._database.submit(lambda connection: None, lambda _: done(), lambda _: done())
+            self._database.submit(lambda transaction: None, lambda _: done(), lambda _: done())
 
         return [
             WriterProbe("the writer of the ledger", ask_ledger, is_waiting=lambda: False),
@@ -510,7 +510,7 @@ class Components:
             self.delivery.ledger.flush()
             self.people.sessions.flush()
             try:
-                await self._database.write(lambda connection: None)
+                await self._database.write(lambda transaction: None)
             except Exception as error:
                 log.error("the last outcomes could not be stored; their pushes will be sent again: %s", error)
         self.delivery.receipts.end()

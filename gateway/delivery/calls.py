@@ -105,7 +105,7 @@ class Calls:
             return await self._answer(app.no, accepted.push_id, device_no, call.wait)
 
     async def _answer(self, app_no: int, push_id: str, device_no: int, wait: float) -> dict[str, Any]:
-        push_no = await self._database.read_soon(lambda connection: push_number(connection, app_no, push_id))
+        push_no = await self._database.read_soon(lambda transaction: push_number(transaction, app_no, push_id))
         assert push_no is not None, "accepted"
         handle = handle_of(push_no, device_no)
         event = self._waiting[handle] = asyncio.Event()
@@ -122,7 +122,7 @@ class Calls:
             del self._waiting[handle]
 
     async def _read_state(self, push_id: str, push_no: int, device_no: int) -> dict[str, Any]:
-        found = await self._database.read_soon(lambda connection: whole_delivery(connection, push_no, device_no))
+        found = await self._database.read_soon(lambda transaction: whole_delivery(transaction, push_no, device_no))
         if found is None:
             raise problem("gone", "this push ended long ago and its counts are no longer kept")
         state = DeliveryState(found.state)

@@ -250,7 +250,7 @@ class TextRenderer:
         return _described(*await self.forecast(app, request, BitMap([device_no])))
 
     async def _ids(self, app: AppRef, devices: BitMap, count: int) -> list[str]:
-        return await self._database.read(lambda connection: device_ids(connection, devices, count), app.no)
+        return await self._database.read(lambda transaction: device_ids(transaction, devices, count), app.no)
 
     async def _rendered(
         self, document: Document, combination: Combination, slices: _Slices

@@ -87,18 +87,18 @@ class StoredChain:
     size: int
 
 
-def append(connection: Transaction, app_no: int, facts: EntryFacts, wall_ms: int) -> Head:
+def append(transaction: Transaction, app_no: int, facts: EntryFacts, wall_ms: int) -> Head:
     """Append an entry to an app's log, and answer its place. Writer thread; the app must be there."""
-    chain = stored_chain(connection, app_no)
+    chain = stored_chain(transaction, app_no)
     texts = [_text(text) for text in (facts.actor, facts.action, facts.object, facts.address)]
     details = _bounded(facts.details)
     row = (chain.head.seq + 1, wall_ms, *texts, facts.result, details)
     head = chain.head.follow(digest_of(described((*row, b""))))
     size = chain.size + size_of(texts, details)
-    connection.execute(
+    transaction.execute(
         f"INSERT INTO audit_entry (app_no, {COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (app_no, *row, head.hash)
     )
-    connection.execute(
+    transaction.execute(
         "INSERT INTO audit_chain (app_no, base_seq, base_hash, seq, hash, size) VALUES (?, ?, ?, ?, ?, ?)"
         " ON CONFLICT (app_no) DO UPDATE SET seq = excluded.seq, hash = excluded.hash, size = excluded.size",
         (app_no, chain.base.seq, chain.base.hash, head.seq, head.hash, size),
@@ -106,20 +106,20 @@ def append(connection: Transaction, app_no: int, facts: EntryFacts, wall_ms: int
     return head
 
 
-def stored_chain(connection: Transaction, app_no: int) -> StoredChain:
+def stored_chain(transaction: Transaction, app_no: int) -> StoredChain:
     """Return the ends of an app's chain; those of an empty one if it has none yet."""
-    row = connection.execute(
+    row = transaction.execute(
         "SELECT base_seq, base_hash, seq, hash, size FROM audit_chain WHERE app_no = ?", (app_no,)
     ).fetchone()
     if row is None:
-        genesis = Head.genesis(app_id_of(connection, app_no))
+        genesis = Head.genesis(app_id_of(transaction, app_no))
         return StoredChain(genesis, genesis, 0)
     return StoredChain(Head(row[0], row[1]), Head(row[2], row[3]), row[4])
 
 
-def is_stored(connection: Transaction, app_no: int, place: Head) -> bool:
+def is_stored(transaction: Transaction, app_no: int, place: Head) -> bool:
     """Whether an entry with this place is there. Any transaction that wrote it may have been rolled back."""
-    row = connection.execute(
+    row = transaction.execute(
         "SELECT hash FROM audit_entry WHERE app_no = ? AND seq = ?", (app_no, place.seq)
     ).fetchone()
     return row is not None and row[0] == place.hash
@@ -145,28 +145,28 @@ def described(row: Sequence[Any]) -> dict[str, Any]:
 
 
 def entries_behind(
-    connection: Transaction, app_no: int, wanted: AuditFilter, after: int, limit: int
+    transaction: Transaction, app_no: int, wanted: AuditFilter, after: int, limit: int
 ) -> Iterator[tuple[Any, ...]]:
     """Yield rows of COLUMNS that a filter wants, behind a number: the newest first unless it says otherwise."""
     behind, order = ("seq > ?", "seq") if wanted.oldest_first else ("seq < ?", "seq DESC")
     conditions, values = wanted.conditions()
-    return connection.execute(
+    return transaction.execute(
         f"SELECT {COLUMNS} FROM audit_entry WHERE app_no = ? AND {behind}{conditions} ORDER BY {order} LIMIT ?",
         (app_no, after, *values, limit),
     )
 
 
-def entries_between(connection: Transaction, app_no: int, after: int, to: int, limit: int) -> list[tuple[Any, ...]]:
+def entries_between(transaction: Transaction, app_no: int, after: int, to: int, limit: int) -> list[tuple[Any, ...]]:
     """List rows of COLUMNS behind a number and up to another, in their order."""
-    return connection.execute(
+    return transaction.execute(
         f"SELECT {COLUMNS} FROM audit_entry WHERE app_no = ? AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?",
         (app_no, after, to, limit),
     ).fetchall()
 
 
-def oldest_entry_at(connection: Transaction, app_no: int) -> int | None:
+def oldest_entry_at(transaction: Transaction, app_no: int) -> int | None:
     """Return the wall time of the oldest entry of an app (ms); None: it has no entries."""
-    row = connection.execute("SELECT at FROM audit_entry WHERE app_no = ? ORDER BY seq LIMIT 1", (app_no,)).fetchone()
+    row = transaction.execute("SELECT at FROM audit_entry WHERE app_no = ? ORDER BY seq LIMIT 1", (app_no,)).fetchone()
     return None if row is None else int(row[0])
 
 
@@ -192,14 +192,14 @@ def size_of(texts: Iterable[str], details: str) -> int:
     return ROW_BYTES + sum(len(text.encode()) for text in texts) + len(details)
 
 
-def remove_oldest(connection: Transaction, app_no: int, before: int, size: int, most: int) -> int:
+def remove_oldest(transaction: Transaction, app_no: int, before: int, size: int, most: int) -> int:
     """Remove entries of before a wall time, and the oldest until `size` bytes are left; at most so many. How many.
 
     The base of the chain moves to the last that has left. Writer thread.
     """
-    chain = stored_chain(connection, app_no)
+    chain = stored_chain(transaction, app_no)
     left, base, removed = chain.size, chain.base, 0
-    rows = connection.execute(
+    rows = transaction.execute(
         f"SELECT {COLUMNS} FROM audit_entry WHERE app_no = ? ORDER BY seq LIMIT ?", (app_no, most)
     ).fetchall()
     for row in rows:
@@ -208,20 +208,20 @@ def remove_oldest(connection: Transaction, app_no: int, before: int, size: int, 
         left -= size_of(row[2:6], row[7])
         base, removed = Head(row[0], row[8]), removed + 1
     if removed:
-        connection.execute("DELETE FROM audit_entry WHERE app_no = ? AND seq <= ?", (app_no, base.seq))
-        connection.execute(
+        transaction.execute("DELETE FROM audit_entry WHERE app_no = ? AND seq <= ?", (app_no, base.seq))
+        transaction.execute(
             "UPDATE audit_chain SET base_seq = ?, base_hash = ?, size = ? WHERE app_no = ?",
             (base.seq, base.hash, left, app_no),
         )
     return removed
 
 
-def logs_due(connection: Transaction, before: int, size: int) -> list[tuple[int, bool]]:
+def logs_due(transaction: Transaction, before: int, size: int) -> list[tuple[int, bool]]:
     """List the apps of which something is to leave: entries of before a wall time, or more than `size` bytes.
 
     With each, whether it is for want of room. Reader thread.
     """
-    return connection.execute(
+    return transaction.execute(
         "SELECT c.app_no, c.size > ?1 FROM audit_chain AS c WHERE c.size > ?1 OR (SELECT e.at FROM audit_entry AS e"
         " WHERE e.app_no = c.app_no ORDER BY e.seq LIMIT 1) < ?2",
         (size, before),
@@ -231,12 +231,12 @@ def logs_due(connection: Transaction, before: int, size: int) -> list[tuple[int,
 # -- verification ------------------------------------------------------------------------------------------------------
 
 
-def verify(connection: Transaction, app_no: int, noted: Iterable[Head] = ()) -> ChainVerifier:
+def verify(transaction: Transaction, app_no: int, noted: Iterable[Head] = ()) -> ChainVerifier:
     """Verify what is kept of an app's log, and its head. Raises ChainBroken. Any connection, in one snapshot."""
-    chain = stored_chain(connection, app_no)
-    verifier = ChainVerifier(app_id_of(connection, app_no), chain.base, noted)
+    chain = stored_chain(transaction, app_no)
+    verifier = ChainVerifier(app_id_of(transaction, app_no), chain.base, noted)
     size = 0
-    for row in _rows(connection, app_no):
+    for row in _rows(transaction, app_no):
         try:
             verifier.follow(described(row))
         except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
@@ -250,18 +250,18 @@ def verify(connection: Transaction, app_no: int, noted: Iterable[Head] = ()) -> 
     return verifier
 
 
-def verify_all(connection: Transaction) -> list[str]:
+def verify_all(transaction: Transaction) -> list[str]:
     """Verify the logs of all apps, and answer what is wrong, a line for each app; none if all agree.
 
     Any connection, in one snapshot; of a ledger that had no audit log yet, nothing is wrong.
     """
-    if not _has_log(connection):
+    if not _has_log(transaction):
         return []
     wrong = []
     try:
-        for app_no, app_id in apps_with_chain(connection):
+        for app_no, app_id in apps_with_chain(transaction):
             try:
-                verify(connection, app_no)
+                verify(transaction, app_no)
             except ChainBroken as error:
                 wrong.append(f"app {app_id}: {error}")
     except ChainBroken as error:
@@ -269,17 +269,17 @@ def verify_all(connection: Transaction) -> list[str]:
     return wrong
 
 
-def count_entries(connection: Transaction) -> int:
+def count_entries(transaction: Transaction) -> int:
     """Count the entries of all apps; 0 of a ledger that had no audit log yet."""
-    if not _has_log(connection):
+    if not _has_log(transaction):
         return 0
-    (count,) = connection.execute("SELECT count(*) FROM audit_entry").fetchone()
+    (count,) = transaction.execute("SELECT count(*) FROM audit_entry").fetchone()
     return int(count)
 
 
-def apps_with_chain(connection: Transaction) -> list[tuple[int, str]]:
+def apps_with_chain(transaction: Transaction) -> list[tuple[int, str]]:
     """List the apps (number, id) that have an entry or a chain. Raises ChainBroken for one without an app."""
-    rows = connection.execute(
+    rows = transaction.execute(
         "SELECT l.app_no, a.id FROM (SELECT app_no FROM audit_chain UNION SELECT app_no FROM audit_entry) AS l"
         " LEFT JOIN application AS a ON a.no = l.app_no ORDER BY l.app_no"
     ).fetchall()
@@ -289,11 +289,11 @@ def apps_with_chain(connection: Transaction) -> list[tuple[int, str]]:
     return rows
 
 
-def _rows(connection: Transaction, app_no: int) -> Iterator[tuple[Any, ...]]:
+def _rows(transaction: Transaction, app_no: int) -> Iterator[tuple[Any, ...]]:
     """All entries of an app in their order, some at a time."""
     after = -1 << 62
     while True:
-        rows = connection.execute(
+        rows = transaction.execute(
             f"SELECT {COLUMNS} FROM audit_entry WHERE app_no = ? AND seq > ? ORDER BY seq LIMIT ?",
             (app_no, after, VERIFIED_ROWS),
         ).fetchall()
@@ -303,5 +303,5 @@ def _rows(connection: Transaction, app_no: int) -> Iterator[tuple[Any, ...]]:
         after = rows[-1][0]
 
 
-def _has_log(connection: Transaction) -> bool:
-    return connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'audit_chain'").fetchone() is not None
+def _has_log(transaction: Transaction) -> bool:
+    return transaction.execute("SELECT 1 FROM sqlite_master WHERE name = 'audit_chain'").fetchone() is not None

@@ -58,22 +58,22 @@ class Attempt:
     stored_as: Head | None = None
     """The place of its entry; the transaction may have been rolled back since."""
 
-    def store(self, connection: Transaction, app_no: int | None, now_ms: int) -> None:
+    def store(self, transaction: Transaction, app_no: int | None, now_ms: int) -> None:
         """Append its entry, unless that is there. `app_no`: the app of the operation. Writer thread."""
-        if self.stored_as is not None and is_stored(connection, self.stored_in, self.stored_as):
+        if self.stored_as is not None and is_stored(transaction, self.stored_in, self.stored_as):
             return
         wanted = self.app_no if self.app_no is not None else app_no
         assert wanted is not None, "an attempt without an app writes for one"
-        self.stored_as = append(connection, wanted, self.facts(DONE), wall_time.of(now_ms))
+        self.stored_as = append(transaction, wanted, self.facts(DONE), wall_time.of(now_ms))
         self.stored_in = wanted
 
-    def store_push(self, connection: Transaction, push_id: str, targeted: int, now_ms: int) -> None:
+    def store_push(self, transaction: Transaction, push_id: str, targeted: int, now_ms: int) -> None:
         """Append its entry with the push that it sends, the first one of several. Writer thread."""
         if not self.object:
             self.object = f"push:{push_id}"
         self.details.setdefault("push", push_id)
         self.details.setdefault("targeted", targeted)
-        self.store(connection, None, now_ms)
+        self.store(transaction, None, now_ms)
 
     def facts(self, result: str, more: Mapping[str, Detail] | None = None) -> EntryFacts:
         """Return the content of an entry with this result, and with more details."""
@@ -85,15 +85,15 @@ class Attempt:
     ) -> Callable[[Transaction], T]:
         """Make an operation that appends the entry if it changes a row."""
 
-        def run(connection: Transaction) -> T:
-            before = connection.total_changes
+        def run(transaction: Transaction) -> T:
+            before = transaction.total_changes
             token = CURRENT.set(self)
             try:
-                result = operation(connection)
+                result = operation(transaction)
             finally:
                 CURRENT.reset(token)
-            if connection.total_changes != before:
-                self.store(connection, app_no, clock_ms())
+            if transaction.total_changes != before:
+                self.store(transaction, app_no, clock_ms())
             return result
 
         return run

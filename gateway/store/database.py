@@ -276,7 +276,7 @@ class Database:
 
         A disk that was full may not be any more.
         """
-        await self.write(lambda connection: None)
+        await self.write(lambda transaction: None)
 
     async def give_back(self, *, all_pages: bool = False) -> int:
         """Give a slice of the free pages back to the disk, beyond what is kept for tomorrow or all of them; how many.

@@ -21,7 +21,7 @@ FEW_ROWS = 32
 
 
 def insert_rows(
-    connection: Transaction, table: str, columns: str, rows: Sequence[Sequence[Any]], conflict_clause: str = ""
+    transaction: Transaction, table: str, columns: str, rows: Sequence[Sequence[Any]], conflict_clause: str = ""
 ) -> None:
     """Insert rows with few statements: `INSERT INTO table (columns)`, a value for each column in each row. Writer
     thread.
@@ -32,7 +32,7 @@ def insert_rows(
     while (left := len(rows) - start) > 0:
         count = CHUNK_ROWS if left >= CHUNK_ROWS else min(left, FEW_ROWS)
         values = tuple(chain.from_iterable(rows[start : start + count]))
-        connection.execute(_statement(table, columns, count, conflict_clause), values)
+        transaction.execute(_statement(table, columns, count, conflict_clause), values)
         start += count
 
 

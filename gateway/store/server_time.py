@@ -87,10 +87,10 @@ def check_answers(transaction: Transaction) -> None:
     transaction.execute("SELECT no FROM clock").fetchone()
 
 
-def read_stored_clock(connection: Transaction) -> StoredClock:
+def read_stored_clock(transaction: Transaction) -> StoredClock:
     """Read server time and wall clock from a migrated ledger."""
-    row = connection.execute("SELECT at, boot_id, boot_origin, boot_since FROM clock WHERE no = 1").fetchone()
-    offsets = tuple(connection.execute("SELECT since, ahead FROM clock_offset ORDER BY since").fetchall())
+    row = transaction.execute("SELECT at, boot_id, boot_origin, boot_since FROM clock WHERE no = 1").fetchone()
+    offsets = tuple(transaction.execute("SELECT since, ahead FROM clock_offset ORDER BY since").fetchall())
     return StoredClock(*(row or (0,)), offsets=offsets)  # type: ignore[misc]  # the columns above
 
 
@@ -167,10 +167,10 @@ class WallClock:
         return True
 
     def _store(self, first: str, first_values: Iterable[object], then: str, then_values: Iterable[object]) -> None:
-        def operation(connection: Transaction) -> None:
-            connection.execute(first, tuple(first_values))
-            connection.execute(then, tuple(then_values))
-            connection.execute(
+        def operation(transaction: Transaction) -> None:
+            transaction.execute(first, tuple(first_values))
+            transaction.execute(then, tuple(then_values))
+            transaction.execute(
                 "DELETE FROM clock_offset WHERE since NOT IN"
                 " (SELECT since FROM clock_offset ORDER BY since DESC LIMIT ?)",
                 (KEPT_OFFSETS,),
@@ -192,8 +192,8 @@ def mend(ledger: Path, sessions: Path, now_ms: int) -> int:
     The server must not run (the caller holds its directory). `now_ms`: the machine's clock, which has to be right. Both
     files change in transactions of their own, the ledger last: interrupted, the same call does the rest.
     """
-    with _opened(ledger) as connection:
-        stored = read_stored_clock(connection)
+    with _opened(ledger) as transaction:
+        stored = read_stored_clock(transaction)
         offsets = list(stored.offsets)
         last = stored.last_ms + stored.ahead_ms()
         if last > now_ms:  # the clock was set right while no server ran to see it
@@ -210,14 +210,14 @@ def mend(ledger: Path, sessions: Path, now_ms: int) -> int:
         for of_ledger in SQLModel.metadata.sorted_tables:
             for name in of_ledger.columns.keys():  # noqa: SIM118  # no dict
                 if name.endswith("_at") or name in _TIMES_WITHOUT_AT:
-                    _shift(connection, of_ledger.name, name, offsets, 1)
-        _shift_hours(connection, offsets)
-        _forget_days(connection, offsets)
+                    _shift(transaction, of_ledger.name, name, offsets, 1)
+        _shift_hours(transaction, offsets)
+        _forget_days(transaction, offsets)
         # In which hours devices were connected is not known any more: it is a habit, and is learned again.
-        connection.execute("DELETE FROM presence_hour WHERE hour >= ?", (offsets[0][0] // HOUR_MS,))
-        connection.execute("UPDATE clock SET boot_id = NULL, boot_origin = NULL, boot_since = NULL")
-        connection.execute("DELETE FROM clock_offset")
-        (mended,) = connection.execute("SELECT at FROM clock WHERE no = 1").fetchone()
+        transaction.execute("DELETE FROM presence_hour WHERE hour >= ?", (offsets[0][0] // HOUR_MS,))
+        transaction.execute("UPDATE clock SET boot_id = NULL, boot_origin = NULL, boot_since = NULL")
+        transaction.execute("DELETE FROM clock_offset")
+        (mended,) = transaction.execute("SELECT at FROM clock WHERE no = 1").fetchone()
         return stored.last_ms - int(mended)
 
 
@@ -237,45 +237,45 @@ class _opened:
         self._connection.close()
 
 
-def _shift(connection: Transaction, table: str, column: str, offsets: list[tuple[int, int]], unit: int) -> None:
+def _shift(transaction: Transaction, table: str, column: str, offsets: list[tuple[int, int]], unit: int) -> None:
     """Add to each time the offset that held at it. `unit`: parts of a millisecond that the column counts."""
     cases = " ".join(f"WHEN {column} >= {since * unit} THEN {ahead * unit}" for since, ahead in reversed(offsets))
-    connection.execute(
+    transaction.execute(
         f"UPDATE {table} SET {column} = {column} + CASE {cases} ELSE 0 END WHERE {column} >= {offsets[0][0] * unit}"
     )
 
 
-def _shift_hours(connection: Transaction, offsets: list[tuple[int, int]]) -> None:
+def _shift_hours(transaction: Transaction, offsets: list[tuple[int, int]]) -> None:
     """Shift the tallies of hours; two that become the same hour are added."""
     wall_time = WallTime()
     wall_time.set_offsets(offsets)
     first = offsets[0][0] // HOUR_MS
-    rows = connection.execute(
+    rows = transaction.execute(
         "SELECT app_no, dimension, key, hour, content FROM funnel WHERE hour >= ?", (first,)
     ).fetchall()
-    connection.execute("DELETE FROM funnel WHERE hour >= ?", (first,))
+    transaction.execute("DELETE FROM funnel WHERE hour >= ?", (first,))
     for app_no, dimension, key, hour, content in rows:
         # By the end of the hour: the first of a boot began in its middle.
         place = app_no, dimension, key, wall_time.of((hour + 1) * HOUR_MS - 1) // HOUR_MS
-        there = connection.execute(
+        there = transaction.execute(
             "SELECT content FROM funnel WHERE app_no = ? AND dimension = ? AND key = ? AND hour = ?", place
         ).fetchone()
         tally = Counter(json.loads(content))
         if there is not None:
             tally.update(json.loads(there[0]))
-        connection.execute(
+        transaction.execute(
             "INSERT OR REPLACE INTO funnel (app_no, dimension, key, hour, content) VALUES (?, ?, ?, ?, ?)",
             (*place, json.dumps(tally)),
         )
 
 
-def _forget_days(connection: Transaction, offsets: list[tuple[int, int]]) -> None:
+def _forget_days(transaction: Transaction, offsets: list[tuple[int, int]]) -> None:
     """Forget what days of a wrong clock had of alerts: what of it was one day cannot be told."""
     first = offsets[0][0] // DAY_MS
     for table in ("alert_day", "fatigue_day"):
-        connection.execute(f"DELETE FROM {table} WHERE day >= ?", (first,))
-    connection.execute("DELETE FROM fatigue_position")
-    connection.execute("UPDATE adapted_cap SET reviewed_day = min(reviewed_day, ?)", (first,))
+        transaction.execute(f"DELETE FROM {table} WHERE day >= ?", (first,))
+    transaction.execute("DELETE FROM fatigue_position")
+    transaction.execute("UPDATE adapted_cap SET reviewed_day = min(reviewed_day, ?)", (first,))
 
 
 assert models.ClockOffset.__tablename__ == "clock_offset", "the tables are declared before they are walked"

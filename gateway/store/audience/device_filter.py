@@ -90,33 +90,33 @@ class DeviceSelection:
     values: Sequence[Any]
     matching: BitMap | None = None
 
-    def rows(self, connection: Transaction, after: str = "") -> Iterator[tuple[int, str]]:
+    def rows(self, transaction: Transaction, after: str = "") -> Iterator[tuple[int, str]]:
         """Yield number and id of each device behind an id, in the order of the ids."""
         of_app = f"app_no = ? AND id > ? AND removed_at IS NULL{self.also}"
         among = self.matching
         if among is not None and len(among) <= JOINED_DEVICES:
-            yield from connection.execute(
+            yield from transaction.execute(
                 # CROSS: in this order. Left alone, SQLite may walk all devices of the app.
                 "SELECT no, id FROM (SELECT value AS wanted FROM json_each(?)) CROSS JOIN device ON no = wanted"
                 f" WHERE {of_app} ORDER BY id",
                 (numbers_json(among), self.app_no, after, *self.values),
             )
             return
-        for no, device_id in connection.execute(
+        for no, device_id in transaction.execute(
             f"SELECT no, id FROM device INDEXED BY device_id_of_app WHERE {of_app} ORDER BY id",
             (self.app_no, after, *self.values),
         ):
             if among is None or no in among:
                 yield no, device_id
 
-    def count(self, connection: Transaction, after: str = "") -> int:
+    def count(self, transaction: Transaction, after: str = "") -> int:
         """Count the devices, or those behind an id: from the sets alone, if there is no condition but an expression."""
         also, values = self.also, self.values
         if after:
             also, values = f"{also} AND id > ?", [*values, after]
         if also:
             select = f"SELECT no FROM device WHERE app_no = ? AND removed_at IS NULL{also}"
-            found = queried_devices(connection, select, (self.app_no, *values))
+            found = queried_devices(transaction, select, (self.app_no, *values))
         else:
-            found = live_devices(connection, self.app_no)
+            found = live_devices(transaction, self.app_no)
         return len(found if self.matching is None else found & self.matching)

@@ -86,37 +86,37 @@ def segments_of(devices: BitMap) -> Iterator[tuple[int, BitMap]]:
         devices = devices - here
 
 
-def selected_devices(connection: Transaction, app_no: int, target: Selection) -> BitMap:
+def selected_devices(transaction: Transaction, app_no: int, target: Selection) -> BitMap:
     """The live devices that a tag, a topic or `all` addresses."""
     if target.topic is not None:
-        return devices_of_set(connection, app_no, topic_set(target.topic))
+        return devices_of_set(transaction, app_no, topic_set(target.topic))
     assert target.tag or target.all, "other targets are listed, or searched for before"
-    return devices_of_set(connection, app_no, target.tag or ALL_TAG)
+    return devices_of_set(transaction, app_no, target.tag or ALL_TAG)
 
 
-def live_devices(connection: Transaction, app_no: int) -> BitMap:
+def live_devices(transaction: Transaction, app_no: int) -> BitMap:
     """All live devices of an app."""
-    return devices_of_set(connection, app_no, ALL_TAG)
+    return devices_of_set(transaction, app_no, ALL_TAG)
 
 
-def devices_of_set(connection: Transaction, app_no: int, name: str) -> BitMap:
+def devices_of_set(transaction: Transaction, app_no: int, name: str) -> BitMap:
     """The devices of a tag, of a topic (`topic_set`), or all (`ALL_TAG`)."""
-    return stored_devices(connection, "SELECT devices FROM device_set WHERE app_no = ? AND tag = ?", (app_no, name))
+    return stored_devices(transaction, "SELECT devices FROM device_set WHERE app_no = ? AND tag = ?", (app_no, name))
 
 
-def stored_devices(connection: Transaction, select: str, parameters: Sequence[Any]) -> BitMap:
+def stored_devices(transaction: Transaction, select: str, parameters: Sequence[Any]) -> BitMap:
     """The devices in the sets, one column, that a SELECT yields: in the segments of one set, as a rule."""
     found = BitMap()
-    for (devices,) in connection.execute(select, parameters):
+    for (devices,) in transaction.execute(select, parameters):
         found |= unpack(devices)
     return found
 
 
-def queried_devices(connection: Transaction, select: str, parameters: Sequence[Any]) -> BitMap:
+def queried_devices(transaction: Transaction, select: str, parameters: Sequence[Any]) -> BitMap:
     """The devices that a SELECT of one column `no` yields, in any order."""
     found = BitMap()
     # A row for each segment: each row is a pass of the interpreter lock, which an array of all would hold for too long.
-    for (numbers,) in connection.execute(
+    for (numbers,) in transaction.execute(
         f"SELECT json_group_array(no) FROM ({select}) GROUP BY no >> {SEGMENT_BITS}", parameters
     ):
         found |= BitMap(json.loads(numbers))
@@ -142,9 +142,9 @@ READ_SETS = 100_000
 four million of such."""
 
 
-def largest_tags(connection: Transaction, app_no: int, segment: int, among: BitMap, most: int) -> dict[str, BitMap]:
+def largest_tags(transaction: Transaction, app_no: int, segment: int, among: BitMap, most: int) -> dict[str, BitMap]:
     """The tags that most of some devices of a segment have, the `most` of them, each with those devices."""
-    rows = connection.execute(
+    rows = transaction.execute(
         "SELECT w.tag, s.devices FROM (SELECT rowid AS row, tag, segment FROM device_set"
         " WHERE app_no = ? AND tag > ? AND substr(tag, 1, 1) <> ? ORDER BY tag LIMIT ?) AS w"
         " CROSS JOIN device_set AS s ON s.rowid = w.row WHERE w.segment = ? LIMIT ?",
@@ -154,9 +154,9 @@ def largest_tags(connection: Transaction, app_no: int, segment: int, among: BitM
     return dict(heapq.nsmallest(most, found, key=lambda one: (-len(one[1]), one[0])))
 
 
-def count_sets(connection: Transaction, app_no: int, begin: str, end: str, limit: int) -> list[tuple[str, int]]:
+def count_sets(transaction: Transaction, app_no: int, begin: str, end: str, limit: int) -> list[tuple[str, int]]:
     """The sets of an app by name, from one name to before another, with how many devices each has. Reader thread."""
-    rows = connection.execute(
+    rows = transaction.execute(
         "SELECT tag, devices FROM device_set WHERE app_no = ? AND tag >= ? AND tag < ? ORDER BY tag, segment",
         (app_no, begin, end),
     )
@@ -169,28 +169,28 @@ def count_sets(connection: Transaction, app_no: int, begin: str, end: str, limit
     return list(found.items())
 
 
-def add_devices(connection: Transaction, app_no: int, tag: str, numbers: Iterable[int]) -> None:
+def add_devices(transaction: Transaction, app_no: int, tag: str, numbers: Iterable[int]) -> None:
     """Add devices to the set of a tag, or of all (`ALL_TAG`). Writer thread."""
-    add_to_sets(connection, app_no, {tag: numbers})
+    add_to_sets(transaction, app_no, {tag: numbers})
 
 
-def remove_devices(connection: Transaction, app_no: int, tag: str, numbers: Iterable[int]) -> None:
+def remove_devices(transaction: Transaction, app_no: int, tag: str, numbers: Iterable[int]) -> None:
     """Remove devices from the set of a tag, or of all (`ALL_TAG`). Writer thread."""
-    remove_from_sets(connection, app_no, {tag: numbers})
+    remove_from_sets(transaction, app_no, {tag: numbers})
 
 
-def add_to_sets(connection: Transaction, app_no: int, numbers: Mapping[str, Iterable[int]]) -> None:
+def add_to_sets(transaction: Transaction, app_no: int, numbers: Mapping[str, Iterable[int]]) -> None:
     """Add devices to the sets of several tags. Writer thread."""
-    _change(connection, app_no, numbers, BitMap.__or__)
+    _change(transaction, app_no, numbers, BitMap.__or__)
 
 
-def remove_from_sets(connection: Transaction, app_no: int, numbers: Mapping[str, Iterable[int]]) -> None:
+def remove_from_sets(transaction: Transaction, app_no: int, numbers: Mapping[str, Iterable[int]]) -> None:
     """Remove devices from the sets of several tags. Writer thread."""
-    _change(connection, app_no, numbers, BitMap.__sub__)
+    _change(transaction, app_no, numbers, BitMap.__sub__)
 
 
 def _change(
-    connection: Transaction,
+    transaction: Transaction,
     app_no: int,
     numbers: Mapping[str, Iterable[int]],
     operation: Callable[[BitMap, BitMap], BitMap],
@@ -198,7 +198,7 @@ def _change(
     changes = {(tag, segment): devices for tag in numbers for segment, devices in segments_of(BitMap(numbers[tag]))}
     if not changes:
         return
-    stored = _stored_segments(connection, app_no, changes)
+    stored = _stored_segments(transaction, app_no, changes)
     changed, emptied = [], []
     for key, devices in changes.items():
         devices = operation(stored.get(key, _NOBODY), devices)
@@ -206,9 +206,9 @@ def _change(
             changed.append((app_no, *key, pack(devices)))
         else:
             emptied.append(key)
-    insert_rows(connection, "device_set", "app_no, tag, segment, devices", changed, _REPLACING)
+    insert_rows(transaction, "device_set", "app_no, tag, segment, devices", changed, _REPLACING)
     if emptied:
-        connection.execute(
+        transaction.execute(
             # The app by itself: with all three in a row, SQLite walks all sets of the app.
             "DELETE FROM device_set WHERE app_no = ? AND (tag, segment) IN"
             " (SELECT value ->> 0, value ->> 1 FROM json_each(?))",
@@ -217,12 +217,12 @@ def _change(
 
 
 def _stored_segments(
-    connection: Transaction, app_no: int, wanted: Iterable[tuple[str, int]]
+    transaction: Transaction, app_no: int, wanted: Iterable[tuple[str, int]]
 ) -> dict[tuple[str, int], BitMap]:
     """The stored segments of sets, by tag and number."""
     return {
         (tag, segment): unpack(devices)
-        for tag, segment, devices in connection.execute(
+        for tag, segment, devices in transaction.execute(
             # CROSS: in this order. Left alone, SQLite may walk all sets of the app.
             "SELECT s.tag, s.segment, s.devices FROM json_each(?) AS wanted CROSS JOIN device_set AS s"
             " ON s.app_no = ? AND s.tag = wanted.value ->> 0 AND s.segment = wanted.value ->> 1",
