@@ -169,23 +169,13 @@ def count_sets(transaction: Transaction, app_no: int, begin: str, end: str, limi
     return list(found.items())
 
 
-def add_devices(transaction: Transaction, app_no: int, tag: str, numbers: Iterable[int]) -> None:
-    """Add devices to the set of a tag, or of all (`ALL_TAG`). Writer thread."""
-    add_to_sets(transaction, app_no, {tag: numbers})
-
-
-def remove_devices(transaction: Transaction, app_no: int, tag: str, numbers: Iterable[int]) -> None:
-    """Remove devices from the set of a tag, or of all (`ALL_TAG`). Writer thread."""
-    remove_from_sets(transaction, app_no, {tag: numbers})
-
-
 def add_to_sets(transaction: Transaction, app_no: int, numbers: Mapping[str, Iterable[int]]) -> None:
-    """Add devices to the sets of several tags. Writer thread."""
+    """Add devices to sets: numbers by tag, by topic (`topic_set`), or those of all (`ALL_TAG`). Writer thread."""
     _change(transaction, app_no, numbers, BitMap.__or__)
 
 
 def remove_from_sets(transaction: Transaction, app_no: int, numbers: Mapping[str, Iterable[int]]) -> None:
-    """Remove devices from the sets of several tags. Writer thread."""
+    """Remove devices from sets, as `add_to_sets` has them. Writer thread."""
     _change(transaction, app_no, numbers, BitMap.__sub__)
 
 

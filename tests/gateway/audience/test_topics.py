@@ -11,7 +11,7 @@ from pyroaring import BitMap
 from gateway.audience import topics
 from gateway.audience.topics import change_members, change_own_topics
 from gateway.errors import Problem
-from gateway.store.audience.device_sets import ALL_TAG, add_devices, devices_of_set, largest_tags, topic_set
+from gateway.store.audience.device_sets import ALL_TAG, add_to_sets, devices_of_set, largest_tags, topic_set
 from gateway.store.audience.topics import remove_from_topics, topics_of
 from gateway.store.transaction import Transaction
 from tests.gateway.delivery.machinery import add_device, counted_steps, fresh_database
@@ -55,7 +55,7 @@ def test_another_apps_devices_are_unknown(connection: Transaction) -> None:
 
 
 def test_a_topic_is_no_tag_of_the_same_name(connection: Transaction) -> None:
-    add_devices(connection, APP, "news", [4])
+    add_to_sets(connection, APP, {"news": [4]})
     change_members(connection, APP, "news", ["d1"], True, 5)
     assert members(connection, "news") == [1]
     assert {tag: list(devices) for tag, devices in largest_tags(connection, APP, 0, BitMap([4]), 9).items()} == {
@@ -115,7 +115,7 @@ def test_what_a_device_leaves_empty_costs_what_it_names(connection: Transaction)
     joined, left = {"own": True}, {"own": False}
     alone = steps_of(connection, joined), steps_of(connection, left)
     for number in range(1_000):
-        add_devices(connection, APP, topic_set(f"other-{number}"), [2])
+        add_to_sets(connection, APP, {topic_set(f"other-{number}"): [2]})
     # The app's topics are counted when there is a new one, and never when one is left.
     assert steps_of(connection, joined) < alone[0] + 15_000
     assert steps_of(connection, left) < alone[1] + 5

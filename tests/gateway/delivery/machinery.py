@@ -19,7 +19,7 @@ from sqlmodel import SQLModel, create_engine
 from gateway.auth import DeviceIdentity
 from gateway.delivery.engine import ACKNOWLEDGED, COMPLETED, LOST, ConnectionFacts, EngineEvents, Message
 from gateway.store import models
-from gateway.store.audience.device_sets import ALL_TAG, add_devices
+from gateway.store.audience.device_sets import ALL_TAG, add_to_sets
 from gateway.store.set_functions import add_set_functions
 from gateway.store.transaction import Transaction
 from tests import postgresql
@@ -97,7 +97,7 @@ def add_device(connection: Transaction, device_no: int, device_id: str) -> None:
         "INSERT INTO device (no, app_no, id, token_hash, created_at, updated_at) VALUES (?, ?, ?, x'', 0, 0)",
         (device_no, APP_NO, device_id),
     )
-    add_devices(connection, APP_NO, ALL_TAG, [device_no])
+    add_to_sets(connection, APP_NO, {ALL_TAG: [device_no]})
 
 
 @dataclass(slots=True)

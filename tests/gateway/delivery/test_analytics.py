@@ -10,7 +10,7 @@ import pytest
 from gateway.audience.policy import NewChannel
 from gateway.delivery.analytics import STAGES
 from gateway.errors import Problem
-from gateway.store.audience.device_sets import add_devices
+from gateway.store.audience.device_sets import add_to_sets
 from gateway.store.deliveries.event_log import last_position, remove_events_to
 from gateway.timestamps import rfc3339
 from tests.gateway.delivery.world import ALERT, APP, START, World
@@ -251,7 +251,7 @@ def test_a_large_push_is_counted_in_parts(world: World, monkeypatch: pytest.Monk
     monkeypatch.setattr("gateway.store.analytics.funnels.PART_DELIVERIES", 2)
     monkeypatch.setattr("gateway.store.analytics.funnels.WRITER_DELIVERIES", 2)
     world.connection.execute("INSERT INTO device_tag (app_no, tag, device_no) VALUES (1, 'foyer', 1), (1, 'foyer', 3)")
-    add_devices(world.connection, 1, "foyer", [1, 3])
+    add_to_sets(world.connection, 1, {"foyer": [1, 3]})
     for device_no in (1, 2, 3):
         world.connect(device_no)
     large, small = push(world), push(world, {"device": "d1"})

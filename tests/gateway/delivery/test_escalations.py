@@ -18,7 +18,7 @@ from gateway.delivery.duties import DutyFields
 from gateway.delivery.retention import RetentionPeriods, remove_slice
 from gateway.delivery.submission import AcceptedPush
 from gateway.errors import Problem
-from gateway.store.audience.device_sets import add_devices
+from gateway.store.audience.device_sets import add_to_sets
 from gateway.store.errors import StorageFull
 from tests.gateway.delivery.world import ALERT, APP, World, items
 
@@ -173,7 +173,7 @@ def test_a_step_that_all_refuse_is_over_at_once(world: World) -> None:
 
 def test_the_first_devices_of_a_tag_are_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(duties, "STEP_DEVICES", 2)
-    add_devices(world.connection, APP.no, "guards", [2, 3, 4])
+    add_to_sets(world.connection, APP.no, {"guards": [2, 3, 4]})
     set_duty(world, steps=[{"tag": "guards"}])
     (step,) = escalation(world, escalate(world))["steps"]
     assert (step["targeted"], step["left_out"], step["target"]) == (2, 1, {"tag": "guards"})

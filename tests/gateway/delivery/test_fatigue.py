@@ -13,7 +13,7 @@ from gateway.delivery.fatigue import Figures, base_of, first_higher_bucket, verd
 from gateway.store.analytics import alert_days
 from gateway.store.analytics.alert_days import BUCKETS, bucket_name, bucket_of
 from gateway.store.analytics.funnels import DAY_MS
-from gateway.store.audience.device_sets import add_devices
+from gateway.store.audience.device_sets import add_to_sets
 from gateway.store.transaction import Transaction
 from tests.gateway.delivery.world import ALERT, APP, World
 
@@ -135,7 +135,7 @@ def test_years_of_which_there_is_nothing_are_passed_over(world: World, monkeypat
 
 def test_by_tag(world: World) -> None:
     world.connection.execute("INSERT INTO device_tag (app_no, tag, device_no) VALUES (1, 'vip', 2)")
-    add_devices(world.connection, APP.no, "vip", [2])
+    add_to_sets(world.connection, APP.no, {"vip": [2]})
     for number in (1, 2):
         world.connect(number)
     alert(world, [1, 2])

@@ -14,7 +14,7 @@ from gateway.delivery.missed_pushes import missed_push_rows
 from gateway.errors import Problem
 from gateway.minute_counts import EVENT_TYPES, MINUTE_MS
 from gateway.store.analytics.delivery_counts import count_events
-from gateway.store.audience.device_sets import add_devices, remove_devices
+from gateway.store.audience.device_sets import add_to_sets, remove_from_sets
 from tests.gateway.delivery.world import ALERT, APP, World, items
 
 DAY = 86_400
@@ -187,10 +187,10 @@ def test_what_the_server_slept_through_is_no_silence(world: World) -> None:
 
 def test_the_first_devices_of_a_tag_are_beaten(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat_states, "BEATEN_DEVICES", 2)
-    add_devices(world.connection, APP.no, "site", [1, 2, 3])
+    add_to_sets(world.connection, APP.no, {"site": [1, 2, 3]})
     set_heartbeat(world, tag="site")
     assert list(states(world)) == ["d1", "d2"]
-    remove_devices(world.connection, APP.no, "site", [1])
+    remove_from_sets(world.connection, APP.no, {"site": [1]})
     beat(world)
     assert list(states(world)) == ["d2", "d3"]
 

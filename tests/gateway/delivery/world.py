@@ -23,7 +23,7 @@ from gateway.delivery_components import DeliveryComponents, DeliveryLimits, Deli
 from gateway.delivery_states import RECEIPT_STATES, DeliveryState
 from gateway.errors import Problem
 from gateway.pages import ListPage
-from gateway.store.audience.device_sets import ALL_TAG, remove_devices
+from gateway.store.audience.device_sets import ALL_TAG, remove_from_sets
 from gateway.store.deliveries.escalations import StepPush
 from gateway.store.deliveries.event_log import EventPage, Position, read_events
 from gateway.store.transaction import Transaction
@@ -306,6 +306,6 @@ class World:
 
         def forget(connection: Transaction, now: int) -> None:
             connection.execute("UPDATE device SET removed_at = ? WHERE no = ?", (now, device_no))
-            remove_devices(connection, APP.no, ALL_TAG, [device_no])
+            remove_from_sets(connection, APP.no, {ALL_TAG: [device_no]})
 
         return self.run(self.connections.remove_device(device_no, identity.client_id, forget))

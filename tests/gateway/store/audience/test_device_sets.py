@@ -20,11 +20,10 @@ from gateway.store.audience import device_sets
 from gateway.store.audience.device_sets import (
     ALL_TAG,
     SEGMENT_BITS,
-    add_devices,
     add_to_sets,
     largest_tags,
     queried_devices,
-    remove_devices,
+    remove_from_sets,
     selected_devices,
 )
 from gateway.store.audience.devices import device_rows
@@ -59,10 +58,10 @@ def stored_segments(connection: Transaction, tag: str = ALL_TAG) -> dict[int, by
 
 
 def test_what_was_added_is_selected_by_app_and_tag(connection: Transaction) -> None:
-    add_devices(connection, APP_NO, ALL_TAG, [3, 1, 2])
-    add_devices(connection, APP_NO, ALL_TAG, [SEGMENT + 1, 2])
-    add_devices(connection, APP_NO, "hall", [2, SEGMENT + 1])
-    add_devices(connection, 2, ALL_TAG, [4])
+    add_to_sets(connection, APP_NO, {ALL_TAG: [3, 1, 2]})
+    add_to_sets(connection, APP_NO, {ALL_TAG: [SEGMENT + 1, 2]})
+    add_to_sets(connection, APP_NO, {"hall": [2, SEGMENT + 1]})
+    add_to_sets(connection, 2, {ALL_TAG: [4]})
     assert list(selected_devices(connection, APP_NO, EVERYBODY)) == [1, 2, 3, SEGMENT + 1]
     assert list(selected_devices(connection, APP_NO, Selection(tag="hall"))) == [2, SEGMENT + 1]
     assert list(selected_devices(connection, 2, EVERYBODY)) == [4]
@@ -70,34 +69,34 @@ def test_what_was_added_is_selected_by_app_and_tag(connection: Transaction) -> N
 
 
 def test_what_was_removed_is_not_selected_and_an_empty_segment_leaves(connection: Transaction) -> None:
-    add_devices(connection, APP_NO, "hall", [1, 2, SEGMENT, 3 * SEGMENT])
-    remove_devices(connection, APP_NO, "hall", [1, 7, SEGMENT, 2 * SEGMENT])
+    add_to_sets(connection, APP_NO, {"hall": [1, 2, SEGMENT, 3 * SEGMENT]})
+    remove_from_sets(connection, APP_NO, {"hall": [1, 7, SEGMENT, 2 * SEGMENT]})
     assert list(selected_devices(connection, APP_NO, Selection(tag="hall"))) == [2, 3 * SEGMENT]
     assert stored_segments(connection, "hall").keys() == {0, 3}
-    remove_devices(connection, APP_NO, "hall", [2, 3 * SEGMENT])
+    remove_from_sets(connection, APP_NO, {"hall": [2, 3 * SEGMENT]})
     assert not stored_segments(connection, "hall")
 
 
 def test_only_the_segments_concerned_are_written(connection: Transaction) -> None:
-    add_devices(connection, APP_NO, ALL_TAG, range(3 * SEGMENT))
+    add_to_sets(connection, APP_NO, {ALL_TAG: range(3 * SEGMENT)})
     changes = connection.total_changes
     add_to_sets(connection, APP_NO, {ALL_TAG: [3 * SEGMENT], "hall": [5, 6]})
-    remove_devices(connection, APP_NO, ALL_TAG, [SEGMENT + 5, SEGMENT + 6])
+    remove_from_sets(connection, APP_NO, {ALL_TAG: [SEGMENT + 5, SEGMENT + 6]})
     assert connection.total_changes - changes == 3
     assert len(selected_devices(connection, APP_NO, EVERYBODY)) == 3 * SEGMENT - 1
 
 
 def test_a_segment_is_small_whatever_it_holds(connection: Transaction) -> None:
     """Consecutive numbers are a run; a bitmap's container is never larger than a bit for each number."""
-    add_devices(connection, APP_NO, ALL_TAG, range(SEGMENT))
-    add_devices(connection, APP_NO, "odd", range(1, SEGMENT, 2))
+    add_to_sets(connection, APP_NO, {ALL_TAG: range(SEGMENT)})
+    add_to_sets(connection, APP_NO, {"odd": range(1, SEGMENT, 2)})
     assert len(stored_segments(connection)[0]) < 32
     assert len(stored_segments(connection, "odd")[0]) < SEGMENT / 8 + 32
 
 
 def test_the_tags_of_an_app_are_read_segment_by_segment(connection: Transaction) -> None:
     add_to_sets(connection, APP_NO, {ALL_TAG: [1, 2, SEGMENT], "hall": [1, SEGMENT], "lobby": [2]})
-    add_devices(connection, 2, "cellar", [3])
+    add_to_sets(connection, 2, {"cellar": [3]})
     everybody = BitMap(range(1, 2 * SEGMENT))
     assert largest_tags(connection, APP_NO, 0, everybody, 9) == {"hall": BitMap([1]), "lobby": BitMap([2])}
     assert largest_tags(connection, APP_NO, 1, everybody, 9) == {"hall": BitMap([SEGMENT])}
@@ -140,13 +139,13 @@ def test_queried_devices_are_those_of_the_query(connection: Transaction) -> None
     assert not queried_devices(connection, select, ("[]", 1))
 
 
-@pytest.mark.parametrize("change", [add_devices, remove_devices])
+@pytest.mark.parametrize("change", [add_to_sets, remove_from_sets])
 def test_the_cost_follows_the_sets_concerned(connection: Transaction, change: Any) -> None:
     """Steps of SQLite's machine with one other set in the app, and with 5,000."""
 
     def steps() -> int:
         with counted_steps(connection) as counted:
-            change(connection, APP_NO, "hall", [1])
+            change(connection, APP_NO, {"hall": [1]})
             selected_devices(connection, APP_NO, Selection(tag="hall"))
         return counted[0]
 

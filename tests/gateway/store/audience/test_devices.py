@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.store.audience.device_sets import ALL_TAG, add_devices, selected_devices
+from gateway.store.audience.device_sets import ALL_TAG, add_to_sets, selected_devices
 from gateway.store.audience.devices import device_rows
 from gateway.store.transaction import Transaction
 from tests.gateway.delivery.machinery import counted_steps, fresh_database
@@ -32,9 +32,9 @@ def connection() -> Iterator[Transaction]:
     )
     for no, app_no, _, removed_at in DEVICES:
         if removed_at is None:
-            add_devices(connection, app_no, ALL_TAG, [no])
-            add_devices(connection, app_no, "hall", [no])
-    add_devices(connection, 1, "lobby", [2])
+            add_to_sets(connection, app_no, {ALL_TAG: [no]})
+            add_to_sets(connection, app_no, {"hall": [no]})
+    add_to_sets(connection, 1, {"lobby": [2]})
     yield connection
     connection.close()
 
