@@ -90,14 +90,8 @@ def devices_of_numbers(transaction: Transaction, device_nos: Sequence[int]) -> l
 def _devices(transaction: Transaction, where: str, parameters: tuple[Any, ...]) -> list[StoredDevice]:
     rows = transaction.execute(f"SELECT {_COLUMNS} FROM device WHERE {where}", parameters).fetchall()
     numbers = [row[0] for row in rows]
-    tags: dict[int, list[str]] = {}
-    for device_no, tag in transaction.execute(
-        "SELECT device_no, tag FROM device_tag WHERE device_no IN (SELECT value FROM json_each(?)) ORDER BY tag",
-        (json.dumps(numbers),),
-    ):
-        tags.setdefault(device_no, []).append(tag)
-    topics = topics_of(transaction, numbers)
-    return [StoredDevice._make((*row, tags.get(row[0], []), topics.get(row[0], []))) for row in rows]
+    tags, topics = tags_of(transaction, numbers), topics_of(transaction, numbers)
+    return [StoredDevice._make((*row, sorted(tags[row[0]]), topics.get(row[0], []))) for row in rows]
 
 
 def tags_of(transaction: Transaction, device_nos: Sequence[int]) -> dict[int, set[str]]:
