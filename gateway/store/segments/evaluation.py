@@ -14,6 +14,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 from pyroaring import BitMap
@@ -90,13 +91,17 @@ def matching_devices(
     connected = BitMap(online)
     form = attribute_form(transaction)
 
+    @cache  # of a large fleet it takes longer than many a statement, and several may ask for it
+    def connected_json() -> str:
+        return numbers_json(connected)
+
     def devices_of(term: Term) -> BitMap:
         match term:
             case Membership():
                 return sets[set_key(term)]
             case IsOnline():
                 return connected
-        return queried_devices(transaction, *_bound(compile_search(term, form), app_no, now_ms, connected))
+        return queried_devices(transaction, *_bound(compile_search(term, form), app_no, now_ms, connected_json))
 
     everybody = found = sets[ALL_TAG]
     left = list(plan.steps)
@@ -116,7 +121,7 @@ def matching_devices(
     matching = BitMap()
     for start in range(0, len(found), size):
         part = numbers_json(found[start : start + size])
-        matching |= queried_devices(transaction, *_bound(asked, app_no, now_ms, connected, part))
+        matching |= queried_devices(transaction, *_bound(asked, app_no, now_ms, connected_json, part))
     return matching
 
 
@@ -140,14 +145,14 @@ def _is_searched(left: Sequence[Term], devices: int, fleet: int) -> bool:
 
 
 def _bound(
-    statement: Fragment, app_no: int, now_ms: int, online: Iterable[int], candidates: str = "[]"
+    statement: Fragment, app_no: int, now_ms: int, online_json: Callable[[], str], candidates: str = "[]"
 ) -> tuple[str, list[Any]]:
     """A statement with the values of its parameters."""
 
     def wall_ms(moment: Moment) -> int:
         return now_ms + moment.ms if moment.from_now else moment.ms
 
-    connected = numbers_json(BitMap(online)) if Given.ONLINE in statement.parameters else "[]"
+    connected = online_json() if Given.ONLINE in statement.parameters else "[]"
     given: dict[Given, int | str] = {Given.APP: app_no, Given.ONLINE: connected, Given.CANDIDATES: candidates}
 
     def value(parameter: Parameter) -> str | int | float | bytes:
