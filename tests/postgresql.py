@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 
 import psycopg
 
+from gateway.store.postgresql.address import Address, read_address
 from gateway.store.postgresql.connection import Connection
 from gateway.store.postgresql.server import PostgresqlServer
 from tests.third_party import require
@@ -133,7 +134,7 @@ class SchemaPool:
         """A connection to an empty schema, which comes back when it is closed."""
         if self._idle:
             return self._idle.pop()
-        return PooledConnection(self._url, self._taken(), self)
+        return PooledConnection(read_address(self._url), self._taken(), self)
 
     def backend_for(self, folder: Path) -> PostgresqlServer:
         """The ledger that belongs to a data directory, until that is given back."""
@@ -174,8 +175,8 @@ class SchemaPool:
 class PooledConnection(Connection):
     """A connection whose schema is emptied, and used again, when it is closed."""
 
-    def __init__(self, url: str, schema: str, pool: SchemaPool) -> None:
-        super().__init__(url, schema)
+    def __init__(self, address: Address, schema: str, pool: SchemaPool) -> None:
+        super().__init__(address, schema)
         self.schema = schema
         self._pool = pool
 

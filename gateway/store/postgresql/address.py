@@ -7,7 +7,7 @@ host, a port or a database. libpq would name that piece in its error, so such ad
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -39,6 +39,13 @@ class Address(NamedTuple):
     """What libpq connects with, the password included."""
     place: str
     """The database and its host, without a password, for messages."""
+
+    def connect(self, *settings: str, autocommit: bool = False) -> psycopg.Connection[Any]:
+        """A connection with these settings (`name=value`) besides, whatever the address says of them. Raises
+        psycopg.Error."""
+        options = " ".join([str(self.parameters["options"]), *(f"-c {setting}" for setting in settings)])
+        parameters = {**self.parameters, "options": options}
+        return psycopg.connect(autocommit=autocommit, **parameters)  # type: ignore[arg-type]  # libpq's words
 
 
 def read_address(url: str) -> Address:

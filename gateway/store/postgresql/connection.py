@@ -12,7 +12,7 @@ from psycopg.adapt import Loader
 from psycopg.pq import TransactionStatus
 from psycopg.types.string import StrDumperUnknown, TextLoader
 
-from gateway.store.postgresql.address import read_address
+from gateway.store.postgresql.address import Address
 from gateway.store.postgresql.dialect import translated
 from gateway.store.segments.value_forms import KEYED
 
@@ -91,16 +91,16 @@ class Connection:
 
     attribute_form = KEYED
 
-    def __init__(self, url: str, schema: str) -> None:
-        """Raises BadAddress, psycopg.Error."""
-        given = read_address(url).parameters
-        self._parameters = {**given, "options": f"-c search_path={schema} {given['options']}"}
+    def __init__(self, address: Address, schema: str) -> None:
+        """Raises psycopg.Error."""
+        self._address = address
+        self._schema = schema
         self.total_changes = 0
-        """PostgresqlRows that were inserted, changed or removed so far."""
+        """Rows that were inserted, changed or removed so far."""
         self._raw = self._connected()
 
     def _connected(self) -> psycopg.Connection[Any]:
-        raw = psycopg.connect(autocommit=True, **self._parameters)  # type: ignore[arg-type]  # libpq's words
+        raw = self._address.connect(f"search_path={self._schema}", autocommit=True)
         adapters = raw.adapters
         adapters.register_dumper(str, _TextDumper)
         for name in ("json", "jsonb"):

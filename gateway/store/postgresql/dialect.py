@@ -4,7 +4,7 @@ A statement is translated once, and kept. What both databases have and call diff
 operator of the schema (`functions.sql`), so that the statement stays as it is. What is left is grammar:
 
 - `?`, `?1` and `:name` are the driver's `%s` and `%(name)s`;
-- INDEXED BY has no equal, and the order of joins is the statement's (`connection.SETTINGS`): `CROSS JOIN x ON` is
+- INDEXED BY has no equal, and the order of joins is the statement's (`address.SETTINGS`): `CROSS JOIN x ON` is
   `JOIN x ON` there, and a join without ON a CROSS JOIN;
 - a query in FROM has a name (before PostgreSQL 16), and an upsert the columns in which rows may be the same;
 - the types of values are known before they come, by their first use;

@@ -9,8 +9,6 @@ import psycopg
 from gateway.store.postgresql.address import read_address
 from gateway.store.postgresql.server import DURABLE, SCHEMA
 
-_READ = "-c default_transaction_read_only=on"
-
 
 class Examination(NamedTuple):
     """A PostgreSQL that answers, and what it keeps of ours."""
@@ -35,9 +33,8 @@ class Unreachable(Exception):
 def examine_ledger(url: str, schema: str = SCHEMA) -> Examination:
     """Look at the database of an address, without a change. Raises BadAddress, Unreachable."""
     address = read_address(url)
-    parameters = {**address.parameters, "options": f"{address.parameters['options']} {_READ}"}
     try:
-        with psycopg.connect(**parameters) as connection:  # type: ignore[arg-type]  # libpq's words
+        with address.connect("default_transaction_read_only=on") as connection:
             off = [name for name in DURABLE if _value(connection, f"SHOW {name}") == "off"]
             tables = _value(connection, "SELECT count(*) FROM pg_tables WHERE schemaname = %s", schema)
             version: str | None = None

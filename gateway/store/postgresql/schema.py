@@ -35,18 +35,16 @@ def prepare(address: Address, schema: str, *, fresh: bool = True) -> None:
 
     Raises NoSchema, SchemaTooNew, SchemaUnsuitable, psycopg.Error.
     """
-    with psycopg.connect(**address.parameters) as connection:  # type: ignore[arg-type]  # libpq's words
+    with address.connect(f"search_path={schema}") as connection:
         major = connection.info.server_version // 10_000
         if major < LEAST_MAJOR_VERSION:
             raise SchemaUnsuitable(f"this is PostgreSQL {major}, and it has to be {LEAST_MAJOR_VERSION} at least")
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (_PREPARING,))
         there = _tables(connection, schema)
-        if not there and not fresh:
-            raise NoSchema(f"there is no ledger in schema {schema}")
         if not there:
+            if not fresh:
+                raise NoSchema(f"there is no ledger in schema {schema}")
             connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
-        connection.execute(f"SET LOCAL search_path = {schema}")
-        if not there:
             _fill(connection)
             return
         if "alembic_version" not in there:

@@ -75,7 +75,6 @@ class PostgresqlServer:
     unconfirmed = "PostgreSQL did not confirm a commit"
 
     def __init__(self, url: str, schema: str = SCHEMA) -> None:
-        self._url = url
         self._address = read_address(url)
         self._schema = schema
         self._start_no = 0
@@ -131,7 +130,7 @@ class PostgresqlServer:
 
     def _connected(self) -> Transaction:
         try:
-            return Connection(self._url, self._schema)
+            return Connection(self._address, self._schema)
         except psycopg.Error as error:
             raise _explained(error) from error
 

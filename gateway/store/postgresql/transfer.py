@@ -55,8 +55,7 @@ def transfer(ledger: Path, url: str, schema: str = SCHEMA) -> list[CopiedTable]:
         _require_schema(file)
         address = read_address(url)
         prepare(address, schema)
-        with psycopg.connect(**address.parameters) as target:  # type: ignore[arg-type]  # libpq's words
-            target.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(schema)))
+        with address.connect(f"search_path={schema}") as target:
             copied = [
                 _copy(file, target, table) for table in SQLModel.metadata.sorted_tables if table.name not in DERIVED
             ]

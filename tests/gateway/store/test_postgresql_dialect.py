@@ -15,6 +15,7 @@ from pyroaring import BitMap
 
 from gateway.store.connections import open_ledger
 from gateway.store.ledger_file import prepare
+from gateway.store.postgresql.address import read_address
 from gateway.store.postgresql.connection import Connection
 from gateway.store.postgresql.dialect import translated
 from gateway.store.postgresql.server import PostgresqlServer
@@ -50,7 +51,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     prepare(path)
     with Postgresql() as server:
         PostgresqlServer.open(server.url, "dialect")
-        ours, theirs = open_ledger(path, 100), Connection(server.url, "dialect")
+        ours, theirs = open_ledger(path, 100), Connection(read_address(server.url), "dialect")
         yield Both(ours, theirs)
         ours.close()
         theirs.close()
