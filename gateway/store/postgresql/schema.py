@@ -7,8 +7,7 @@ what they would look up for each row of the hot tables.
 from __future__ import annotations
 
 import re
-from importlib import import_module, resources
-from pkgutil import iter_modules
+from importlib import resources
 from typing import Any
 
 import psycopg
@@ -16,7 +15,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlmodel import SQLModel
 
-from gateway import store
+from gateway.store import models  # noqa: F401 - defines the tables
 from gateway.store.migrations import HEAD, NoSchema, SchemaTooNew, SchemaUnsuitable
 from gateway.store.postgresql.address import Address
 
@@ -79,9 +78,6 @@ def _functions() -> str:
 
 def table_statements() -> list[str]:
     """Statements that make the tables and indexes of the models."""
-    for module in iter_modules(store.__path__):
-        if module.name.endswith("models"):
-            import_module(f"gateway.store.{module.name}")
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy's
     statements = []
     for table in SQLModel.metadata.sorted_tables:
