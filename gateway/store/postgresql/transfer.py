@@ -5,7 +5,6 @@ The file is only read, in one snapshot. What PostgreSQL's triggers derive from o
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -28,7 +27,6 @@ DERIVED: frozenset[str] = frozenset({"device_attribute"})
 """Tables that triggers fill while others are copied, in a form of PostgreSQL's own."""
 READ_ROWS = 10_000
 """Rows that are read from the file at a time."""
-_NUMBERED = re.compile(r"nextval\('([^']+)'")
 
 
 class TransferRefused(Exception):
@@ -101,11 +99,10 @@ def _rows(file: sqlite3.Connection, query: str) -> Iterator[tuple[Any, ...]]:
 
 def _numbers(target: psycopg.Connection[Any]) -> list[tuple[str, str, str]]:
     """Table, column and sequence of each column that numbers its rows."""
-    found = target.execute(
-        "SELECT table_name, column_name, column_default FROM information_schema.columns"
-        " WHERE table_schema = current_schema() AND column_default LIKE 'nextval(%'"
+    return target.execute(
+        "SELECT table_name, column_name, pg_get_serial_sequence(table_name, column_name)"
+        " FROM information_schema.columns WHERE table_schema = current_schema() AND column_default LIKE 'nextval(%'"
     ).fetchall()
-    return [(table, column, _NUMBERED.search(default)[1]) for table, column, default in found]  # type: ignore[index]
 
 
 def _go_on_numbering(
