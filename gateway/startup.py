@@ -79,8 +79,6 @@ async def open_stores(settings: Settings, ending: AsyncExitStack) -> OpenStores:
             f"--clock-speed: {data_dir} holds data already, and a faster clock is for a fresh data directory: choose "
             "another --data-dir"
         )
-    traces = data_directory.traces(data_dir)
-    is_new = is_new_directory(data_dir) if settings.database is None else not traces
     clock: ServerClock
     sessions: SqliteStore
     stored_clock: StoredClock
@@ -101,13 +99,14 @@ async def open_stores(settings: Settings, ending: AsyncExitStack) -> OpenStores:
         )
         return clock_ms
 
+    if settings.database is None:
+        is_new = is_new_directory(data_dir)
+        opening = Database.open(ledger, make_clock, on_full=lambda: disk_space.release(data_dir), fresh=is_new)
+    else:
+        traces = data_directory.traces(data_dir)
+        opening = _open_postgresql(settings.database, ledger, traces, make_clock)
     try:
-        if settings.database is None:
-            database = await Database.open(
-                ledger, make_clock, on_full=lambda: disk_space.release(data_dir), fresh=is_new
-            )
-        else:
-            database = await _open_postgresql(settings.database, ledger, traces, make_clock)
+        database = await opening
     except (*NOT_MIGRATED, StorageError, OSError, *DRIVER_ERRORS) as error:
         raise refusal(ledger, error) from error
     ending.push_async_callback(database.close)
