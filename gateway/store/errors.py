@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from typing import ClassVar, Final
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -88,6 +89,14 @@ STORAGE_ERRORS: dict[Fault, type[StorageError]] = {
     kind.fault: kind
     for kind in (StorageFull, StorageBusy, StorageFailed, StorageForbidden, StorageDamaged, OutcomeUnknown)
 }
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and what led to it, the first failure last: what it became on the way may hide that."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__context__
 
 
 def explained(error: BaseException) -> BaseException:

@@ -17,8 +17,8 @@ from typing import cast
 from sqlalchemy.exc import SQLAlchemyError
 
 from broker.sqlite_file import PAGE_BYTES, Fault, fault_of, log_pages
-from gateway.store.connections import APP_READER_STATEMENTS, make_engine, open_ledger, raw_connection
-from gateway.store.errors import explained
+from gateway.store.connections import APP_READER_STATEMENTS, CACHED_STATEMENTS, make_engine, open_ledger, raw_connection
+from gateway.store.errors import causes, explained
 from gateway.store.migrations import migrate
 from gateway.store.server_time import StoredClock, read_stored_clock
 from gateway.store.transaction import Transaction
@@ -80,10 +80,7 @@ class LedgerFile:
         return connection
 
     def connect_reader(self, *, for_apps: bool) -> Transaction:
-        if for_apps:
-            connection = open_ledger(self._path, BUSY_MS, APP_READER_STATEMENTS)
-        else:
-            connection = open_ledger(self._path, BUSY_MS)
+        connection = open_ledger(self._path, BUSY_MS, APP_READER_STATEMENTS if for_apps else CACHED_STATEMENTS)
         connection.execute(f"PRAGMA cache_size = -{READER_CACHE_KIBIBYTES}")
         return connection
 
@@ -117,12 +114,7 @@ class LedgerFile:
             raw.set_progress_handler(None, 0)
 
     def was_interrupted(self, error: BaseException) -> bool:
-        cause: BaseException | None = error
-        while cause is not None:  # whatever the error became on the way
-            if getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
-                return True
-            cause = cause.__context__
-        return False
+        return any(getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT for cause in causes(error))
 
     def fault_of(self, error: BaseException) -> Fault | None:
         return fault_of(error)

@@ -23,7 +23,14 @@ import psycopg
 from psycopg import errors
 
 from broker.sqlite_file import Fault
-from gateway.store.errors import STORAGE_ERRORS, StorageBusy, StorageError, StorageForbidden, StorageUnreachable
+from gateway.store.errors import (
+    STORAGE_ERRORS,
+    StorageBusy,
+    StorageError,
+    StorageForbidden,
+    StorageUnreachable,
+    causes,
+)
 from gateway.store.postgresql.address import read_address
 from gateway.store.postgresql.connection import Connection
 from gateway.store.postgresql.schema import prepare
@@ -48,8 +55,6 @@ _FAULTS: tuple[tuple[type[psycopg.Error], Fault], ...] = (
     (psycopg.OperationalError, Fault.FAILED),
     (psycopg.InterfaceError, Fault.FAILED),
 )
-
-
 LOCK_SECONDS = 5.0
 """Time that a start waits for the lock: PostgreSQL notices a moment later that a server was killed."""
 _LOCK_PAUSE_SECONDS = 0.1
@@ -219,7 +224,7 @@ class PostgresqlServer:
         yield
 
     def was_interrupted(self, error: BaseException) -> bool:
-        return any(isinstance(cause, errors.QueryCanceled) for cause in _causes(error))
+        return any(isinstance(cause, errors.QueryCanceled) for cause in causes(error))
 
     def fault_of(self, error: BaseException) -> Fault | None:
         return _fault_of(error)
@@ -241,17 +246,10 @@ class PostgresqlServer:
         return 0
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__context__
-
-
 def _fault_of(error: BaseException) -> Fault | None:
     """The fault of the first failure: in a transaction that has failed, every further statement does."""
     fault: Fault | None = None
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, CommitUnanswered | WrittenByAnother):
             return Fault.UNSYNCED
         if isinstance(cause, StorageError):
@@ -265,7 +263,7 @@ def _explained(error: BaseException) -> BaseException:
     fault = _fault_of(error)
     if fault is None or isinstance(error, StorageError):
         return error
-    first = next((cause for cause in reversed(list(_causes(error))) if isinstance(cause, psycopg.Error)), error)
+    first = next((cause for cause in reversed(list(causes(error))) if isinstance(cause, psycopg.Error)), error)
     text = _text(first)
     if fault is Fault.FAILED and _is_of_the_connection(first):
         return StorageForbidden(text) if _PERMANENT.search(text) else StorageUnreachable(text)
