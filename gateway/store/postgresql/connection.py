@@ -97,6 +97,8 @@ class Connection:
         self._schema = schema
         self.total_changes = 0
         """Rows that were inserted, changed or removed so far."""
+        self._limit_ms = 0
+        """The limit of a statement's time, 0 for PostgreSQL's own."""
         self._raw = self._connected()
 
     def _connected(self) -> psycopg.Connection[Any]:
@@ -138,6 +140,13 @@ class Connection:
         """Replace a lost connection. Raises psycopg.OperationalError."""
         self._raw.close()
         self._raw = self._connected()
+        self._limit_ms = 0
+
+    def limit_statements(self, limit_ms: int) -> None:
+        """End statements that go on longer than this, from now on. It is no round trip where that holds already."""
+        if limit_ms != self._limit_ms:
+            self._raw.execute(f"SET statement_timeout = {limit_ms}".encode())
+            self._limit_ms = limit_ms
 
     def execute(self, statement: str, values: Any = ()) -> PostgresqlRows:
         """Run a statement in the store's words, with values by place or by name."""

@@ -218,7 +218,7 @@ class PostgresqlServer:
     @contextmanager
     def limited(self, connection: Transaction, seconds: float) -> Iterator[None]:
         try:
-            connection.execute(f"SET statement_timeout = {int(seconds * 1000)}")
+            cast(Connection, connection).limit_statements(int(seconds * 1000))
         except psycopg.Error as error:  # nothing of a read was asked yet
             raise _explained(error) from error
         yield
