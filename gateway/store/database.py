@@ -411,9 +411,11 @@ class Database:
 
         self._look_ups.submit(run)
 
-    def _read(self, operation: Callable[[Transaction], T]) -> T:
+    def _read(self, operation: Callable[[Transaction], T], raw: Transaction | None = None) -> T:
+        """Over this connection of the thread, if it was taken already."""
         try:
-            raw = self._reader()
+            if raw is None:
+                raw = self._reader()
             self._backend.begin_snapshot(raw)
             try:
                 return operation(raw)
@@ -426,8 +428,9 @@ class Database:
             raise found from error
 
     def _read_in_time(self, operation: Callable[[Transaction], T]) -> T:
-        with self._backend.limited(self._reader(for_apps=True), READ_SECONDS):
-            return self._read(operation)
+        raw = self._reader(for_apps=True)
+        with self._backend.limited(raw, READ_SECONDS):
+            return self._read(operation, raw)
 
     def _reader(self, *, for_apps: bool = False) -> Transaction:
         """The reader connection of this thread, which is for apps if it is one of theirs."""
