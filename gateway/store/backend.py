@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from broker.sqlite_file import Fault
-from gateway.store.server_time import StoredClock
 from gateway.store.transaction import Transaction
 
 
@@ -28,9 +27,6 @@ class Backend(Protocol):
     @property
     def trouble(self) -> str | None:
         """The reason why nothing can be stored at the moment, as the last try has shown; it may pass by itself."""
-
-    def stored_clock(self) -> StoredClock:
-        """Return what earlier runs have left of server time."""
 
     def connect_writer(self) -> Transaction:
         """The writer's connection. Raises StorageError."""

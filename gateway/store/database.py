@@ -40,7 +40,7 @@ from gateway.store.backend import Backend
 from gateway.store.errors import StorageDamaged, StorageError, StorageFailed
 from gateway.store.ledger_file import LedgerFile
 from gateway.store.read_queue import READ_SECONDS, ReadQueue
-from gateway.store.server_time import StoredClock
+from gateway.store.server_time import StoredClock, read_stored_clock
 from gateway.store.transaction import Transaction
 from gateway.store.write_queue import WriteOperation, WriteQueue
 
@@ -140,8 +140,8 @@ class Database:
     ) -> Database:
         """Start the threads over a backend that is prepared; as `open`."""
         loop = asyncio.get_running_loop()
-        writer_connection = await loop.run_in_executor(None, backend.connect_writer)
-        return cls(path, backend, writer_connection, make_clock(backend.stored_clock()), loop, on_full)
+        writer_connection, stored_clock = await loop.run_in_executor(None, _connect_writer, backend)
+        return cls(path, backend, writer_connection, make_clock(stored_clock), loop, on_full)
 
     def unready(self) -> str | None:
         """Explain why nothing can be stored at the moment; None: it can, as far as is known."""
@@ -459,3 +459,13 @@ class Database:
             return
         for connection in self._reader_connections:
             connection.close()
+
+
+def _connect_writer(backend: Backend) -> tuple[Transaction, StoredClock]:
+    """The writer's connection, and what earlier runs have left of server time. Raises StorageError."""
+    connection = backend.connect_writer()
+    try:
+        return connection, read_stored_clock(connection)
+    except Exception as error:
+        connection.close()
+        raise backend.explained(error) from error

@@ -20,7 +20,6 @@ from broker.sqlite_file import PAGE_BYTES, Fault, fault_of, log_pages
 from gateway.store.connections import APP_READER_STATEMENTS, CACHED_STATEMENTS, make_engine, open_ledger, raw_connection
 from gateway.store.errors import causes, explained
 from gateway.store.migrations import migrate
-from gateway.store.server_time import StoredClock, read_stored_clock
 from gateway.store.transaction import Transaction
 
 log = logging.getLogger(__name__)
@@ -52,23 +51,20 @@ class LedgerFile:
     unconfirmed = "the disk did not confirm a commit"
     trouble = None
 
-    def __init__(self, path: Path, stored_clock: StoredClock) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._stored_clock = stored_clock
         self._log = path.with_name(f"{path.name}-wal")
         self._log_bytes = log_pages(os.statvfs(path.parent)) * PAGE_BYTES
 
     @classmethod
     def open(cls, path: Path, fresh: bool) -> LedgerFile:
         """Raises what `prepare` raises."""
-        return cls(path, prepare(path, fresh))
+        prepare(path, fresh)
+        return cls(path)
 
     @property
     def name(self) -> str:
         return str(self._path)
-
-    def stored_clock(self) -> StoredClock:
-        return self._stored_clock
 
     def connect_writer(self) -> Transaction:
         """A connection that has read the file: it needs room for the log's index, and a disk may be full."""
@@ -152,8 +148,8 @@ class LedgerFile:
         return given
 
 
-def prepare(path: Path, fresh: bool = True, keep_old: bool = True) -> StoredClock:
-    """Create or migrate the file; the stored server time.
+def prepare(path: Path, fresh: bool = True, keep_old: bool = True) -> None:
+    """Create or migrate the file.
 
     Everything in the log goes into the file and is synced (law 5 of `database`): what an earlier run wrote but could
     not sync is in the kernel's memory only, until it is written anew. Raises what `migrate` raises, StorageError.
@@ -167,7 +163,6 @@ def prepare(path: Path, fresh: bool = True, keep_old: bool = True) -> StoredCloc
             connection.exec_driver_sql("UPDATE alembic_version SET version_num = version_num")
             connection.exec_driver_sql("ROLLBACK")
             _empty_log(raw_connection(connection))
-            return read_stored_clock(raw_connection(connection))
     except (sqlite3.Error, SQLAlchemyError) as error:
         found = explained(error)
         if found is error:

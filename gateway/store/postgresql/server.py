@@ -34,7 +34,6 @@ from gateway.store.errors import (
 from gateway.store.postgresql.address import read_address
 from gateway.store.postgresql.connection import Connection
 from gateway.store.postgresql.schema import prepare
-from gateway.store.server_time import StoredClock, read_stored_clock
 from gateway.store.transaction import Transaction
 
 log = logging.getLogger(__name__)
@@ -105,13 +104,6 @@ class PostgresqlServer:
     @property
     def name(self) -> str:
         return f"schema {self._schema} of PostgreSQL ({self._address.place})"
-
-    def stored_clock(self) -> StoredClock:
-        connection = self._connected()
-        try:
-            return read_stored_clock(connection)
-        finally:
-            connection.close()
 
     def connect_writer(self) -> Transaction:
         """The connection that keeps other servers away. Raises StorageBusy when there is one."""

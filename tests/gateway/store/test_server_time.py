@@ -140,4 +140,6 @@ def test_every_time_of_the_ledger_is_known_to_be_one() -> None:
 
 
 def test_a_new_ledger_knows_no_time(tmp_path: Path) -> None:
-    assert prepare(tmp_path / "new.db") == StoredClock()
+    prepare(tmp_path / "new.db")
+    with closing(sqlite3.connect(tmp_path / "new.db")) as connection:
+        assert read_stored_clock(connection) == StoredClock()
