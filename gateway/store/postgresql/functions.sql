@@ -113,7 +113,7 @@ CREATE OPERATOR < (LEFTARG = text, RIGHTARG = bytea, FUNCTION = before_bytes);
 CREATE FUNCTION lesser(bytea, bytea) RETURNS bytea LANGUAGE sql IMMUTABLE STRICT AS $$ SELECT least($1, $2) $$;
 CREATE AGGREGATE min(bytea) (SFUNC = lesser, STYPE = bytea, SORTOP = <);
 -- Attributes are compared by keys (gateway/store/segments/value_forms.py), and indexed as gateway/store/attribute_index.py
--- says it: its figures are those here. PostgreSQL has no text with a NUL: one that a device reports is a replacement here.
+-- says it: its figures are here by name (schema.py). PostgreSQL has no text with a NUL: one that a device reports is a replacement here.
 CREATE FUNCTION attributes_of(t text) RETURNS json LANGUAGE sql IMMUTABLE AS $$
  SELECT CASE WHEN strpos(t, '\u0000') = 0 THEN t ELSE regexp_replace(t, '(?<!\\)((?:\\\\)*)\\u0000', '\1\ufffd', 'g') END::json $$;
 CREATE FUNCTION attribute_number(t text) RETURNS bytea LANGUAGE plpgsql IMMUTABLE AS $$
@@ -133,13 +133,13 @@ BEGIN
 END $$;
 CREATE FUNCTION attribute_entries(attributes text, OUT name text, OUT value bytea) RETURNS SETOF record LANGUAGE sql IMMUTABLE AS $$
  SELECT key, CASE json_typeof(e.value) WHEN 'number' THEN attribute_number(e.value::text)
-  WHEN 'string' THEN '\x02'::bytea || convert_to(left(e.value #>> '{}', 129), 'UTF8')
+  WHEN 'string' THEN '\x02'::bytea || convert_to(left(e.value #>> '{}', @PREFIX_CHARACTERS@), 'UTF8')
   ELSE CASE e.value::text WHEN 'true' THEN '\x0301'::bytea ELSE '\x0300'::bytea END END
  FROM pg_catalog.json_each(attributes_of(attributes)) AS e
- WHERE json_typeof(e.value) IN ('number', 'string', 'boolean') AND length(key) BETWEEN 1 AND 64 $$;
+ WHERE json_typeof(e.value) IN ('number', 'string', 'boolean') AND length(key) BETWEEN 1 AND @NAME_CHARACTERS@ $$;
 CREATE FUNCTION attribute_rows(attributes text, OUT name text, OUT value bytea) RETURNS SETOF record LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN
- IF length(attributes) >= 64 * 6 AND (SELECT count(*) FROM json_object_keys(attributes_of(attributes))) > 64 THEN
+ IF length(attributes) >= @INDEXED_ATTRIBUTES@ * 6 AND (SELECT count(*) FROM json_object_keys(attributes_of(attributes))) > @INDEXED_ATTRIBUTES@ THEN
   RETURN QUERY SELECT '', '\x'::bytea;
  ELSE
   RETURN QUERY SELECT * FROM attribute_entries(attributes);
@@ -149,8 +149,8 @@ CREATE FUNCTION attribute_keys(listed text) RETURNS bytea[] LANGUAGE sql IMMUTAB
 CREATE FUNCTION attribute_text(key bytea) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT CASE WHEN pg_catalog.substr(key, 1, 1) = '\x02' THEN convert_from(pg_catalog.substr(key, 2), 'UTF8') END $$;
 CREATE FUNCTION attribute_text_of(attributes text, name text) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT CASE json_typeof(v) WHEN 'string' THEN v #>> '{}' END FROM (SELECT attributes_of(attributes) -> name AS v) AS x $$;
 CREATE FUNCTION attribute_version(key bytea) RETURNS bigint[] LANGUAGE sql IMMUTABLE AS $$
- SELECT (string_to_array(ltrim(t, 'vV'), '.')::bigint[] || array_fill(0::bigint, ARRAY[8]))[1:8] FROM (SELECT attribute_text(key) AS t) AS x
- WHERE length(t) <= 64 AND t ~ '^[vV]?[0-9]{1,15}(\.[0-9]{1,15}){0,7}$' $$;
+ SELECT (string_to_array(ltrim(t, 'vV'), '.')::bigint[] || array_fill(0::bigint, ARRAY[@VERSION_COMPONENTS@]))[1:@VERSION_COMPONENTS@] FROM (SELECT attribute_text(key) AS t) AS x
+ WHERE length(t) <= @VERSION_CHARACTERS@ AND t ~ '^[vV]?[0-9]{1,@COMPONENT_DIGITS@}(\.[0-9]{1,@COMPONENT_DIGITS@}){0,@FURTHER_COMPONENTS@}$' $$;
 CREATE FUNCTION note_numbers() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
  last bigint;

@@ -16,13 +16,25 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlmodel import SQLModel
 
 from gateway.store import models  # noqa: F401 - defines the tables
+from gateway.store.attribute_index import INDEXED_ATTRIBUTES, NAME_CHARACTERS, PREFIX_CHARACTERS
 from gateway.store.migrations import HEAD, NoSchema, SchemaTooNew, SchemaUnsuitable
 from gateway.store.postgresql.address import Address
+from gateway.store.segments.terms import COMPONENT_DIGITS, VERSION_CHARACTERS, VERSION_COMPONENTS
 
 _TYPES = (("INTEGER", "BIGINT"), ("SERIAL", "BIGSERIAL"), ("BIGBIGSERIAL", "BIGSERIAL"), ("BLOB", "BYTEA"))
 _FOREIGN_KEY = re.compile(r",\s*FOREIGN KEY\([^)]*\) REFERENCES [^(]*\([^)]*\)")
 _ON_TABLES = "CREATE FUNCTION note_numbers"
 """What begins here in functions.sql names tables, and comes after them."""
+_FIGURES = {
+    "PREFIX_CHARACTERS": PREFIX_CHARACTERS,
+    "NAME_CHARACTERS": NAME_CHARACTERS,
+    "INDEXED_ATTRIBUTES": INDEXED_ATTRIBUTES,
+    "VERSION_CHARACTERS": VERSION_CHARACTERS,
+    "VERSION_COMPONENTS": VERSION_COMPONENTS,
+    "FURTHER_COMPONENTS": VERSION_COMPONENTS - 1,
+    "COMPONENT_DIGITS": COMPONENT_DIGITS,
+}
+"""Figures that functions.sql has by name: `@NAME@`."""
 _PREPARING = 0x666C_6565_7470_7574
 """The advisory lock of who makes a schema ("fleetput")."""
 LEAST_MAJOR_VERSION = 15
@@ -73,7 +85,8 @@ def _fill(connection: psycopg.Connection[Any]) -> None:
 
 
 def _functions() -> str:
-    return resources.files("gateway.store.postgresql").joinpath("functions.sql").read_text()
+    text = resources.files("gateway.store.postgresql").joinpath("functions.sql").read_text()
+    return re.sub("@([A-Z_]+)@", lambda found: str(_FIGURES[found[1]]), text)
 
 
 def table_statements() -> list[str]:

@@ -3,7 +3,7 @@
 In both forms all numbers lie before all texts, and these before the booleans, so that a test of one type is a range.
 
 - *Plain*: values of SQLite, which sorts them so by itself, and columns of texts, wherever they are.
-- *Keyed*: the attributes in PostgreSQL, whose columns have one type: as bytes that sort so (`attribute_key` in
+- *Keyed*: the attributes in PostgreSQL, whose columns have one type: as bytes that sort so (`attribute_entries` in
   `postgresql/functions.sql`, where the functions are that are called here). A byte for the type, then a number's order
   in ten bytes, a text in UTF-8, or a boolean.
 
