@@ -18,7 +18,6 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from broker.clock import ServerClock
 from broker.sqlite_file import Fault, fault_of
@@ -133,8 +132,6 @@ async def _open_postgresql(
             f"--database: {data_dir} holds a ledger of its own ({LEDGER}): `{PROGRAM} migrate-store` copies it, and"
             " then it has to be moved away; or choose another --data-dir, or start without --database"
         )
-    if urlsplit(url).scheme not in ("postgresql", "postgres"):
-        raise CannotStart("--database: this is no address of PostgreSQL: postgresql://USER:PASSWORD@HOST/DATABASE")
     try:
         from gateway.store.postgresql.address import BadAddress
         from gateway.store.postgresql.server import PostgresqlServer

@@ -26,6 +26,8 @@ _PATIENCE: Final[Mapping[str, str | int]] = {
 }
 """Seconds, and milliseconds for the last, until a PostgreSQL that has gone without a word counts as gone; an address
 may say otherwise."""
+_SCHEMES = ("postgresql://", "postgres://")
+"""How what libpq takes for an address begins; anything else it reads as words of its own (`host=HOST ..`)."""
 
 
 class BadAddress(Exception):
@@ -49,8 +51,9 @@ class Address(NamedTuple):
 
 
 def read_address(url: str) -> Address:
-    """Read an address `postgresql://USER:PASSWORD@HOST/DATABASE`, or libpq's words `host=HOST ..`. Raises
-    BadAddress."""
+    """Read an address `postgresql://USER:PASSWORD@HOST/DATABASE`. Raises BadAddress."""
+    if not url.startswith(_SCHEMES):
+        raise _bad_address()
     try:
         given = conninfo_to_dict(url)
     except psycopg.ProgrammingError:
