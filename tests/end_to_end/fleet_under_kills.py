@@ -166,17 +166,13 @@ class FleetUnderKills:
         """Let what the server stands on crash and come back. A server that ends because of it, with this exit code, is
         started again; otherwise it is the same run."""
         crash()
-        wait_for(lambda: not self.server.running or self._is_ready(), timeout=30, what="the server to be back, or over")
+        wait_for(
+            lambda: not self.server.running or self.api.is_ready(), timeout=30, what="the server to be back, or over"
+        )
         if not self.server.running:
             self._open.clear()
             assert self.server.wait() == exit_code, self.server.output
             self._start_again()
-
-    def _is_ready(self) -> bool:
-        try:
-            return self.api.request("GET", "/readyz").status_code == 200
-        except httpx2.HTTPError:
-            return False
 
     def _start_again(self) -> None:
         with self._rest:

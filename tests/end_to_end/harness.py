@@ -152,15 +152,11 @@ class Server:
         command += ["--mqtt-port", str(self.mqtt_port), "--http-port", str(self.http_port), *self.options]
         folder = self.data_dir.parent
         # A faster clock wants to make its ledger itself; what was installed may have a schema of its own.
-        if self.program == THIS_TREE and DATABASE not in self.env and postgresql.URL_VARIABLE in os.environ:
-            self.env[DATABASE] = postgresql.database_for(self.data_dir)
-        elif (
-            self.program == THIS_TREE
-            and DATABASE not in self.env
-            and not self.data_dir.exists()
-            and "--clock-speed" not in self.options
-        ):
-            make_data_directory(self.data_dir)
+        if self.program == THIS_TREE and DATABASE not in self.env:
+            if postgresql.is_used():
+                self.env[DATABASE] = postgresql.database_for(self.data_dir)
+            elif not self.data_dir.exists() and "--clock-speed" not in self.options:
+                make_data_directory(self.data_dir)
         with self._errors.open("ab") as errors:
             if command[: len(THIS_TREE)] == list(THIS_TREE) and warm_start.can_start(self.env):
                 sockets = [each.fileno() for each in self.sockets.values()]
@@ -330,6 +326,13 @@ class Api:
         assert len(results) == len(lines), f"{len(lines)} lines asked, {len(results)} answered"
         assert all(result["status"] == 202 for result in results), [r for r in results if r["status"] != 202][:3]
         return [result["push_id"] for result in results]
+
+    def is_ready(self) -> bool:
+        """Whether the server answers, and takes pushes."""
+        try:
+            return self.request("GET", "/readyz").status_code == 200
+        except httpx2.HTTPError:
+            return False
 
     def counts(self, push_id: str) -> dict[str, int]:
         """The counts of a push, having checked that they conserve."""

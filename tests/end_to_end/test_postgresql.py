@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx2
 import psycopg
 import pytest
 
@@ -49,13 +48,6 @@ def refusal(data_dir: Path, address: str) -> tuple[int, str]:
     lines = server.errors.splitlines()[before:]
     assert len(lines) == 1, server.errors
     return failed.value.exit_code, lines[0]
-
-
-def is_ready(server: Server) -> bool:
-    try:
-        return server.api.request("GET", "/readyz").status_code == 200
-    except httpx2.HTTPError:
-        return False
 
 
 def test_the_first_start_makes_the_schema_and_the_next_finds_it(over: Server, postgresql: Postgresql) -> None:
@@ -160,10 +152,10 @@ def test_it_outlasts_a_postgresql_that_is_away(over: Server, postgresql: Postgre
     device.start()
     push_id = api.push(enrolled.id)
     publish = device.wait_push(push_id)
-    assert is_ready(over)
+    assert over.api.is_ready()
 
     postgresql.stop()
-    wait_for(lambda: not is_ready(over), what="503 of /readyz")
+    wait_for(lambda: not over.api.is_ready(), what="503 of /readyz")
     refused = api.request("POST", "/v1/pushes", json={"target": {"device": enrolled.id}})
     assert expect_problem(refused, 503)["retryable"] is True
     device.acknowledge(publish)
@@ -172,7 +164,7 @@ def test_it_outlasts_a_postgresql_that_is_away(over: Server, postgresql: Postgre
     assert device.connected
 
     postgresql.start()
-    wait_for(lambda: is_ready(over), what="200 of /readyz")
+    wait_for(over.api.is_ready, what="200 of /readyz")
     api.wait_counts(push_id, delivered=1)
     again = api.push(enrolled.id)
     device.acknowledge(device.wait_push(again))
@@ -201,6 +193,6 @@ def test_crashes_of_postgresql_under_load(over: Server, postgresql: Postgresql, 
     for _ in range(3 * full):
         time.sleep(dice.uniform(0.3, 1.5))  # the moment of the crash is the experiment
         fleet.crash_below(crash, EXIT_UNCONFIRMED)
-        wait_for(lambda: is_ready(over), what="the server to be back")
+        wait_for(over.api.is_ready, what="the server to be back")
     fleet.finish()
     fleet.judge()
