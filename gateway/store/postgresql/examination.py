@@ -7,7 +7,7 @@ from typing import NamedTuple
 import psycopg
 
 from gateway.store.postgresql.address import read_address
-from gateway.store.postgresql.server import DURABLE, SCHEMA
+from gateway.store.postgresql.server import DURABLE, SCHEMA, one_line
 
 
 class Examination(NamedTuple):
@@ -45,7 +45,7 @@ def examine_ledger(url: str, schema: str = SCHEMA) -> Examination:
             major = connection.info.server_version // 10_000
             return Examination(address.place, major, off, int(str(tables)), version, clock_ms)
     except psycopg.Error as error:
-        raise Unreachable(" ".join(str(error).split())) from error
+        raise Unreachable(one_line(error)) from error
 
 
 def _value(connection: psycopg.Connection[tuple[object, ...]], statement: str, *values: str) -> object:

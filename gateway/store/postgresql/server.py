@@ -185,7 +185,7 @@ class PostgresqlServer:
         try:
             raw.connect_again()
         except psycopg.Error as error:
-            self._refusal = _text(error)
+            self._refusal = one_line(error)
             self._next_try = time.monotonic() + RETRY_SECONDS
             raise
 
@@ -256,7 +256,7 @@ def _explained(error: BaseException) -> BaseException:
     if fault is None or isinstance(error, StorageError):
         return error
     first = next((cause for cause in reversed(list(causes(error))) if isinstance(cause, psycopg.Error)), error)
-    text = _text(first)
+    text = one_line(first)
     if fault is Fault.FAILED and _is_of_the_connection(first):
         return StorageForbidden(text) if _PERMANENT.search(text) else StorageUnreachable(text)
     return STORAGE_ERRORS[fault](text)
@@ -268,5 +268,6 @@ def _is_of_the_connection(error: BaseException) -> bool:
     return code is None or code.startswith(("08", "57P"))
 
 
-def _text(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """Format the text of an error of the driver, which may have lines of its own, for a message."""
     return " ".join(str(error).split())
