@@ -7,12 +7,19 @@ import sys
 from types import SimpleNamespace
 from typing import cast
 
+from fastapi import FastAPI
+
 from gateway.api.http import create_api
 from gateway.api.problems import ProblemCount
 from gateway.api.self_description import describe_here
 from gateway.api.services import Services
 
+
+def api_without_server() -> FastAPI:
+    """The application as every server has it, to be described: it answers nothing."""
+    return create_api(cast(Services, SimpleNamespace(problems=ProblemCount())))
+
+
 if __name__ == "__main__":
     os.nice(10)
-    without_server = cast(Services, SimpleNamespace(problems=ProblemCount()))
-    sys.stdout.buffer.write(b"\n".join(describe_here(create_api(without_server))))
+    sys.stdout.buffer.write(b"\n".join(describe_here(api_without_server())))

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import httpx2
 from starlette.types import Message, Scope, Send
@@ -17,11 +16,11 @@ from starlette.types import Message, Scope, Send
 from broker.log_format import LineFormatter
 from broker.log_writer import LogWriter
 from broker.sqlite_store import SqliteStore
+from gateway.api.describing_process import api_without_server
 from gateway.api.http import create_api
 from gateway.api.openapi import describe
 from gateway.api.operation_problems import EVERYWHERE, OF_NO_OPERATION
-from gateway.api.problems import MEDIA_TYPE, ProblemCount
-from gateway.api.services import Services
+from gateway.api.problems import MEDIA_TYPE
 from gateway.composition import Components
 from gateway.data_directory import KEY_FILE
 from gateway.devices import MqttAddress
@@ -47,7 +46,7 @@ class Clock:
 @cache
 def openapi_document() -> dict[str, Any]:
     """The OpenAPI document, which is the same in every gateway; it takes a while to make."""
-    return describe(create_api(cast(Services, SimpleNamespace(problems=ProblemCount()))))
+    return describe(api_without_server())
 
 
 @cache
