@@ -73,11 +73,9 @@ async def open_stores(settings: Settings, ending: AsyncExitStack) -> OpenStores:
     and not yet there. Raises CannotStart."""
     data_dir = settings.data_dir
     ledger = data_dir / LEDGER
-    if settings.clock_speed != 1 and ledger.exists():
-        raise CannotStart(
-            f"--clock-speed: {data_dir} holds data already, and a faster clock is for a fresh data directory: choose "
-            "another --data-dir"
-        )
+    in_postgresql = settings.database is not None
+    if settings.clock_speed != 1 and (bool(data_directory.traces(data_dir)) if in_postgresql else ledger.exists()):
+        raise _no_faster_clock(f"{data_dir} holds data already, and a faster clock is for a fresh data directory")
     clock: ServerClock
     sessions: SqliteStore
     stored_clock: StoredClock
@@ -87,6 +85,8 @@ async def open_stores(settings: Settings, ending: AsyncExitStack) -> OpenStores:
 
     def make_clock(stored: StoredClock) -> Callable[[], int]:
         nonlocal clock, sessions, stored_clock
+        if settings.clock_speed != 1 and stored.last_ms:
+            raise _no_faster_clock("the database holds a ledger already, and a faster clock is for a fresh one")
         stored_clock = stored
         sessions = _open_sessions(data_dir, is_new=stored.last_ms == 0)
         ending.push_async_callback(sessions.close)
@@ -151,6 +151,10 @@ async def _open_postgresql(
         raise CannotStart(f"--database: {error}") from error
     data_directory.write_private(data_dir / data_directory.POSTGRESQL_FILE, f"{backend.name}\n")
     return database
+
+
+def _no_faster_clock(why: str) -> CannotStart:
+    return CannotStart(f"--clock-speed: {why}: choose another --data-dir, and with --database another database")
 
 
 def is_new_directory(data_dir: Path) -> bool:

@@ -153,9 +153,8 @@ class Server:
         folder = self.data_dir.parent
         # A faster clock wants to make its ledger itself; what was installed may have a schema of its own.
         if self.program == THIS_TREE and DATABASE not in self.env:
-            if postgresql.is_used():
-                self.env[DATABASE] = postgresql.database_for(self.data_dir)
-            elif not self.data_dir.exists() and "--clock-speed" not in self.options:
+            self.env |= database_environment(self.data_dir)
+            if DATABASE not in self.env and not self.data_dir.exists() and "--clock-speed" not in self.options:
                 make_data_directory(self.data_dir)
         with self._errors.open("ab") as errors:
             if command[: len(THIS_TREE)] == list(THIS_TREE) and warm_start.can_start(self.env):
@@ -418,6 +417,11 @@ def clean_environment(**changes: str) -> dict[str, str]:
     kept = {n: value for n, value in os.environ.items() if n == "FLEETPUSH_PURE" or not n.startswith("FLEETPUSH_")}
     path = os.pathsep.join(filter(None, [str(ROOT), kept.get("PYTHONPATH")]))
     return kept | {"PYTHONPATH": path, "NO_COLOR": "1", "COLUMNS": "200"} | changes
+
+
+def database_environment(data_dir: Path) -> dict[str, str]:
+    """What tells a server of this tree, or a command, where the ledger of a data directory is in this run."""
+    return {DATABASE: postgresql.database_for(data_dir)} if postgresql.is_used() else {}
 
 
 def fleetpush(

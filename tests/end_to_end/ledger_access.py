@@ -46,6 +46,17 @@ def committed_rows(server: Server, query: str) -> list[Any]:
         return other.execute(query.encode()).fetchall()
 
 
+def change_ledger(server: Server, statement: str) -> None:
+    """Carry out a statement in the ledger of a server that does not run, and commit it."""
+    address = server.env.get(DATABASE)
+    if address is None:
+        with closing(sqlite3.connect(server.data_dir / LEDGER)) as ledger, ledger:
+            ledger.execute(statement)
+        return
+    with psycopg.connect(address, options="-c search_path=fleetpush") as database:
+        database.execute(statement.encode())
+
+
 def committed_rows_of(server: Server, name: str, query: str) -> list[Any]:
     """Rows of a file of the data directory, as the last commit has left them."""
     with closing(sqlite3.connect(server.data_dir / name)) as other:

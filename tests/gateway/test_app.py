@@ -7,7 +7,6 @@ import json
 import logging
 import signal
 import socket
-import sqlite3
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from gateway.app import report_failure
-from tests.end_to_end.harness import Api, Server, fleetpush
+from tests.end_to_end.harness import Api, Server, database_environment, fleetpush
+from tests.end_to_end.ledger_access import change_ledger
 
 Start = Callable[..., Server]
 
@@ -35,11 +35,13 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def refused(folder: Path, *options: str) -> str:
-    """What a server that cannot start says: one line on stderr, exit code 2."""
-    result = fleetpush("serve", "--data-dir", str(folder), *options, cwd=folder.parent, timeout=30)
+    """What a server that cannot start says: one line on stderr, exit code 2. Besides that the run's PostgreSQL does not
+    sync."""
+    where = database_environment(folder)
+    result = fleetpush("serve", "--data-dir", str(folder), *options, env=where, cwd=folder.parent, timeout=30)
     assert result.returncode == 2, result
     assert not result.stdout
-    lines = result.stderr.strip().splitlines()
+    lines = [line for line in result.stderr.strip().splitlines() if "PostgreSQL has fsync = off" not in line]
     assert len(lines) == 1, result.stderr
     return lines[0]
 
@@ -128,6 +130,10 @@ def test_a_data_directory_that_cannot_be_one(tmp_path: Path) -> None:
     said = refused(tmp_path / "file", *FREE)
     assert "it is no directory" in said
     assert "--data-dir" in said
+
+
+@pytest.mark.sqlite("whose file it is")
+def test_a_damaged_ledger_is_refused_with_its_remedy(tmp_path: Path) -> None:
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "fleetpush.db").write_text("this is not a database, and long enough to be looked at" * 20)
     said = refused(tmp_path / "damaged", *FREE)
@@ -138,9 +144,7 @@ def test_a_data_directory_that_cannot_be_one(tmp_path: Path) -> None:
 def test_a_newer_schema_is_refused_and_left_alone(start: Start) -> None:
     server = start()
     server.stop()
-    with sqlite3.connect(server.data_dir / "fleetpush.db") as database:
-        database.execute("UPDATE alembic_version SET version_num = '9999'")
-    database.close()
+    change_ledger(server, "UPDATE alembic_version SET version_num = '9999'")
     assert "newer" in refused(server.data_dir, *FREE)
 
 
@@ -214,6 +218,7 @@ def test_a_killed_server_starts_again_on_its_data(start: Start) -> None:
     assert server.api.only(push_id) == {"waiting": 1}
 
 
+@pytest.mark.sqlite("its file, and backups of it")
 def test_a_data_directory_may_have_any_name(start: Start, tmp_path: Path) -> None:
     """Two of which one would be a part of the other, if it were read as an URL."""
     for folder in ("q?x%41#y z\n\u00e9", "q?y"):

@@ -181,12 +181,13 @@ def test_twenty_thousand_schedules_are_looked_at_some_at_a_time_those_that_are_d
     world.set_wall("2027-01-10T08:30")
     due = [world.schedule({"device": "d2"}, send_at="2027-01-10T08:31:00Z") for _ in range(10)]
     world.connection.execute("UPDATE schedule SET no = no + 100000")
-    world.schedule({"device": "d1"}, send_at="2027-01-11T09:00:00Z")
+    later = world.schedule({"device": "d1"}, send_at="2027-01-11T09:00:00Z")
     world.connection.execute(
         "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 19990)"
-        " INSERT INTO schedule (id, app_no, push, missed, state, since, wake, created_at, updated_at)"
-        " SELECT 's' || i, app_no, push, missed, state, since, wake, created_at, updated_at FROM n, schedule"
-        " WHERE no = (SELECT max(no) FROM schedule)"
+        " INSERT INTO schedule (no, id, app_no, push, missed, state, since, wake, created_at, updated_at)"
+        " SELECT 100 + i, 's' || i, app_no, push, missed, state, since, wake, created_at, updated_at FROM n, schedule"
+        " WHERE id = ?",
+        (later,),
     )
     world.now += 60_000
     world.crash()
@@ -202,7 +203,7 @@ def test_twenty_thousand_schedules_are_looked_at_some_at_a_time_those_that_are_d
     assert len(world.sent(2)) == len(due), "they do not wait for the others"
     assert len(set(looked)) <= UNSEEN_SCHEDULES + len(due)
     assert len(looked) <= UNSEEN_SCHEDULES + 5 * len(due), "of those that are due, each step"
-    world.connection.execute("DELETE FROM schedule WHERE no BETWEEN 101100 AND 119990")
+    world.connection.execute("DELETE FROM schedule WHERE no BETWEEN 1200 AND 20090")
     for _ in range(20_001 // UNSEEN_SCHEDULES):
         world.due()
     numbers = {no for (no,) in world.connection.execute("SELECT no FROM schedule WHERE wake IS NOT NULL")}
