@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from broker.sqlite_file import Fault
+from gateway.store.app_locks import Apps
 from gateway.store.transaction import Transaction
 
 
@@ -25,6 +26,10 @@ class Backend(Protocol):
         """The event of a commit that was not confirmed, as a clause of a message."""
 
     @property
+    def has_nodes(self) -> bool:
+        """Whether other nodes write the same rows, so that a group has to take the locks of its apps."""
+
+    @property
     def trouble(self) -> str | None:
         """The reason why nothing can be stored at the moment, as the last try has shown; it may pass by itself."""
 
@@ -37,8 +42,8 @@ class Backend(Protocol):
     def reconnect(self, connection: Transaction) -> None:
         """Connect again if a reader's connection was lost; called before its statements."""
 
-    def begin(self, connection: Transaction) -> None:
-        """Begin a transaction that writes."""
+    def begin(self, connection: Transaction, apps: Apps, shared: frozenset[int]) -> None:
+        """Begin a transaction that writes, with the locks of `AppLocks` where there are other nodes (`has_nodes`)."""
 
     def begin_snapshot(self, connection: Transaction) -> None:
         """Begin a transaction that sees the rows of one moment."""

@@ -35,6 +35,7 @@ from typing import TypeVar
 
 from broker.sqlite_file import Fault
 from gateway.latency import LatencyHistogram
+from gateway.store.app_locks import NO_LOCKS, Apps, and_app, apps_of, locks_for
 from gateway.store.audited_writes import open_attempt
 from gateway.store.backend import Backend
 from gateway.store.errors import StorageDamaged, StorageError, StorageFailed
@@ -176,9 +177,14 @@ class Database:
         on_error: Callable[[BaseException], None],
         app_no: int | None = None,
         *,
+        apps: Apps | None = None,
+        is_shared: bool = False,
         uses_reserve: bool = True,
     ) -> None:
         """Run `operation` on the writer thread, in the turn of the app that asks for it if one does.
+
+        `apps`: the apps whose rows it may write. Unless they are said they are the app that asks, and every app if none
+        does. `is_shared`: it writes nothing, and these are the apps whose rows it reads (`app_locks`).
 
         On a full disk the reserve is not given up for an operation with `uses_reserve=False`: one that may be refused,
         or done later. It is for what was accepted.
@@ -188,10 +194,17 @@ class Database:
         """
         if self._closed:
             raise RuntimeError("the database is closed")
-        self._queue.put(WriteOperation(operation, on_commit, on_error, app_no, uses_reserve))
+        self._queue.put(WriteOperation(operation, on_commit, on_error, app_no, uses_reserve, apps, is_shared))
 
-    async def write(self, operation: Callable[[Transaction], T], app_no: int | None = None) -> T:
-        """Run `operation` on the writer thread and wait for the commit.
+    async def write(
+        self,
+        operation: Callable[[Transaction], T],
+        app_no: int | None = None,
+        *,
+        apps: Apps | None = None,
+        is_shared: bool = False,
+    ) -> T:
+        """Run `operation` on the writer thread and wait for the commit; `apps` and `is_shared` are those of `submit`.
 
         In a request that may change something its entry in the audit log is written with it (`audited_writes`). A
         caller that is cancelled does not take its operation back. Raises the operation's own exception, or
@@ -200,6 +213,7 @@ class Database:
         attempt = open_attempt()
         if attempt is not None:
             operation = attempt.audited(operation, app_no, self._clock_ms)
+            apps = and_app(apps_of(apps, app_no), attempt.app_no)
         if app_no is not None and self._queue.waiting(app_no) >= WAITING_WRITES_OF_APP:
             raise self.reads.refusal(app_no, "writer_full", "too many changes of this app wait")
         future: asyncio.Future[T] = self._loop.create_future()
@@ -212,7 +226,7 @@ class Database:
             if not future.done():
                 future.set_exception(error)
 
-        self.submit(operation, on_commit, on_error, app_no)
+        self.submit(operation, on_commit, on_error, app_no, apps=apps, is_shared=is_shared)
         return await future
 
     def _write_groups(self) -> None:
@@ -304,7 +318,8 @@ class Database:
         return found
 
     def _run_together(self, raw: Transaction, group: list[WriteOperation]) -> None:
-        self._backend.begin(raw)
+        apps, shared = locks_for(group) if self._backend.has_nodes else NO_LOCKS
+        self._backend.begin(raw, apps, shared)
         before = raw.total_changes
         # Each statement less is one pass of the interpreter lock less, for which this thread may wait longer than for
         # the statement: so no savepoints, as long as nothing fails.
@@ -321,7 +336,7 @@ class Database:
             if len(group) == 1 or self._backend.fault_of(error) in _OF_ALL:
                 raise
             self._backend.roll_back(raw)
-            self._backend.begin(raw)
+            self._backend.begin(raw, apps, shared)
             before = raw.total_changes
             for operation in group:
                 self._run_in_savepoint(raw, operation)

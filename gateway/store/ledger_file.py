@@ -17,6 +17,7 @@ from typing import cast
 from sqlalchemy.exc import SQLAlchemyError
 
 from broker.sqlite_file import PAGE_BYTES, Fault, fault_of, log_pages
+from gateway.store.app_locks import Apps
 from gateway.store.connections import APP_READER_STATEMENTS, CACHED_STATEMENTS, make_engine, open_ledger, raw_connection
 from gateway.store.errors import causes, explained
 from gateway.store.migrations import migrate
@@ -49,6 +50,7 @@ class LedgerFile:
     """A `Backend`: the file at `path`, which `prepare` has brought up to date."""
 
     unconfirmed = "the disk did not confirm a commit"
+    has_nodes = False
     trouble = None
 
     def __init__(self, path: Path) -> None:
@@ -83,7 +85,7 @@ class LedgerFile:
     def reconnect(self, connection: Transaction) -> None:
         """A file is not lost."""
 
-    def begin(self, connection: Transaction) -> None:
+    def begin(self, connection: Transaction, apps: Apps, shared: frozenset[int]) -> None:
         connection.execute("BEGIN IMMEDIATE")
 
     def begin_snapshot(self, connection: Transaction) -> None:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gateway.store.app_locks import Apps
 from gateway.store.transaction import Transaction
 
 
@@ -33,6 +34,10 @@ class WriteOperation:
     """The app that asks for it by itself; None: the server's own."""
     uses_reserve: bool = True
     """Whether the disk's reserve may be given up for it."""
+    apps: Apps | None = None
+    """The apps whose rows it may write, if that was declared; otherwise `apps_of` says which."""
+    is_shared: bool = False
+    """Whether it writes nothing: `apps` are those whose rows it reads, and nobody may write meanwhile."""
     number: int = 0
     """Number in the order of submission."""
     put_at: float = 0.0

@@ -42,6 +42,10 @@ class Address(NamedTuple):
     place: str
     """The database and its host, without a password, for messages."""
 
+    def with_parameters(self, **parameters: str | int) -> Address:
+        """Return the address with these parameters of libpq, whatever it says of them itself."""
+        return self._replace(parameters={**self.parameters, **parameters})
+
     def connect(self, *settings: str, autocommit: bool = False) -> psycopg.Connection[Any]:
         """A connection with these settings (`name=value`) besides, whatever the address says of them. Raises
         psycopg.Error."""

@@ -91,10 +91,10 @@ class Connection:
 
     attribute_form = KEYED
 
-    def __init__(self, address: Address, schema: str) -> None:
-        """Raises psycopg.Error."""
+    def __init__(self, address: Address, schema: str, *settings: str) -> None:
+        """`settings`: further ones of the session (`name=value`). Raises psycopg.Error."""
         self._address = address
-        self._schema = schema
+        self._settings = (f"search_path={schema}", *settings)
         self.total_changes = 0
         """Rows that were inserted, changed or removed so far."""
         self._limit_ms = 0
@@ -102,7 +102,7 @@ class Connection:
         self._raw = self._connected()
 
     def _connected(self) -> psycopg.Connection[Any]:
-        raw = self._address.connect(f"search_path={self._schema}", autocommit=True)
+        raw = self._address.connect(*self._settings, autocommit=True)
         adapters = raw.adapters
         adapters.register_dumper(str, _TextDumper)
         for name in ("json", "jsonb"):
@@ -147,6 +147,11 @@ class Connection:
         if limit_ms != self._limit_ms:
             self._raw.execute(f"SET statement_timeout = {limit_ms}".encode())
             self._limit_ms = limit_ms
+
+    def begin(self, statements: str) -> None:
+        """Begin a transaction with statements in PostgreSQL's words and without values, in one round trip. Each is a
+        statement of its own all the same: of READ COMMITTED, it has its own snapshot."""
+        self._raw.execute(statements.encode(), prepare=False)
 
     def execute(self, statement: str, values: Any = ()) -> PostgresqlRows:
         """Run a statement in the store's words, with values by place or by name."""

@@ -151,6 +151,25 @@ CREATE FUNCTION attribute_text_of(attributes text, name text) RETURNS text LANGU
 CREATE FUNCTION attribute_version(key bytea) RETURNS bigint[] LANGUAGE sql IMMUTABLE AS $$
  SELECT (string_to_array(ltrim(t, 'vV'), '.')::bigint[] || array_fill(0::bigint, ARRAY[@VERSION_COMPONENTS@]))[1:@VERSION_COMPONENTS@] FROM (SELECT attribute_text(key) AS t) AS x
  WHERE length(t) <= @VERSION_CHARACTERS@ AND t ~ '^[vV]?[0-9]{1,@COMPONENT_DIGITS@}(\.[0-9]{1,@COMPONENT_DIGITS@}){0,@FURTHER_COMPONENTS@}$' $$;
+-- The locks of a group that writes, in one ascending order for everybody: the fleet's (-1), then the apps'. `apps` rises;
+-- NULL is every app, and each is taken exclusively or shared with others that do not write it either.
+CREATE FUNCTION lock_apps(apps int[], exclusively boolean[]) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+ fleet CONSTANT int := hashtext('apps of ' || current_schema());
+BEGIN
+ IF apps IS NULL THEN
+  PERFORM pg_advisory_xact_lock(fleet, -1);
+  RETURN;
+ END IF;
+ PERFORM pg_advisory_xact_lock_shared(fleet, -1);
+ FOR place IN 1 .. cardinality(apps) LOOP
+  IF exclusively[place] THEN
+   PERFORM pg_advisory_xact_lock(fleet, apps[place]);
+  ELSE
+   PERFORM pg_advisory_xact_lock_shared(fleet, apps[place]);
+  END IF;
+ END LOOP;
+END $$;
 CREATE FUNCTION note_numbers() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
  last bigint;

@@ -23,6 +23,7 @@ import psycopg
 from psycopg import errors
 
 from broker.sqlite_file import Fault
+from gateway.store.app_locks import EVERY_APP, Apps
 from gateway.store.errors import (
     STORAGE_ERRORS,
     StorageBusy,
@@ -51,6 +52,7 @@ _FAULTS: tuple[tuple[type[psycopg.Error], Fault], ...] = (
     (errors.InsufficientPrivilege, Fault.FORBIDDEN),
     (errors.ReadOnlySqlTransaction, Fault.FORBIDDEN),
     (errors.QueryCanceled, Fault.FAILED),
+    (errors.IdleInTransactionSessionTimeout, Fault.FAILED),
     (psycopg.OperationalError, Fault.FAILED),
     (psycopg.InterfaceError, Fault.FAILED),
 )
@@ -61,6 +63,20 @@ RETRY_SECONDS = 1.0
 """Time between two attempts to reach a PostgreSQL that is away."""
 SIZE_SECONDS = 60.0
 """Time between two measurements of the database's size, which looks at each of its files."""
+_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
+IDLE_MS = 2_000
+"""Time after which PostgreSQL ends a group whose node has stopped in the middle of it, and gives up its locks."""
+LOCK_MS = 2_500
+"""Time that a group waits for a lock: longer than a node that has stopped keeps it, and shorter than a lease (3 s)."""
+ANSWER_MS = 2_000
+"""Time after which a peer that does not confirm what it was sent has gone: of PostgreSQL for a node, and of a node for
+PostgreSQL. Shorter than a lease."""
+_OF_A_WRITER = (
+    f"idle_in_transaction_session_timeout={IDLE_MS}",
+    f"lock_timeout={LOCK_MS}",
+    f"tcp_user_timeout={ANSWER_MS}",
+)
+"""Settings of a node's writer."""
 _PERMANENT = re.compile(r"password|pg_hba|does not exist|permission denied|not translate host name|SSL|authentication")
 """Refusals of a connection that stay until somebody changes something, in PostgreSQL's English."""
 
@@ -78,8 +94,11 @@ class PostgresqlServer:
 
     unconfirmed = "PostgreSQL did not confirm a commit"
 
-    def __init__(self, url: str, schema: str = SCHEMA) -> None:
+    def __init__(self, url: str, schema: str = SCHEMA, *, has_nodes: bool = False) -> None:
         self._address = read_address(url)
+        if has_nodes:
+            self._address = self._address.with_parameters(tcp_user_timeout=ANSWER_MS)
+        self.has_nodes = has_nodes
         self._schema = schema
         self._start_no = 0
         self._size_bytes = 0
@@ -89,12 +108,12 @@ class PostgresqlServer:
         self.trouble: str | None = None
 
     @classmethod
-    def open(cls, url: str, schema: str = SCHEMA, *, fresh: bool = True) -> PostgresqlServer:
-        """Make the schema if there is none and there may be none (`fresh`).
+    def open(cls, url: str, schema: str = SCHEMA, *, fresh: bool = True, has_nodes: bool = False) -> PostgresqlServer:
+        """Make the schema if there is none and there may be none (`fresh`). `has_nodes`: others write to it as well.
 
         Raises BadAddress, NoSchema, SchemaTooNew, SchemaUnsuitable, StorageError.
         """
-        server = cls(url, schema)
+        server = cls(url, schema, has_nodes=has_nodes)
         try:
             prepare(server._address, schema, fresh=fresh)
         except psycopg.Error as error:
@@ -107,7 +126,7 @@ class PostgresqlServer:
 
     def connect_writer(self) -> Transaction:
         """The connection that keeps other servers away. Raises StorageBusy when there is one."""
-        connection = self._connected()
+        connection = self._connected(*(_OF_A_WRITER if self.has_nodes else ()))
         try:
             self._lock_schema(connection, time.monotonic() + LOCK_SECONDS)
             (self._start_no,) = connection.execute("UPDATE server_start SET no = no + 1 RETURNING no").fetchone()
@@ -125,17 +144,19 @@ class PostgresqlServer:
     def connect_reader(self, *, for_apps: bool) -> Transaction:
         return self._connected()
 
-    def _connected(self) -> Transaction:
+    def _connected(self, *settings: str) -> Transaction:
         try:
-            return Connection(self._address, self._schema)
+            return Connection(self._address, self._schema, *settings)
         except psycopg.Error as error:
             raise _explained(error) from error
 
     def _lock_schema(self, connection: Transaction, deadline: float) -> None:
-        """Held as long as the connection. Raises StorageBusy after `deadline` (monotonic seconds)."""
+        """Held as long as the connection, and by nodes together. Raises StorageBusy after `deadline` (monotonic
+        seconds)."""
+        function = "pg_try_advisory_lock_shared" if self.has_nodes else "pg_try_advisory_lock"
         while True:
             (taken,) = connection.execute(
-                "SELECT pg_try_advisory_lock(? # hashtext(?))", (_OF_A_SERVER, self._schema)
+                f"SELECT {function}(? # hashtext(?))", (_OF_A_SERVER, self._schema)
             ).fetchone()
             if taken:
                 return
@@ -143,12 +164,22 @@ class PostgresqlServer:
                 raise StorageBusy(f"another server has {self.name}: end that one first")
             time.sleep(_LOCK_PAUSE_SECONDS)
 
-    def begin(self, connection: Transaction) -> None:
+    def begin(self, connection: Transaction, apps: Apps, shared: frozenset[int]) -> None:
+        """Begin a transaction with the locks of its apps, before the snapshot of its first statement is taken.
+
+        So it sees all that was committed under them before. With REPEATABLE READ the lock's own statement would take
+        the snapshot, too early.
+        """
         raw = cast(Connection, connection)
         raw.notice_end()
         if raw.is_lost:
             self._restore_writer(raw)
-        connection.execute("BEGIN")
+        if not self.has_nodes:
+            connection.execute(_BEGIN)
+        elif apps or shared:
+            raw.begin(f"{_BEGIN}; {_lock_statement(apps, shared)}")
+        else:
+            raw.begin(_BEGIN)
 
     def _restore_writer(self, raw: Connection) -> None:
         """Connect again, unless another server has had the schema meanwhile. Raises WrittenByAnother."""
@@ -160,7 +191,7 @@ class PostgresqlServer:
         try:
             self._lock_schema(connection, time.monotonic())
             (start_no,) = connection.execute("SELECT no FROM server_start").fetchone()
-            if start_no != self._start_no:
+            if start_no != self._start_no and not self.has_nodes:
                 raise WrittenByAnother("another server has written to the schema while the connection was lost")
         except Exception:
             raw.close()  # or the next group would write without the lock
@@ -238,6 +269,15 @@ class PostgresqlServer:
         return 0
 
 
+def _lock_statement(apps: Apps, shared: frozenset[int]) -> str:
+    if apps is EVERY_APP:
+        return "SELECT lock_apps(NULL, NULL)"
+    numbers = sorted(apps | shared)
+    listed = ",".join(map(str, numbers))
+    exclusively = ",".join("t" if app_no in apps else "f" for app_no in numbers)
+    return f"SELECT lock_apps('{{{listed}}}', '{{{exclusively}}}')"
+
+
 def _fault_of(error: BaseException) -> Fault | None:
     """The fault of the first failure: in a transaction that has failed, every further statement does."""
     fault: Fault | None = None
@@ -263,9 +303,9 @@ def _explained(error: BaseException) -> BaseException:
 
 
 def _is_of_the_connection(error: BaseException) -> bool:
-    """Connections that are refused or end have no code, or one of these two classes."""
+    """Connections that are refused or end have no code, one of two classes, or that of a group that took too long."""
     code = getattr(error, "sqlstate", None)
-    return code is None or code.startswith(("08", "57P"))
+    return code is None or code.startswith(("08", "57P", "25P03"))
 
 
 def one_line(error: BaseException) -> str:

@@ -1,0 +1,73 @@
+"""The apps whose rows an operation may write, and the locks that a group of operations takes for them.
+
+Several nodes over one database are one writer after the other for each app: a group takes the locks of all its apps
+before its first statement, and has them until its commit. So an operation that reads a set, changes it and writes it
+back loses no change of another node, and the numbers within an app rise in the order of commits (decision 10). One
+server over its own file or schema takes none, and nothing here costs it anything.
+
+An operation that does not say its apps writes those of every app: that is right, and stops every node for a moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+from typing import Final, NamedTuple, Protocol, TypeAlias
+
+
+class EveryApp(Enum):
+    """The type of `EVERY_APP`."""
+
+    EVERY_APP = "every app"
+
+
+EVERY_APP: Final = EveryApp.EVERY_APP
+"""Rows of any app, those that will be made included."""
+NO_APP: Final[frozenset[int]] = frozenset()
+"""Rows of no app: of the server or node itself, or of a connection."""
+Apps: TypeAlias = frozenset[int] | EveryApp
+"""Numbers of apps; 0 is the server's own (`delivery/heartbeats`)."""
+
+
+class Declared(Protocol):
+    """An operation for the writer, as it was declared."""
+
+    app_no: int | None
+    apps: Apps | None
+    is_shared: bool
+
+
+class AppLocks(NamedTuple):
+    """The locks of a group."""
+
+    apps: Apps
+    """The apps that it may write: nobody else writes or reads them on a writer meanwhile."""
+    shared: frozenset[int]
+    """The apps that it reads only, which nobody may write meanwhile. None of `apps`."""
+
+
+NO_LOCKS: Final = AppLocks(NO_APP, NO_APP)
+
+
+def apps_of(declared: Apps | None, app_no: int | None) -> Apps:
+    """Return the apps whose rows an operation may write that was declared so, in the turn of this app or of none."""
+    if declared is not None:
+        return declared
+    return EVERY_APP if app_no is None else frozenset((app_no,))
+
+
+def and_app(apps: Apps, app_no: int | None) -> Apps:
+    """Return these apps and this one, if it is one."""
+    return apps if apps is EVERY_APP or app_no is None else apps | {app_no}
+
+
+def locks_for(operations: Iterable[Declared]) -> AppLocks:
+    """Return the locks that a group of these operations needs."""
+    written: set[int] = set()
+    shared: set[int] = set()
+    for operation in operations:
+        apps = apps_of(operation.apps, operation.app_no)
+        if apps is EVERY_APP:
+            return AppLocks(EVERY_APP, NO_APP)
+        (shared if operation.is_shared else written).update(apps)
+    return AppLocks(frozenset(written), frozenset(shared - written))
