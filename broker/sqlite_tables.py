@@ -15,14 +15,20 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from broker.message import Body, Message
+from broker.group_commit import Group, SessionChanges
 from broker.packet_ids import LAST_PACKET_ID
-from broker.protocol.packets import Properties
 from broker.store import PublishedWill, StoredOutbound, StoredSession, StoredState, StoredSubscription, StoredWill
+from broker.stored_values import (
+    body_columns,
+    message_columns,
+    message_of,
+    microseconds,
+    optional_microseconds,
+    optional_seconds,
+)
 
 SCHEMA_VERSION = 4
 ROWS_PER_STATEMENT = 500
@@ -90,36 +96,6 @@ CREATE TABLE published_will (
 """Statements that make the next schema version, by the version of the file."""
 
 
-class SessionChanges:
-    """The net effect of a group on one session. `wiped`: all its older rows go first."""
-
-    __slots__ = ("outbound", "received", "session", "subscriptions", "wiped")
-
-    def __init__(self) -> None:
-        self.wiped = False
-        self.session: StoredSession | None = None
-        """The session's own facts, without its lists."""
-        self.subscriptions: dict[str, StoredSubscription | None] = {}
-        self.outbound: dict[int, StoredOutbound | None] = {}
-        self.received: dict[int, bool] = {}
-
-
-class Group:
-    """The changes of one commit, and the callbacks that wait for it."""
-
-    __slots__ = ("callbacks", "changed", "messages", "next_packet_id", "retained", "sessions", "time", "wills")
-
-    def __init__(self) -> None:
-        self.changed = False
-        self.sessions: dict[str, SessionChanges] = {}
-        self.messages: dict[int, Message | None] = {}
-        self.retained: dict[str, Message | None] = {}
-        self.time: float | None = None
-        self.next_packet_id: int | None = None
-        self.wills: dict[int, PublishedWill | None] = {}
-        self.callbacks: list[Callable[[], None]] = []
-
-
 # -- writing -----------------------------------------------------------------------------------------------------------
 
 
@@ -137,7 +113,7 @@ def apply(connection: sqlite3.Connection, group: Group) -> None:
         "INSERT OR REPLACE INTO message (message_key, topic, qos, retain, properties, expires_at, payload)"
         " SELECT {0}, {1}, {2}, {3}, {4}, {5}, {payload} FROM json_each(?1)",
         [
-            ([key, message.topic, message.qos, int(message.retain), *_body(message.body)], message.body.payload)
+            ([key, message.topic, message.qos, int(message.retain), *body_columns(message.body)], message.body.payload)
             for key, message in messages
             if message is not None
         ],
@@ -150,7 +126,7 @@ def apply(connection: sqlite3.Connection, group: Group) -> None:
         "INSERT OR REPLACE INTO retained (topic, qos, properties, expires_at, payload)"
         " SELECT {0}, {1}, {2}, {3}, {payload} FROM json_each(?1)",
         [
-            ([topic, message.qos, *_body(message.body)], message.body.payload)
+            ([topic, message.qos, *body_columns(message.body)], message.body.payload)
             for topic, message in retained
             if message is not None
         ],
@@ -162,7 +138,7 @@ def apply(connection: sqlite3.Connection, group: Group) -> None:
         "INSERT OR REPLACE INTO published_will (number, client_id, topic, qos, retain, properties, expires_at, payload)"
         " SELECT {0}, {1}, {2}, {3}, {4}, {5}, {6}, {payload} FROM json_each(?1)",
         [
-            ((number, will.client_id, *_message_columns(will.message)), will.message.body.payload)
+            ((number, will.client_id, *message_columns(will.message)), will.message.body.payload)
             for number, will in group.wills.items()
             if will is not None
         ],
@@ -253,13 +229,13 @@ def _apply_sessions(connection: sqlite3.Connection, sessions: dict[str, SessionC
         if changes.session is None:
             continue
         session, will = changes.session, changes.session.will
-        expires_at = _optional_microseconds(session.expires_at)
+        expires_at = optional_microseconds(session.expires_at)
         own = (client_id, session.principal, session.expiry_interval, expires_at, session.number)
         if will is None:
             rows.append(own)
         else:
-            times = (_optional_microseconds(will.due_at), will.delay, will.number)
-            saved.append(((*own, *_message_columns(will.message), *times), will.message.body.payload))
+            times = (optional_microseconds(will.due_at), will.delay, will.number)
+            saved.append(((*own, *message_columns(will.message), *times), will.message.body.payload))
     # Without a will, as most: the other columns become null.
     _run(
         connection,
@@ -339,10 +315,10 @@ def restore(connection: sqlite3.Connection) -> StoredState:
         will = None
         if row[4] is not None:
             topic, payload, qos, retain, properties, will_expires_at, due_at, delay, will_number = row[4:13]
-            message = _message(topic, payload, qos, retain, properties, will_expires_at)
-            will = StoredWill(message, _optional_seconds(due_at), delay, will_number or 0)
+            message = message_of(topic, payload, qos, retain, properties, will_expires_at)
+            will = StoredWill(message, optional_seconds(due_at), delay, will_number or 0)
         sessions[client_id] = StoredSession(
-            client_id, principal, expiry_interval, _optional_seconds(expires_at), will=will, number=row[13]
+            client_id, principal, expiry_interval, optional_seconds(expires_at), will=will, number=row[13]
         )
     for client_id, topic_filter, qos, no_local, as_published, handling, identifier in connection.execute(
         "SELECT * FROM subscription"
@@ -365,81 +341,17 @@ def restore(connection: sqlite3.Connection) -> StoredState:
             if stored:
                 sessions[client_id].stored.add(packet_id)
     messages = {
-        key: _message(*columns)
+        key: message_of(*columns)
         for key, *columns in connection.execute(
             "SELECT message_key, topic, payload, qos, retain, properties, expires_at FROM message"
         )
     }
     retained = [
-        _message(topic, payload, qos, 1, properties, expires_at)
+        message_of(topic, payload, qos, 1, properties, expires_at)
         for topic, payload, qos, properties, expires_at in connection.execute("SELECT * FROM retained")
     ]
     wills = [
-        PublishedWill(number, client_id, _message(*columns))
+        PublishedWill(number, client_id, message_of(*columns))
         for number, client_id, *columns in connection.execute("SELECT * FROM published_will ORDER BY number")
     ]
     return StoredState(list(sessions.values()), messages, retained, wills)
-
-
-def _message(
-    topic: str, payload: bytes, qos: int, retain: int, properties: str | None, expires_at: int | None
-) -> Message:
-    body = Body(payload, _decode_properties(properties), _optional_seconds(expires_at))
-    return Message(topic, body, qos, bool(retain))
-
-
-# -- values ------------------------------------------------------------------------------------------------------------
-
-
-def _message_columns(message: Message) -> tuple[Any, ...]:
-    """Return topic, QoS, RETAIN, properties and expiry; the payload goes its own way."""
-    return message.topic, message.qos, int(message.retain), *_body(message.body)
-
-
-def _body(body: Body) -> tuple[str | None, int | None]:
-    return _encode_properties(body.properties), _optional_microseconds(body.expires_at)
-
-
-def _encode_properties(properties: Properties | None) -> str | None:
-    """Encode the properties that are present as a JSON object; binary ones in hexadecimal."""
-    if properties is None:
-        return None
-    present = {field.name: getattr(properties, field.name) for field in fields(Properties)}
-    return json.dumps(
-        {
-            name: value.hex() if isinstance(value, bytes) else value
-            for name, value in present.items()
-            if value is not None and value != []
-        }
-    )
-
-
-_BINARY_PROPERTIES = ("correlation_data", "authentication_data")
-
-
-def _decode_properties(text: str | None) -> Properties | None:
-    if text is None:
-        return None
-    values: dict[str, Any] = json.loads(text)
-    for name in _BINARY_PROPERTIES:
-        if name in values:
-            values[name] = bytes.fromhex(values[name])
-    if "user_properties" in values:
-        values["user_properties"] = [(name, value) for name, value in values["user_properties"]]
-    return Properties(**values)
-
-
-def microseconds(seconds: float) -> int:
-    return round(seconds * 1_000_000)
-
-
-def seconds(microseconds: int) -> float:
-    return microseconds / 1_000_000
-
-
-def _optional_microseconds(seconds: float | None) -> int | None:
-    return None if seconds is None else microseconds(seconds)
-
-
-def _optional_seconds(microseconds: int | None) -> float | None:
-    return None if microseconds is None else seconds(microseconds)

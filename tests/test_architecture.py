@@ -23,6 +23,7 @@ PACKAGES = ("broker", "gateway", "client_sim")
 BELOW_THE_IO_LINE = (
     "broker.clock",
     "broker.compiled_modules",
+    "broker.group_commit",
     "broker.log_format",
     "broker.log_writer",
     "broker.program",

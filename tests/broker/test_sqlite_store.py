@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from broker import sqlite_store, sqlite_tables
+from broker import group_commit, sqlite_tables
 from broker.message import Body, Message
 from broker.protocol.packets import Properties
 from broker.sqlite_store import SqliteStore, StoreInUse, StoreTooNew, void_sessions
@@ -332,7 +332,7 @@ async def test_what_nobody_waits_for_is_written_soon(tmp_path: Path) -> None:
     deadline = asyncio.get_running_loop().time() + 10.0
     while not read_packet_ids(tmp_path / "broker.db"):
         assert asyncio.get_running_loop().time() < deadline
-        await asyncio.sleep(sqlite_store.LINGER_SECONDS)  # the file is another connection's: nothing to wait on
+        await asyncio.sleep(group_commit.LINGER_SECONDS)  # the file is another connection's: nothing to wait on
     await store.close()
 
 
@@ -365,7 +365,7 @@ async def test_a_message_larger_than_a_statement_and_many_rows(tmp_path: Path, m
 async def test_a_full_disk_acknowledges_nothing_until_it_has_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(sqlite_store, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(group_commit, "RETRY_SECONDS", 0.01)
     disk = {"full": True}
     tried = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -502,7 +502,7 @@ async def test_packet_identifiers_are_on_disk_before_anything_else(tmp_path: Pat
 async def test_a_start_needs_no_space_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_path = tmp_path / "broker.db"
     set_next = sqlite_tables.set_next_packet_id
-    monkeypatch.setattr(sqlite_store, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(group_commit, "RETRY_SECONDS", 0.01)
 
     def full(connection: sqlite3.Connection, packet_id: int) -> None:
         raise sqlite3.OperationalError("database or disk is full")
