@@ -231,7 +231,7 @@ def check_postgresql(url: str, data_dir: Path) -> Iterator[Finding]:
     try:
         from gateway.store.migrations import HEAD
         from gateway.store.postgresql.address import BadAddress
-        from gateway.store.postgresql.examination import Unreachable, examine_ledger
+        from gateway.store.postgresql.examination import Unreachable, examine_ledger, verify_audit_logs
         from gateway.store.postgresql.schema import LEAST_MAJOR_VERSION
     except ImportError as error:
         yield Finding("fail", subject, str(error), "pip install 'fleetpush[postgresql]'")
@@ -267,6 +267,7 @@ def check_postgresql(url: str, data_dir: Path) -> Iterator[Finding]:
         yield Finding("fail", "schema", text, "run the version of Fleetpush that wrote it, or name another database")
         return
     yield Finding("ok", "schema", f"{HEAD} is this version's")
+    yield audit_finding(*verify_audit_logs(url))
     yield check_clock(time.time(), None if found.clock_ms is None else found.clock_ms / 1000)
     text = "PostgreSQL's own (pg_dump, base backups), and the data directory beside it: nothing here sees whether it is"
     yield Finding("ok", "backup", f"{text} done")
@@ -274,12 +275,16 @@ def check_postgresql(url: str, data_dir: Path) -> Iterator[Finding]:
 
 def check_audit_log(path: Path) -> Finding:
     """Verify the audit logs of all apps: whether each agrees with its chain."""
-    from gateway.store.audit_entries import count_entries, verify_all
+    from gateway.store.audit_entries import count_entries, has_log, verify_all
 
     with closing(connect(path, must_exist=True)) as database:
         database.execute("BEGIN")
-        altered = verify_all(database)
-        entries = count_entries(database)
+        if not has_log(database):  # the next start makes it
+            return audit_finding([], 0)
+        return audit_finding(verify_all(database), count_entries(database))
+
+
+def audit_finding(altered: list[str], entries: int) -> Finding:
     if altered:
         remedy = "compare it with a backup, and with the heads that were noted: docs/operate/audit.md"
         return Finding("fail", "audit log", f"it was altered: {'; '.join(altered)}", remedy)

@@ -250,13 +250,16 @@ def verify(transaction: Transaction, app_no: int, noted: Iterable[Head] = ()) ->
     return verifier
 
 
+def has_log(transaction: Transaction) -> bool:
+    """Whether the file of a ledger, which may be an earlier version's, has an audit log. SQLite only."""
+    return transaction.execute("SELECT 1 FROM sqlite_master WHERE name = 'audit_chain'").fetchone() is not None
+
+
 def verify_all(transaction: Transaction) -> list[str]:
     """Verify the logs of all apps, and answer what is wrong, a line for each app; none if all agree.
 
-    Any connection, in one snapshot; of a ledger that had no audit log yet, nothing is wrong.
+    Any connection, in one snapshot.
     """
-    if not _has_log(transaction):
-        return []
     wrong = []
     try:
         for app_no, app_id in apps_with_chain(transaction):
@@ -270,9 +273,7 @@ def verify_all(transaction: Transaction) -> list[str]:
 
 
 def count_entries(transaction: Transaction) -> int:
-    """Count the entries of all apps; 0 of a ledger that had no audit log yet."""
-    if not _has_log(transaction):
-        return 0
+    """Count the entries of all apps."""
     (count,) = transaction.execute("SELECT count(*) FROM audit_entry").fetchone()
     return int(count)
 
@@ -301,7 +302,3 @@ def _rows(transaction: Transaction, app_no: int) -> Iterator[tuple[Any, ...]]:
         if len(rows) < VERIFIED_ROWS:
             return
         after = rows[-1][0]
-
-
-def _has_log(transaction: Transaction) -> bool:
-    return transaction.execute("SELECT 1 FROM sqlite_master WHERE name = 'audit_chain'").fetchone() is not None

@@ -18,6 +18,7 @@ from tests.empty_ledger import make_data_directory
 from tests.end_to_end.conftest import Wire
 from tests.end_to_end.fleet_under_kills import FleetUnderKills
 from tests.end_to_end.harness import DATABASE, Server, StartFailed, expect_problem, fleetpush, wait_for
+from tests.end_to_end.ledger_access import change_ledger
 from tests.end_to_end.wire_device import WireDevice
 from tests.postgresql import Postgresql
 
@@ -66,6 +67,11 @@ def test_the_first_start_makes_the_schema_and_the_next_finds_it(over: Server, po
     checked = fleetpush("doctor", "--data-dir", str(over.data_dir), env={DATABASE: postgresql.address()})
     for line in ("ok    postgresql: version", "ok    durability:", "ok    schema:", "ok    clock:"):
         assert line in checked.stdout, checked.stdout
+    assert "ok    audit log: 1 entries agree with their chains" in checked.stdout
+    change_ledger(over, "UPDATE audit_entry SET actor = 'key:k_other' WHERE action = 'device.enrol'")
+    checked = fleetpush("doctor", "--data-dir", str(over.data_dir), env={DATABASE: postgresql.address()})
+    assert checked.returncode == 1
+    assert "fail  audit log: it was altered: app default: entry" in checked.stdout
 
 
 def test_what_keeps_it_from_starting_is_one_line(over: Server, postgresql: Postgresql, tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import NamedTuple
 
 import psycopg
 
+from gateway.store.audit_entries import count_entries, verify_all
 from gateway.store.postgresql.address import read_address
+from gateway.store.postgresql.connection import Connection
 from gateway.store.postgresql.server import DURABLE, SCHEMA, one_line
 
 
@@ -44,6 +47,19 @@ def examine_ledger(url: str, schema: str = SCHEMA) -> Examination:
                 clock_ms = _value(connection, f"SELECT max(at) FROM {schema}.clock")  # type: ignore[assignment]
             major = connection.info.server_version // 10_000
             return Examination(address.place, major, off, int(str(tables)), version, clock_ms)
+    except psycopg.Error as error:
+        raise Unreachable(one_line(error)) from error
+
+
+def verify_audit_logs(url: str, schema: str = SCHEMA) -> tuple[list[str], int]:
+    """Verify the audit logs of all apps of a ledger of this version.
+
+    Answers what is wrong, a line for each app, and the number of entries. Raises BadAddress, Unreachable.
+    """
+    try:
+        with closing(Connection(read_address(url), schema)) as connection:
+            connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            return verify_all(connection), count_entries(connection)
     except psycopg.Error as error:
         raise Unreachable(one_line(error)) from error
 
