@@ -109,6 +109,7 @@ GATEWAY_LAYERS = (
     ("events",),
     ("audit",),
     ("people",),
+    ("nodes",),
     ("api",),
     ("measurements",),
     ("metrics",),

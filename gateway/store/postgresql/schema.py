@@ -18,6 +18,7 @@ from sqlmodel import SQLModel
 from gateway.store import models  # noqa: F401 - defines the tables
 from gateway.store.attribute_index import INDEXED_ATTRIBUTES, NAME_CHARACTERS, PREFIX_CHARACTERS
 from gateway.store.migrations import HEAD, NoSchema, SchemaTooNew, SchemaUnsuitable
+from gateway.store.nodes.invalidations import INVALIDATIONS_LOCK
 from gateway.store.postgresql.address import Address
 from gateway.store.segments.terms import COMPONENT_DIGITS, VERSION_CHARACTERS, VERSION_COMPONENTS
 
@@ -25,7 +26,10 @@ _TYPES = (("INTEGER", "BIGINT"), ("SERIAL", "BIGSERIAL"), ("BIGBIGSERIAL", "BIGS
 _FOREIGN_KEY = re.compile(r",\s*FOREIGN KEY\([^)]*\) REFERENCES [^(]*\([^)]*\)")
 _ON_TABLES = "CREATE FUNCTION note_numbers"
 """What begins here in functions.sql names tables, and comes after them."""
+_OF_NODES = ("tasks.sql", "invalidations.sql")
+"""Files of tables that a file of SQLite does not have."""
 _FIGURES = {
+    "INVALIDATIONS_LOCK": INVALIDATIONS_LOCK,
     "PREFIX_CHARACTERS": PREFIX_CHARACTERS,
     "NAME_CHARACTERS": NAME_CHARACTERS,
     "INDEXED_ATTRIBUTES": INDEXED_ATTRIBUTES,
@@ -34,7 +38,7 @@ _FIGURES = {
     "FURTHER_COMPONENTS": VERSION_COMPONENTS - 1,
     "COMPONENT_DIGITS": COMPONENT_DIGITS,
 }
-"""Figures that functions.sql has by name: `@NAME@`."""
+"""Figures that the files of SQL have by name: `@NAME@`."""
 _PREPARING = 0x666C_6565_7470_7574
 """The advisory lock of who makes a schema ("fleetput")."""
 LEAST_MAJOR_VERSION = 15
@@ -73,19 +77,21 @@ def _tables(connection: psycopg.Connection[Any], schema: str) -> set[str]:
 
 
 def _fill(connection: psycopg.Connection[Any]) -> None:
-    functions, on_tables = _functions().split(_ON_TABLES, 1)
+    functions, on_tables = _file("functions.sql").split(_ON_TABLES, 1)
     connection.execute(functions.encode())
     for statement in table_statements():
         connection.execute(statement.encode())
     connection.execute(f"{_ON_TABLES}{on_tables}".encode())
+    for name in _OF_NODES:
+        connection.execute(_file(name).encode())
     connection.execute("CREATE TABLE alembic_version (version_num TEXT NOT NULL)")
     connection.execute("CREATE TABLE server_start (no BIGINT NOT NULL)")
     connection.execute("INSERT INTO server_start VALUES (0)")
     connection.execute("INSERT INTO alembic_version VALUES (%s)", (HEAD,))
 
 
-def _functions() -> str:
-    text = resources.files("gateway.store.postgresql").joinpath("functions.sql").read_text()
+def _file(name: str) -> str:
+    text = resources.files("gateway.store.postgresql").joinpath(name).read_text()
     return re.sub("@([A-Z_]+)@", lambda found: str(_FIGURES[found[1]]), text)
 
 

@@ -1,0 +1,1 @@
+"""Nodes: several servers over one PostgreSQL, and what they agree on."""

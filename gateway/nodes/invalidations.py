@@ -1,0 +1,126 @@
+"""Invalidations: what a node knows in memory is given up before a change is answered, wherever that was stored.
+
+Laws
+1. Each change of what nodes keep in memory is noted by the transaction that stores it, under one lock (triggers in
+   `store/postgresql/invalidations.sql`). So the numbers of invalidations rise in the order of commits, and one position
+   for each node is enough.
+2. A node begins to read before it loads anything: what is stored later is noted for it.
+3. A request that has stored a change is answered when every node whose epoch has not ended has read up to there, and
+   has done what follows from it (`confirm`). A node that does not answer costs the time until its lease has ended.
+
+A node that reads nothing new costs one statement in READ_SECONDS. Callers that wait share one look at how far the
+others are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from gateway.errors import problem
+from gateway.nodes.tasks import TaskOwner
+from gateway.store.app_locks import NO_APP
+from gateway.store.database import Database
+from gateway.store.nodes.invalidations import (
+    READ_INVALIDATIONS,
+    Invalidation,
+    InvalidationKind,
+    begin_reading,
+    last_invalidation,
+    least_seen,
+    note_seen,
+    read_invalidations,
+)
+
+log = logging.getLogger(__name__)
+
+READ_SECONDS = 0.1
+"""Time between two looks for what is new: as much of the time that a change takes which has to be confirmed."""
+CONFIRM_SECONDS = 0.05
+"""Time between two looks at how far the others are, while somebody waits."""
+LONGEST_SECONDS = 12.0
+"""Time after which a request is answered 503: a node that does not answer is declared ended after 4 s, and another one
+that ends meanwhile after 4 more."""
+
+
+async def confirmed_alone() -> None:
+    """Stands for `Invalidations.confirm` where there is one server: what it knows is what is stored."""
+
+
+class Invalidations:
+    """Reads what has changed elsewhere, and waits until others have read it. Loop."""
+
+    def __init__(self, database: Database, own: TaskOwner) -> None:
+        self._database = database
+        self._own = own
+        self._handlers: dict[str, Callable[[Invalidation], Awaitable[None]]] = {}
+        self._seen = 0
+        """Everything up to here is known here."""
+        self._noted = 0
+        """The same, as the others can read it."""
+        self._lock = asyncio.Lock()
+        """Held while something is read: it is done in order, and once."""
+        self.waiting = 0
+        """Requests that wait for other nodes, for metrics."""
+
+    def on(self, kind: InvalidationKind, handler: Callable[[Invalidation], Awaitable[None]]) -> None:
+        """Have a handler called with each invalidation of a kind; it may come again. Before `begin`."""
+        self._handlers[kind] = handler
+
+    async def begin(self) -> None:
+        """Begin to read, before anything is loaded that an invalidation could be about."""
+        self._seen = self._noted = await self._database.write(
+            partial(begin_reading, **self._own._asdict()), apps=NO_APP
+        )
+
+    async def run(self) -> None:
+        """Read what is new, until cancelled."""
+        while True:
+            try:
+                await self.read()
+            except Exception as error:  # above all a database that is away: it is tried again
+                log.warning("what other nodes have changed cannot be read, trying again: %s", error)
+            await asyncio.sleep(READ_SECONDS)
+
+    async def read(self) -> int:
+        """Read what is new, do what follows, and tell the others; how far this node has come.
+
+        Raises StorageError, and whatever a handler raises: then it is done again.
+        """
+        async with self._lock:
+            more = True
+            while more:
+                found = await self._database.read_soon(partial(read_invalidations, after=self._seen))
+                for one in found:
+                    handler = self._handlers.get(one.kind)
+                    if handler is not None:
+                        await handler(one)
+                    self._seen = one.no
+                more = len(found) == READ_INVALIDATIONS
+            if self._noted != self._seen:
+                seen = self._seen
+                await self._database.write(partial(note_seen, **self._own._asdict(), seen=seen), apps=NO_APP)
+                self._noted = seen
+            return self._seen
+
+    async def confirm(self) -> None:
+        """Wait until all live nodes know what is stored now. Call it when a change has committed.
+
+        Raises Problem 503 if that takes too long, StorageError.
+        """
+        target = await self._database.read_soon(last_invalidation)
+        deadline = asyncio.get_running_loop().time() + LONGEST_SECONDS
+        self.waiting += 1
+        try:
+            await self.read()
+            while True:
+                least = await self._database.read_soon(least_seen)
+                if least is None or least >= target:
+                    return
+                if asyncio.get_running_loop().time() > deadline:
+                    raise problem("unavailable", "this is stored, but not every node has confirmed that it knows it")
+                await asyncio.sleep(CONFIRM_SECONDS)
+        finally:
+            self.waiting -= 1

@@ -1,0 +1,1 @@
+"""Tests of pushes with a plan."""

@@ -1,0 +1,69 @@
+"""Two databases of ours over one schema of PostgreSQL, as two nodes have them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import psycopg
+import pytest
+
+from gateway.nodes.tasks import TaskOwner
+from gateway.store.database import Database
+from gateway.store.postgresql.server import PostgresqlServer
+from gateway.store.transaction import Transaction
+from tests.postgresql import Postgresql
+
+NODE = "CREATE TABLE IF NOT EXISTS {schema}.node (no BIGINT PRIMARY KEY, epoch BIGINT NOT NULL, ended_at BIGINT)"
+
+
+class Pair(NamedTuple):
+    """Two nodes over one schema."""
+
+    databases: list[Database]
+    owners: list[TaskOwner]
+
+    async def end(self, number: int) -> None:
+        """Declare the epoch of a node ended."""
+        owner = self.owners[number]
+
+        def write(transaction: Transaction) -> None:
+            transaction.execute("UPDATE node SET epoch = epoch + 1, ended_at = 1 WHERE no = ?", (owner.node_no,))
+
+        await self.databases[1 - number].write(write)
+
+
+class _SharedSchema(PostgresqlServer):
+    def _lock_schema(self, connection: Transaction, deadline: float) -> None:
+        """Others have the schema as well."""
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Postgresql]:
+    with Postgresql() as server:
+        yield server
+
+
+@pytest.fixture
+async def pair(server: Postgresql, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
+    schema = f"s{abs(hash(request.node.nodeid))}"
+    PostgresqlServer.open(server.url, schema)
+    owners = [TaskOwner(1, 1), TaskOwner(2, 1)]
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute(NODE.format(schema=schema).encode())
+        for owner in owners:
+            connection.execute(
+                f"INSERT INTO {schema}.node (no, epoch) VALUES (%s, %s)".encode(),
+                (owner.node_no, owner.node_epoch),
+            )
+    async with AsyncExitStack() as ending:
+        databases = []
+        for owner in owners:
+            backend = _SharedSchema(server.url, schema)
+            path = tmp_path / f"ledger-{owner.node_no}"
+            database = await Database.over(backend, path, lambda stored: lambda: 1_000, lambda: False)
+            ending.push_async_callback(database.close)
+            databases.append(database)
+        yield Pair(databases, owners)
