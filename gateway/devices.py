@@ -45,7 +45,6 @@ from gateway.store.audience.device_register import (
     change_facts,
     device_of_id,
     devices_of_numbers,
-    last_device_no,
     mark_removed,
     remove_from_tags,
     write_tags,
@@ -57,6 +56,7 @@ from gateway.store.database import Database
 from gateway.store.deliveries.delivery_sets import devices_with_waiting
 from gateway.store.deliveries.uplink_messages import remove_uplinks_of_device, uplinks_before
 from gateway.store.deliveries.whole_deliveries import waiting_counts
+from gateway.store.numbers import draw_numbers
 from gateway.store.transaction import Transaction
 from gateway.timestamps import rfc3339, rfc3339_or_none
 from gateway.token_lifetimes import (
@@ -437,7 +437,8 @@ def _slices(enrolments: list[DeviceEnrolment]) -> Iterator[list[DeviceEnrolment]
 def insert_devices(transaction: Transaction, app_no: int, enrolments: list[DeviceEnrolment], now_ms: int) -> list[bool]:
     """Enrol devices; whether each was enrolled now, and not those whose ids are taken. Writer thread."""
     taken = set(device_rows(transaction, app_no, [enrolment.device_id for enrolment in enrolments]))
-    device_no = last_device_no(transaction) + 1
+    new = {enrolment.device_id for enrolment in enrolments} - taken
+    numbers = iter(draw_numbers(transaction, "device", len(new)))
     enrolled: list[bool] = []
     rows: list[NewDeviceRow] = []
     tagged: dict[str, list[int]] = {}
@@ -446,6 +447,7 @@ def insert_devices(transaction: Transaction, app_no: int, enrolments: list[Devic
         if device_id in taken:
             continue
         taken.add(device_id)
+        device_no = next(numbers)
         rows.append(
             NewDeviceRow(
                 device_no,
@@ -464,7 +466,6 @@ def insert_devices(transaction: Transaction, app_no: int, enrolments: list[Devic
         )
         for tag in dict.fromkeys(device.tags or ()):
             tagged.setdefault(tag, []).append(device_no)
-        device_no += 1
     add_devices(transaction, app_no, rows, tagged)
     return enrolled
 

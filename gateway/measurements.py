@@ -37,7 +37,8 @@ from gateway.store.analytics.delivery_counts import (
     longest_waiting_critical,
 )
 from gateway.store.database import Database
-from gateway.store.deliveries.event_log import ENDS, last_position
+from gateway.store.deliveries.event_log import ENDS
+from gateway.store.numbers import last_number
 from gateway.store.transaction import Transaction
 
 log = logging.getLogger(__name__)
@@ -192,7 +193,7 @@ class EndedDeliveries:
 
     async def load(self) -> None:
         """Begin behind what an earlier run has logged, after a start and before anything ends."""
-        self._counted_to = (await self._database.read(last_position)).entry
+        self._counted_to = await self._database.read(partial(last_number, table="event"))
 
     async def count_new(self) -> None:
         """Count what has been logged since the last time."""

@@ -72,7 +72,7 @@ async def follow_events(
     """
     feed, admission = services(request).feed, services(request).admission
     after = request.headers.get("last-event-id", since)
-    position = await feed.last() if after is None else position_of(after)
+    position = await feed.last(principal.app_no) if after is None else position_of(after)
     if position is None:
         raise problem("invalid_request", "since: the id of an event, as it came, or 0")
     wanted_types(types)

@@ -16,7 +16,8 @@ from gateway.delivery_states import PRIORITIES
 from gateway.store.audience.devices import device_id_of
 from gateway.store.deliveries.ledger_statements import digest_rows
 from gateway.store.deliveries.push_texts import content_for
-from gateway.store.deliveries.pushes import NewDigest, digest_members, insert_digest, last_push_no
+from gateway.store.deliveries.pushes import NewDigest, digest_members, insert_digest
+from gateway.store.numbers import draw_numbers, has_sequences, last_number
 from gateway.store.transaction import Transaction
 
 BODY_TITLES = 5
@@ -86,24 +87,28 @@ class Digests:
 
 
 class PushNumbers:
-    """The number of the push that was stored last, shared by those who store any. Writer thread."""
+    """Numbers for new pushes, shared by those who store any. Writer thread."""
 
     def __init__(self) -> None:
         self._last: int | None = None
+        """The last number that was used; None where others draw numbers as well."""
 
-    def last(self, transaction: Transaction) -> int:
-        """The number of the last push that was stored."""
-
-        return self._last if self._last is not None else last_push_no(transaction)
+    def draw(self, transaction: Transaction, count: int) -> Sequence[int]:
+        """Draw the next numbers, in rising order. After some were used `used` has to be called."""
+        if self._last is None:
+            if has_sequences(transaction):
+                return draw_numbers(transaction, "push", count)
+            self._last = last_number(transaction, "push")
+        return range(self._last + 1, self._last + 1 + count)
 
     def used(self, number: int) -> None:
         """Note that numbers up to this one are used; one that is rolled back is left out."""
-        self._last = number
+        if self._last is not None:
+            self._last = number
 
     def assign(self, transaction: Transaction) -> int:
         """Use the next number."""
-
-        number = self.last(transaction) + 1
+        (number,) = self.draw(transaction, 1)
         self.used(number)
         return number
 

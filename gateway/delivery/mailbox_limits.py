@@ -127,6 +127,7 @@ class MailboxLimits:
         suspects: dict[int, dict[int, None]] = {}
         crowded: list[int] = []
         were_deep = BitMap()
+        deep_of: dict[int, BitMap] = {}
         quota = self._quota
         for pending in pending_pushes:
             if not pending.push_no:
@@ -134,15 +135,20 @@ class MailboxLimits:
             size, app_no = pending.frame_size, pending.app.no
             if isinstance(pending.devices, BitMap):
                 quota.reserve_everywhere(size)
-                deep = delivery_sets.deep_mailboxes(transaction, pending.devices)
+                if app_no not in deep_of:
+                    deep_of[app_no] = delivery_sets.deep_mailboxes(transaction, app_no)
+                deep = deep_of[app_no] & pending.devices
                 full = [device_no for device_no in deep if not quota.has_room(device_no)]
                 were_deep.update(full)
                 if self._has_too_many_sets(transaction, app_no, size):
                     crowded.append(app_no)
             else:
                 full = [device_no for device_no in pending.devices if not quota.reserve(device_no, size)]
-            if full:
+            if full and app_no:
                 suspects.setdefault(app_no, {}).update(dict.fromkeys(full))
+            elif full:  # a beat, in mailboxes that belong to the apps of their devices
+                for owner, mailboxes in delivery_sets.devices_by_app(transaction, BitMap(full)):
+                    suspects.setdefault(owner, {}).update(dict.fromkeys(mailboxes))
         counted = {app_no: list(found) for app_no, found in suspects.items()}
         return replace(self.enforce_rows(transaction, counted, now_ms, were_deep), crowded=crowded)
 
@@ -176,20 +182,22 @@ class MailboxLimits:
         rows, step = 0, FIRST_MAILBOXES
         for app_no, devices in suspects.items():
             at = 0
+            of_app: list[Mailbox] = []
             while at < len(devices) and rows < COUNTED_ROWS:
                 found = count_mailboxes(transaction, app_no, devices[at : at + step], not self.keeps_sets)
                 at += step
                 of_step = sum(mailbox.deliveries for mailbox in found)
                 rows += of_step
-                counted += found
+                of_app += found
                 step = min(2 * step, STEP_MAILBOXES) if of_step < 10 * step else FIRST_MAILBOXES
             if at < len(devices):
                 rest[app_no] = devices[at:]
-        deep = BitMap([mailbox.device_no for mailbox in counted if mailbox.is_deep])
-        shallow = BitMap() if were_deep is None else were_deep & BitMap([each.device_no for each in counted])
-        shallow -= deep
-        if deep or shallow:
-            delivery_sets.note_deep_mailboxes(transaction, deep, shallow)
+            deep = BitMap([mailbox.device_no for mailbox in of_app if mailbox.is_deep])
+            shallow = BitMap() if were_deep is None else were_deep & BitMap([each.device_no for each in of_app])
+            shallow -= deep
+            if deep or shallow:
+                delivery_sets.note_deep_mailboxes(transaction, app_no, deep, shallow)
+            counted += of_app
         crowded = [
             (mailbox.device_no, mailbox.deliveries, mailbox.size)
             for mailbox in counted

@@ -30,11 +30,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from gateway.delivery.engine import Message
+from gateway.delivery.heartbeat_states import SERVER_APP
 from gateway.delivery.ledger import RETRY_SECONDS, Ledger
 from gateway.delivery.push import ActivePush, load_pushes
 from gateway.delivery_states import PRIORITIES
 from gateway.store.deliveries.mailbox_reads import ALL_PRIORITIES, MailboxRead, read_mailboxes
-from gateway.store.deliveries.pushes import last_push_no
+from gateway.store.deliveries.pushes import last_push_nos
 from gateway.store.protocols import Timers, Writer
 from gateway.store.transaction import Transaction
 
@@ -81,8 +82,8 @@ class DeviceConnection:
     open_priorities: int = 0
     """Priorities, from the most urgent on, that need no reading: such pushes go straight to the socket."""
     read_to: list[int] = field(default_factory=lambda: [0] * ALL_PRIORITIES)
-    """The last push, by priority, that was stored when this part of its mailbox was read; what is later comes by
-    `fan_out`."""
+    """The last push of its app (or of the server's own), by priority, that was stored when this part of its mailbox
+    was read; what is later comes by `fan_out`."""
 
 
 class MailboxReader:
@@ -218,12 +219,14 @@ class MailboxReader:
 
     def _operation(
         self, connected: list[DeviceConnection], priority: int, limit: int
-    ) -> Callable[[Transaction], tuple[int, list[MailboxRead], list[ActivePush], list[int]]]:
+    ) -> Callable[[Transaction], tuple[dict[int, int], list[MailboxRead], list[ActivePush], list[int]]]:
         devices = [device.device_no for device in connected]
         apps = {device.app_no for device in connected}
         ledger = self._ledger
 
-        def operation(transaction: Transaction) -> tuple[int, list[MailboxRead], list[ActivePush], list[int]]:
+        def operation(
+            transaction: Transaction,
+        ) -> tuple[dict[int, int], list[MailboxRead], list[ActivePush], list[int]]:
             # The time of the reading: a push of ttl 0 that was accepted since this was submitted is no mailbox's.
             now_ms = self._clock_ms()
             pages = read_mailboxes(transaction, devices, apps, priority, limit, ledger.is_sent, now_ms, ledger.limited)
@@ -239,7 +242,7 @@ class MailboxReader:
                 if get_for(no, device_no) is None
             }
             loaded = load_pushes(transaction, missing, devices) if missing else []
-            return last_push_no(transaction), pages, loaded, ended
+            return last_push_nos(transaction, [*apps, SERVER_APP]), pages, loaded, ended
 
         return operation
 
@@ -257,7 +260,7 @@ class MailboxReader:
     def _on_read(
         self,
         connected: list[DeviceConnection],
-        read_to: int,
+        newest: dict[int, int],
         pages: list[MailboxRead],
         loaded: list[ActivePush],
         ended: list[int],
@@ -274,6 +277,8 @@ class MailboxReader:
         self._read()  # on the writer's thread, while these are handed over
         for device, page in given:
             if device.state is HandOverState.READING:
+                # Who stores a beat, a push of the server's own, holds the app of its devices as well.
+                read_to = max(newest[device.app_no], newest[SERVER_APP])
                 for priority in range(device.read_priority, page.next_priority):  # those in between are empty
                     device.read_to[priority] = read_to
                 self._hand_over_found(device, page, unknown)

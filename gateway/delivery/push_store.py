@@ -93,7 +93,6 @@ class PushStore:
         for pending in pending_pushes:  # an operation may run twice (see `Database`, law 2)
             pending.answer, pending.push_no, pending.devices, pending.unknown, pending.suppressed = None, 0, (), (), 0
             pending.muted, pending.in_sets, pending.stored_texts = frozenset(), False, []
-        last_no = self._numbers.last(transaction)
         known = self._known_devices(transaction, pending_pushes)
         preferences = self._known_preferences(transaction, known)
         withheld: list[tuple[int, str, BitMap]] = []
@@ -101,9 +100,12 @@ class PushStore:
         twins: list[tuple[PendingPush, PendingPush]] = []
         single: list[tuple[int, int, int, int, int]] = []
         pushes: list[tuple[Any, ...]] = []
-        push_ids = new_push_ids(len(pending_pushes), now_ms)
-        push_no = last_no
+        left = len(pending_pushes)
+        push_ids = new_push_ids(left, now_ms)
+        numbers: Sequence[int] = ()
+        stored_count = 0
         for pending in pending_pushes:
+            left -= 1
             key = pending.idempotency_key
             if key is not None:
                 twin = answered.get((pending.app.no, key))
@@ -134,7 +136,10 @@ class PushStore:
                 pending.answer = approval_needed(policy, pending.kind, len(pending.devices))
                 if pending.answer is not None:
                     continue
-            push_no += 1
+            if not numbers:  # as many as may still be needed: gaps are normal
+                numbers = self._numbers.draw(transaction, left + 1)
+            push_no = numbers[stored_count]
+            stored_count += 1
             left_out = self._unwanted(transaction, pending, preferences)
             if without:
                 without -= BitMap.union(BitMap(), *left_out.values())
@@ -149,17 +154,17 @@ class PushStore:
             if key is not None:
                 assert pending.body_hash is not None, "given with the key"
                 answered[(pending.app.no, key)] = (pending.body_hash, pending)
-        if push_no == last_no:
+        if not stored_count:
             self._answer_twins(twins)
             return StoredPushes([], [], EnforcedLimits())
-        self._numbers.used(push_no)
+        self._numbers.used(numbers[stored_count - 1])
         insert_pushes(transaction, pushes)
         insert_single_rows(transaction, single)
         for number, reason, devices in withheld:
             end_devices(transaction, number, devices, DeliveryState.SUPPRESSED, reason, now_ms)
         if self._mark_limited(transaction, pending_pushes):
             self._ledger.limited = True  # here: whatever reads mailboxes on this thread comes later
-        stored = self._collapse_and_limit(transaction, pending_pushes, last_no + 1, now_ms)
+        stored = self._collapse_and_limit(transaction, pending_pushes, numbers[0], now_ms)
         for pending in pending_pushes:
             if pending.push_no:
                 pending.answer = AcceptedPush(pending.push_id, pending.targeted, pending.suppressed, pending.unknown)

@@ -68,8 +68,8 @@ class EventFeed:
         self._timers = timers
         self._followers: dict[Follower, None] = {}
         self._scheduled = False
-        self.seen = 0
-        """Number of the last entry that followers have been told of."""
+        self.seen: dict[int, int] = {}
+        """App number -> the last entry that its followers have been told of; of the apps that are followed."""
         self.ended = False
         self._shared: dict[tuple[int, Position, int, str | None], asyncio.Future[EventPage]] = {}
         self._shared_bytes = 0
@@ -125,9 +125,9 @@ class EventFeed:
         for follower in list(self._followers):
             follower.wake()
 
-    async def last(self) -> Position:
-        """The end of the log."""
-        return await self._database.read_soon(last_position)
+    async def last(self, app_no: int) -> Position:
+        """The end of an app's log."""
+        return await self._database.read_soon(partial(last_position, app_no=app_no))
 
     async def read(
         self,
@@ -185,16 +185,14 @@ class EventFeed:
         if self.ended:
             return
         self._database.look_up(
-            partial(newest_entries, after=self.seen),
+            partial(newest_entries, apps={follower.app_no for follower in self._followers}),
             self._found,
             lambda error: log.error("the event log cannot be read: %s", error),
         )
 
-    def _found(self, rows: list[tuple[int, int]]) -> None:
-        if not rows:
-            return
-        self.seen = max(no for _, no in rows)
-        grown = {app_no for app_no, _ in rows}
+    def _found(self, newest: dict[int, int]) -> None:
+        grown = {app_no for app_no, no in newest.items() if no > self.seen.get(app_no, 0)}
+        self.seen = newest
         for follower in list(self._followers):
             if follower.app_no in grown:
                 follower.wake()

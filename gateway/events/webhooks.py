@@ -289,7 +289,7 @@ class WebhookStore:
                 now_ms,
             )
             about("webhook", webhook.id)
-            position = last_position(transaction)
+            position = last_position(transaction, app_no)
             rows.insert_lanes(transaction, webhook.no, LANES_PER_WEBHOOK, position)
             return position
 

@@ -374,13 +374,15 @@ class DeliveryCount(SQLModel, table=True):
 
 
 class DeepMailbox(SQLModel, table=True):
-    """Devices of one segment with many waiting rows: only those may get above a limit by sets.
+    """Devices of an app, of one segment, with many waiting rows: only those may get above a limit by sets.
 
     `delivery/mailbox_quota` explains it.
     """
 
     __tablename__ = "deep_mailbox"
-    segment: int | None = Field(default=None, primary_key=True)
+    # With a rowid, as `DeviceSet`.
+    app_no: int = Field(primary_key=True)
+    segment: int = Field(primary_key=True)
     devices: bytes = Field(sa_column=Column(BLOB, nullable=False))
 
 

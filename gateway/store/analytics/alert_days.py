@@ -28,7 +28,7 @@ from gateway.store.analytics.alert_counts import SEGMENT_SIZE, DeviceCounts, uns
 from gateway.store.analytics.funnels import DAY_MS, MAX_TAGS, time_step
 from gateway.store.audience.device_sets import ALL_TAG, SEGMENT_BITS, largest_tags, pack, segments_of, unpack
 from gateway.store.audience.preferences import MAX_CHANNELS, choices_of
-from gateway.store.deliveries.event_log import last_position
+from gateway.store.numbers import last_number
 from gateway.store.rows import insert_rows
 from gateway.store.transaction import Transaction
 
@@ -110,7 +110,7 @@ def follow_events(transaction: Transaction, after: int) -> FollowedEvents:
 
     Only `store_followed` writes those rows, so they are still the same when it does.
     """
-    end = last_position(transaction).entry
+    end = last_number(transaction, "event")
     last = min(after + READ_ENTRIES, end)
     rows = transaction.execute(
         "SELECT e.no, e.app_no, e.at, e.type, coalesce(p.channel, ''), p.accepted_at, p.no, e.devices, o.devices"

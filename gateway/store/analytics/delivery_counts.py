@@ -14,7 +14,7 @@ from pyroaring import BitMap
 from gateway.delivery_states import PRIORITIES
 from gateway.store.audience.device_sets import unpack
 from gateway.store.deliveries.conditions import IS_WAITING
-from gateway.store.deliveries.event_log import last_position
+from gateway.store.numbers import last_number
 from gateway.store.transaction import Transaction
 
 _CRITICAL = PRIORITIES.index("critical")
@@ -61,7 +61,7 @@ def count_events(
 
     `unit_ms`: its milliseconds. Where that led to, and whether there is more. Reader thread.
     """
-    last = last_position(transaction).entry
+    last = last_number(transaction, "event")
     to = min(last, after + entries)
     if to <= after:
         return [], max(after, last), False

@@ -25,8 +25,7 @@ from gateway.store.deliveries.delivery_sets import (
     segments_with_rows,
     waiting_of,
 )
-from gateway.store.deliveries.event_log import last_position
-from gateway.store.deliveries.pushes import last_push_no
+from gateway.store.numbers import last_number
 from gateway.store.transaction import Transaction
 
 HOUR_MS = 3_600_000
@@ -65,7 +64,7 @@ class CountedTo(NamedTuple):
 
 
 def position(transaction: Transaction) -> CountedTo:
-    return CountedTo(last_position(transaction).entry, last_push_no(transaction))
+    return CountedTo(last_number(transaction, "event"), last_number(transaction, "push"))
 
 
 def store_position(transaction: Transaction, reached: CountedTo, later: Iterable[int]) -> None:

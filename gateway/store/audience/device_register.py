@@ -70,12 +70,6 @@ class StoredDevice(NamedTuple):
     """In alphabetical order."""
 
 
-def last_device_no(transaction: Transaction) -> int:
-    """The number of the device that was enrolled last; 0 before the first. None is given twice."""
-    row = transaction.execute("SELECT seq FROM sqlite_sequence WHERE name = 'device'").fetchone()
-    return int(row[0]) if row is not None else 0
-
-
 def device_of_id(transaction: Transaction, app_no: int, device_id: str) -> StoredDevice | None:
     """Return the live device of an id; None if the app has none."""
     found = _devices(transaction, "app_no = ? AND id = ? AND removed_at IS NULL", (app_no, device_id))
@@ -110,7 +104,7 @@ def add_devices(
 ) -> None:
     """Add devices to an app, with the tags that they have: the numbers of the devices by tag. Writer thread.
 
-    Numbers follow the last one (`last_device_no`) without a gap; ids are nobody's.
+    Numbers were drawn (`numbers`); ids are nobody's.
     """
     insert_rows(transaction, "device", _NEW_COLUMNS, rows)
     insert_rows(transaction, "device_tag", _TAG_COLUMNS, [(app_no, tag, no) for tag in tagged for no in tagged[tag]])

@@ -489,36 +489,47 @@ def some_to_rows(transaction: Transaction, push_no: int, count: int) -> tuple[li
     return found, int(size)
 
 
-def deep_mailboxes(transaction: Transaction, devices: BitMap) -> BitMap:
-    """Find the devices among these whose mailboxes are deep."""
+def deep_mailboxes(transaction: Transaction, app_no: int) -> BitMap:
+    """The devices of an app whose mailboxes are deep."""
     found = BitMap()
-    for (blob,) in transaction.execute("SELECT devices FROM deep_mailbox").fetchall():
+    for (blob,) in transaction.execute("SELECT devices FROM deep_mailbox WHERE app_no = ?", (app_no,)).fetchall():
         found |= unpack(blob)
-    return found & devices
+    return found
 
 
 def note_rows_made(transaction: Transaction, devices: BitMap) -> None:
     """Note which of these mailboxes are deep, now that rows were made of what waits and nobody has counted them."""
-    unknown = devices - deep_mailboxes(transaction, devices)
-    (text,) = transaction.execute(
-        "SELECT json_group_array(device_no) FROM (SELECT device_no FROM delivery INDEXED BY delivery_mailbox"
-        f" WHERE state {IS_WAITING} AND device_no IN (SELECT value FROM json_each(?)) GROUP BY device_no"
-        " HAVING count(*) >= ? OR sum(size) >= ?)",
-        (listed(unknown), DEEP_DELIVERIES, DEEP_BYTES),
-    ).fetchone()
-    if deep := BitMap(json.loads(text)):
-        note_deep_mailboxes(transaction, deep, BitMap())
+    for app_no, of_app in devices_by_app(transaction, devices):
+        unknown = of_app - deep_mailboxes(transaction, app_no)
+        (text,) = transaction.execute(
+            "SELECT json_group_array(device_no) FROM (SELECT device_no FROM delivery INDEXED BY delivery_mailbox"
+            f" WHERE state {IS_WAITING} AND device_no IN (SELECT value FROM json_each(?)) GROUP BY device_no"
+            " HAVING count(*) >= ? OR sum(size) >= ?)",
+            (listed(unknown), DEEP_DELIVERIES, DEEP_BYTES),
+        ).fetchone()
+        if deep := BitMap(json.loads(text)):
+            note_deep_mailboxes(transaction, app_no, deep, BitMap())
 
 
-def note_deep_mailboxes(transaction: Transaction, deep: BitMap, shallow: BitMap) -> None:
-    """Note mailboxes that were counted as deep, and as not any more."""
+def devices_by_app(transaction: Transaction, devices: BitMap) -> list[tuple[int, BitMap]]:
+    """Divide devices by the app that they are of."""
+    rows = transaction.execute(
+        "SELECT app_no, json_group_array(no) FROM device WHERE no IN (SELECT value FROM json_each(?)) GROUP BY app_no",
+        (listed(devices),),
+    )
+    return [(app_no, BitMap(json.loads(text))) for app_no, text in rows.fetchall()]
+
+
+def note_deep_mailboxes(transaction: Transaction, app_no: int, deep: BitMap, shallow: BitMap) -> None:
+    """Note mailboxes of an app that were counted as deep, and as not any more."""
     for segment, changed in segments_of(deep | shallow):
-        row = transaction.execute("SELECT devices FROM deep_mailbox WHERE segment = ?", (segment,)).fetchone()
+        key = app_no, segment
+        row = transaction.execute("SELECT devices FROM deep_mailbox WHERE app_no = ? AND segment = ?", key).fetchone()
         before = BitMap() if row is None else unpack(row[0])
         after = (before | (deep & changed)) - shallow
         if after == before:
             continue
         if after:
-            transaction.execute("INSERT OR REPLACE INTO deep_mailbox VALUES (?, ?)", (segment, pack(after)))
+            transaction.execute("INSERT OR REPLACE INTO deep_mailbox VALUES (?, ?, ?)", (*key, pack(after)))
         else:
-            transaction.execute("DELETE FROM deep_mailbox WHERE segment = ?", (segment,))
+            transaction.execute("DELETE FROM deep_mailbox WHERE app_no = ? AND segment = ?", key)

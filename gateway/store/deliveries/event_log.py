@@ -11,7 +11,7 @@ Laws
    comes twice is logged once.
 
 An event's id is `<number of the entry>.<place in it>`, and the same for ever, so that who reads on after an id misses
-nothing and sees nothing twice. Numbers go up with the order of the commits, and over all apps.
+nothing and sees nothing twice. Within an app numbers rise with the order of the commits.
 
 Entries leave by age (`retention`) and by size (`event_log_quota`); what an app may have lost by that is remembered as
 the last number that left.
@@ -20,7 +20,7 @@ the last number that left.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ from gateway.delivery_handles import DEVICE_MASK, by_push
 from gateway.delivery_states import ENDS_A_RECEIPT_REVIVES, RECEIPT_STATES, DeliveryState
 from gateway.pages import to_json
 from gateway.store.deliveries.conditions import IS_WAITING, is_one_of
+from gateway.store.numbers import last_number
 from gateway.store.set_functions import DEVICES_JSON
 from gateway.store.transaction import Rows, Transaction
 from gateway.timestamps import rfc3339
@@ -423,20 +424,28 @@ def lost_before(transaction: Transaction, app_no: int, after: Position) -> Posit
         "SELECT events_lost_to, events_lost_place FROM application WHERE no = ?", (app_no,)
     ).fetchone()
     lost = Position(*row) if row is not None else after
-    end = last_position(transaction)
-    return lost if lost > after else end if after > end else None
+    if lost > after:
+        return lost
+    return last_position(transaction, app_no) if after > Position(last_number(transaction, "event")) else None
 
 
-def last_position(transaction: Transaction) -> Position:
-    """The position of the newest entry."""
-
-    row = transaction.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()
+def last_position(transaction: Transaction, app_no: int) -> Position:
+    """The position of an app's newest entry, also if it has left."""
+    row = transaction.execute(
+        "SELECT max(events_lost_to, coalesce((SELECT max(no) FROM event WHERE app_no = ?1), 0))"
+        " FROM application WHERE no = ?1",
+        (app_no,),
+    ).fetchone()
     return Position(int(row[0]) if row is not None else 0)
 
 
-def newest_entries(transaction: Transaction, after: int) -> list[tuple[int, int]]:
-    """Find the apps that have entries behind this one: (app, number of its newest entry) each. Reader thread."""
-    return transaction.execute("SELECT app_no, max(no) FROM event WHERE no > ? GROUP BY app_no", (after,)).fetchall()
+def newest_entries(transaction: Transaction, apps: Collection[int]) -> dict[int, int]:
+    """The number of the newest entry of each of these apps; 0 of one that has none. Reader thread."""
+    rows = transaction.execute(
+        "SELECT app.value, coalesce((SELECT max(no) FROM event WHERE app_no = app.value), 0) FROM json_each(?) AS app",
+        (str(list(apps)),),
+    )
+    return dict(rows.fetchall())
 
 
 def _of_delivery(row: Sequence[Any]) -> tuple[Position, Event]:

@@ -1,9 +1,9 @@
-"""Pushes as rows. Their numbers are given in the order in which they are stored."""
+"""Pushes as rows. Their numbers rise, within an app, in the order in which they are stored (`numbers`)."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Collection, Generator, Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from gateway.store.rows import insert_rows
@@ -104,10 +104,17 @@ def shown_push(transaction: Transaction, push_id: str) -> int | None:
     return None if row is None else int(row[0])
 
 
-def last_push_no(transaction: Transaction) -> int:
-    """The number of the push that was stored last; 0 before the first."""
-    row = transaction.execute("SELECT seq FROM sqlite_sequence WHERE name = 'push'").fetchone()
-    return int(row[0]) if row is not None else 0
+def last_push_nos(transaction: Transaction, apps: Collection[int]) -> dict[int, int]:
+    """The number of the newest push of each of these apps; 0 of one that has none.
+
+    Numbers rise within an app in the order in which its pushes become visible, and over all apps they need not: so it
+    is a position of this app's pushes alone.
+    """
+    rows = transaction.execute(
+        "SELECT app.value, coalesce((SELECT max(no) FROM push WHERE app_no = app.value), 0) FROM json_each(?) AS app",
+        (str(list(apps)),),
+    )
+    return dict(rows.fetchall())
 
 
 def push_id_of(transaction: Transaction, push_no: int) -> str:

@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Engine
 from broker.sqlite_file import fault_of
 from gateway import kept_ledger
 
-HEAD = "0033"
+HEAD = "0034"
 """The newest revision in `versions/`; a test compares."""
 
 

@@ -90,6 +90,7 @@ class Connection:
     """A connection in a schema of the database at an address, whose transactions are begun and ended in SQL."""
 
     attribute_form = KEYED
+    has_sequences = True
 
     def __init__(self, address: Address, schema: str, *settings: str) -> None:
         """`settings`: further ones of the session (`name=value`). Raises psycopg.Error."""

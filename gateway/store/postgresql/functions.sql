@@ -174,8 +174,11 @@ CREATE FUNCTION note_numbers() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
  last bigint;
 BEGIN
- EXECUTE format('SELECT greatest(last_value, (SELECT pg_catalog.max(no) FROM added)) FROM %I', TG_ARGV[0]) INTO last;
- PERFORM setval(TG_ARGV[0]::regclass, last);
+ -- A number that was drawn is never behind its sequence, which others draw from: it is moved for a number from elsewhere.
+ EXECUTE format('SELECT pg_catalog.max(a.no) FROM added AS a, %I AS s WHERE a.no > s.last_value OR NOT s.is_called', TG_ARGV[0]) INTO last;
+ IF last IS NOT NULL THEN
+  PERFORM setval(TG_ARGV[0]::regclass, last);
+ END IF;
  RETURN NULL;
 END $$;
 CREATE TRIGGER note_numbers AFTER INSERT ON device REFERENCING NEW TABLE AS added

@@ -11,7 +11,8 @@ from gateway.audience.policy import NewChannel
 from gateway.delivery.analytics import STAGES
 from gateway.errors import Problem
 from gateway.store.audience.device_sets import add_to_sets
-from gateway.store.deliveries.event_log import last_position, remove_events_to
+from gateway.store.deliveries.event_log import remove_events_to
+from gateway.store.numbers import last_number
 from gateway.timestamps import rfc3339
 from tests.gateway.delivery.world import ALERT, APP, START, World
 
@@ -226,7 +227,7 @@ def test_what_changed_without_an_event_that_is_left_is_looked_for_among_the_newe
     push_id = push(world, {"device": "d1"})
     count(world)
     world.acknowledge_all(1)
-    remove_events_to(world.connection, last_position(world.connection).entry)
+    remove_events_to(world.connection, last_number(world.connection, "event"))
     world.crash()
     assert by(world, "channel")[None]["delivered"] == 1, push_id
 

@@ -71,8 +71,8 @@ class Fleet:
     async def is_told(self) -> None:
         """WebhookSender know of all of it."""
         feed = self.gateway.components.feed
-        last = await feed.last()
-        await self.until(lambda: feed.seen >= last.entry, "the feed has looked")
+        last = await feed.last(1)
+        await self.until(lambda: feed.seen.get(1, 0) >= last.entry, "the feed has looked")
 
     async def log(self) -> list[dict[str, Any]]:
         """All that there was to tell."""

@@ -56,6 +56,29 @@ async def test_who_has_read_more_than_there_is_is_told(gateway: InProcessGateway
     assert {event["type"] for event in (await read(gateway, position))[0]} == {"delivery.cancelled"}
 
 
+async def test_followers_are_woken_whatever_another_app_has_logged(gateway: InProcessGateway, fleet: Fleet) -> None:
+    """With several nodes an app's entry may become visible after a later one of another app."""
+    feed = gateway.components.feed
+    woken: list[int] = []
+    followers = [feed.follow(app_no, lambda app_no=app_no: woken.append(app_no)) for app_no in (1, 2)]  # type: ignore[misc]  # a default
+
+    async def logs(app_no: int, number: int) -> None:
+        await gateway.database.write(
+            lambda connection: connection.execute(
+                "INSERT INTO event (no, app_no, at, type, content, size) VALUES (?, ?, 0, 'device.uplink', '{}', 1)",
+                (number, app_no),
+            ).close()
+        )
+        await fleet.until(lambda: feed.seen.get(app_no, 0) >= number, "the feed has looked")
+
+    await logs(2, 1_000)
+    woken.clear()
+    await logs(1, 900)
+    assert woken == [1]
+    for follower in followers:
+        feed.unfollow(follower)
+
+
 async def says(gateway: InProcessGateway, device_no: int, size: int) -> None:
     """A device says something of this size."""
     content = {"topic": "log", "payload": "x" * size}

@@ -586,7 +586,7 @@ async def test_what_was_not_wanted_is_never_lost(gateway: InProcessGateway, flee
     await fleet.until(lambda: not gateway.components.webhook_sender.lanes_busy, "rest")
     await fleet.passes(2 * HOUR)
     await fleet.happens(1, devices=1)  # one event: a position is stored once an hour, when the first is passed over
-    last = await gateway.components.feed.last()
+    last = await gateway.components.feed.last(1)
     async with asyncio.timeout(15):
         positions: list[tuple[int]] = []
         while positions != [(last.entry,)]:  # each lane writes its own, some of them after all rest for a moment

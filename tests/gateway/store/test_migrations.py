@@ -3,6 +3,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +166,23 @@ def test_two_starts_at_once_migrate_once(tmp_path: Path) -> None:
     for start in starts:
         _, errors = start.communicate(timeout=60)
         assert start.returncode == 0, errors.decode()
+
+
+def test_deep_mailboxes_are_noted_by_app(tmp_path: Path) -> None:
+    path = tmp_path / "test.db"
+    connection = ledger_of("0033", path)
+    far = 1 << 16
+    connection.executemany(
+        "INSERT INTO device (no, app_no, id, token_hash, created_at, updated_at) VALUES (?1, ?2, ?1, x'00', 0, 0)",
+        [(1, 1), (2, 2), (3, 1), (far, 2)],
+    )
+    # The last of the first segment has gone.
+    noted = [(0, BitMap([1, 2, 3, 9]).serialize()), (1, BitMap([far]).serialize())]
+    connection.executemany("INSERT INTO deep_mailbox VALUES (?, ?)", noted)
+    connection.commit()
+    connection.close()
+    prepare(path)
+    with closing(sqlite3.connect(path)) as connection:
+        rows = connection.execute("SELECT app_no, segment, devices FROM deep_mailbox ORDER BY 1, 2").fetchall()
+    found = {(app_no, segment): list(BitMap.deserialize(devices)) for app_no, segment, devices in rows}
+    assert found == {(1, 0): [1, 3], (2, 0): [2], (2, 1): [far]}
