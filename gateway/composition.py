@@ -64,6 +64,7 @@ from gateway.keys import Keys
 from gateway.measurements import Measurements
 from gateway.metrics import Metrics, MetricsSources
 from gateway.metrics_key import MetricsKey
+from gateway.nodes.peer_routes import PeerVerbs
 from gateway.overview import Overview
 from gateway.people.components import PeopleComponents
 from gateway.periodic import ServerTimers, repeat
@@ -103,6 +104,8 @@ class Components:
         """Set when the ports are open, before the first request."""
         self.certificate_ends: Mapping[str, float] = {}
         """See `metrics.MetricsSources.certificates`."""
+        self.peer_verbs: PeerVerbs | None = None
+        """The questions of other nodes that are answered; None: there are no nodes."""
         self._settings = settings
         self._metrics_key = MetricsKey.read(settings.metrics_key) if settings.metrics_key is not None else None
         self._database = database
@@ -385,6 +388,7 @@ class Components:
             metrics=self.metrics,
             overview=self.overview,
             metrics_key=self._metrics_key,
+            peer_verbs=self.peer_verbs,
             unready=lambda: "the server is ending; try again when it is back" if ending() else self._trouble(),
         )
 

@@ -48,6 +48,8 @@ from gateway.api.openapi import DESCRIPTION
 from gateway.api.request_cycle import WHOLE_ANSWER
 from gateway.api.services import Services, known_parameters, provide
 from gateway.api.session_cookies import SAFE_METHODS
+from gateway.nodes.peer_routes import PATH as NODES_PATH
+from gateway.nodes.peer_routes import PeerVerbs
 from gateway.program import installed_version
 from gateway.store.audited_writes import CURRENT, Attempt
 
@@ -99,6 +101,10 @@ class Api(FastAPI):
     async def _answer_by_route(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer by the framework; what may change something ends its attempt (`store/audited_writes`)."""
         CURRENT.set(None)  # this may have been started in the context of a request before
+        verbs = self.found.peer_verbs
+        if verbs is not None and scope["type"] == "http" and scope["path"].startswith(NODES_PATH):
+            await self._answer_peer(verbs, scope, receive, send)
+            return
         if scope["type"] != "http" or scope["method"] in SAFE_METHODS:
             await super().__call__(scope, receive, send)
             return
@@ -116,6 +122,19 @@ class Api(FastAPI):
             attempt: Attempt | None = scope.get(ATTEMPT)
             if attempt is not None:
                 attempt.is_open = False
+
+    async def _answer_peer(self, verbs: PeerVerbs, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer another node, around the framework: it asks many times a second."""
+        scope["app"] = self
+        try:
+            content = await verbs.answer(scope, receive)
+        except Exception as error:
+            response, expected = await problems.answer(Request(scope, receive), error)
+            await response(scope, receive, send)
+            if not expected:
+                raise  # the server logs the traceback
+            return
+        await Response(content, 200, media_type="application/octet-stream")(scope, receive, send)
 
     def _refused(self, attempt: Attempt | None, status: int) -> None:
         """Note in the audit log that a request was answered with a problem after it was admitted."""

@@ -55,6 +55,7 @@ from gateway.events.webhooks import WebhookStore
 from gateway.keys import Keys
 from gateway.metrics_key import MetricsKey
 from gateway.names import NAME_PATTERN
+from gateway.nodes.peer_routes import PeerVerbs
 from gateway.people.components import PeopleComponents
 from gateway.plans.campaign_reports import CampaignReports
 from gateway.plans.campaigns import Campaigns
@@ -133,6 +134,8 @@ class Services:
     overview: OverviewOfApp
     metrics_key: MetricsKey | None
     """The key that metrics ask for, if they do."""
+    peer_verbs: PeerVerbs | None
+    """The questions of other nodes that are answered; None: there are no nodes."""
     unready: Callable[[], str | None]
     """A function that says why requests should go elsewhere for now; None when they should not."""
 

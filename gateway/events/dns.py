@@ -1,9 +1,9 @@
-"""Resolve the names of receivers, and limit what one app may take of what all share.
+"""Resolve the names of receivers and of other nodes, and limit what each may take of what all share.
 
 A lookup of a name whose name server is dead takes half a minute, and nothing ends it sooner, also not that nobody
-waits for it any more. So lookups have threads of their own, and one app's dead names take a few of them: everybody
-else's webhooks go on. One name of an app is looked up once at a time, whoever waits for it: a dead one takes a thread,
-and not one for each attempt.
+waits for it any more. So lookups have threads of their own, and the dead names of one share (an app, a node) take a few
+of them: everybody else's requests go on. One name of a share is looked up once at a time, whoever waits for it: a dead
+one takes a thread, and not one for each attempt.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 
 MAX_LOOKUPS = 32
 """Lookups at a time, each a thread that waits; most of the time there is none."""
-MAX_LOOKUPS_PER_APP = 4
+MAX_LOOKUPS_PER_SHARE = 4
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """(host, port) -> its addresses. Raises RequestFailed."""
@@ -29,36 +29,37 @@ class RequestFailed(Exception):
 
 
 class ConcurrencyLimit:
-    """A limit of what goes on at a time, in all and for each app: an app over its own waits for itself. Runs on the
+    """A limit of what goes on at a time, in all and for each share: one over its own waits for itself. Runs on the
     *loop*."""
 
-    def __init__(self, together: int, of_app: int) -> None:
+    def __init__(self, together: int, of_share: int) -> None:
         self._together = asyncio.Semaphore(together)
-        self._of_app = of_app
-        self._apps: dict[int, asyncio.Semaphore] = {}
+        self._of_share = of_share
+        self._shares: dict[int, asyncio.Semaphore] = {}
 
     @asynccontextmanager
-    async def slot(self, app_no: int) -> AsyncIterator[None]:
-        async with self._apps.setdefault(app_no, asyncio.Semaphore(self._of_app)), self._together:
+    async def slot(self, share: int) -> AsyncIterator[None]:
+        async with self._shares.setdefault(share, asyncio.Semaphore(self._of_share)), self._together:
             yield
 
 
 class DnsResolver:
-    """Resolves names on threads of their own, a few of them for each app. Its methods run on the *loop*."""
+    """Resolves names on threads of their own, a few of them for each share. Its methods run on the *loop*."""
 
     def __init__(self) -> None:
-        self._limit = ConcurrencyLimit(MAX_LOOKUPS, MAX_LOOKUPS_PER_APP)
+        self._limit = ConcurrencyLimit(MAX_LOOKUPS, MAX_LOOKUPS_PER_SHARE)
         self._under_way: dict[tuple[int, str, int], asyncio.Task[Sequence[str]]] = {}
 
-    def of_app(self, app_no: int) -> Resolve:
-        return functools.partial(self._addresses, app_no)
+    def of_share(self, share: int) -> Resolve:
+        """Return what resolves the names of one share: of an app, or of a node."""
+        return functools.partial(self._addresses, share)
 
-    async def _addresses(self, app_no: int, host: str, port: int) -> Sequence[str]:
+    async def _addresses(self, share: int, host: str, port: int) -> Sequence[str]:
         try:
             return [str(ipaddress.ip_address(host))]
         except ValueError:
             pass  # a name, or one of the other ways to write an address that the resolver knows
-        key = app_no, host, port
+        key = share, host, port
         task = self._under_way.get(key)
         if task is None:
             task = self._under_way[key] = asyncio.get_running_loop().create_task(self._look_up(*key))
@@ -70,8 +71,8 @@ class DnsResolver:
         if not task.cancelled():
             task.exception()  # is known to those who have waited for it, if there still are any
 
-    async def _look_up(self, app_no: int, host: str, port: int) -> Sequence[str]:
-        async with self._limit.slot(app_no):
+    async def _look_up(self, share: int, host: str, port: int) -> Sequence[str]:
+        async with self._limit.slot(share):
             return await _on_a_thread(lambda: addresses(host, port))
 
     async def close(self) -> None:

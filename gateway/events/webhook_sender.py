@@ -176,7 +176,7 @@ class WebhookSender:
         if webhook.id in self._tested:
             raise problem("busy", "another test of this webhook is under way: wait for its answer")
         self._tested.add(webhook.id)
-        client = GuardedClient(self._allowed, self._resolver.of_app(webhook.app_no), extra=self._extra)
+        client = GuardedClient(self._allowed, self._resolver.of_share(webhook.app_no), extra=self._extra)
         event_id, at = f"test_{secrets.token_hex(8)}", rfc3339(self._clock_ms())
         event = {"id": event_id, "type": TEST_TYPE, "timestamp": at, "data": {"webhook_id": webhook.id}}
         began = time.perf_counter()
@@ -211,7 +211,7 @@ class WebhookSender:
             return
         receiver = _Receiver(
             webhook,
-            GuardedClient(self._allowed, self._resolver.of_app(webhook.app_no), extra=self._extra),
+            GuardedClient(self._allowed, self._resolver.of_share(webhook.app_no), extra=self._extra),
             self._feed.follow(webhook.app_no, lambda: self._has_events(webhook.id)),
             webhook.fields.url,
         )

@@ -94,7 +94,7 @@ class PeopleComponents:
         def make_client() -> GuardedClient:
             return GuardedClient(
                 networks,
-                self._resolver.of_app(LOOKUPS_OF_PEOPLE),
+                self._resolver.of_share(LOOKUPS_OF_PEOPLE),
                 answer_bytes=ANSWER_BYTES,
                 text_bytes=ANSWER_BYTES,
                 setting="oidc_networks",

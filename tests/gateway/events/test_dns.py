@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gateway.events import dns
-from gateway.events.dns import MAX_LOOKUPS, MAX_LOOKUPS_PER_APP, DnsResolver, RequestFailed
+from gateway.events.dns import MAX_LOOKUPS, MAX_LOOKUPS_PER_SHARE, DnsResolver, RequestFailed
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -48,13 +48,13 @@ async def names() -> AsyncIterator[DnsResolver]:
 
 
 async def test_one_apps_dead_names_leave_room_for_other_apps(servers: NameServers, names: DnsResolver) -> None:
-    resolve = names.of_app(1)
+    resolve = names.of_share(1)
     waiting = [asyncio.ensure_future(resolve(f"hook{number}.dead", 443)) for number in range(2 * MAX_LOOKUPS)]
     for _ in range(100):
         async with asyncio.timeout(15):
-            assert await names.of_app(2)("shop.example", 443) == ["192.0.2.1"]
+            assert await names.of_share(2)("shop.example", 443) == ["192.0.2.1"]
     dead = [host for host in servers.asked if host.endswith(".dead")]
-    assert len(dead) == MAX_LOOKUPS_PER_APP < MAX_LOOKUPS
+    assert len(dead) == MAX_LOOKUPS_PER_SHARE < MAX_LOOKUPS
     servers.revive.set()
     for task in waiting:
         with pytest.raises(RequestFailed, match="Temporary failure"):
@@ -64,8 +64,8 @@ async def test_one_apps_dead_names_leave_room_for_other_apps(servers: NameServer
 async def test_a_dead_name_takes_one_thread_however_often_it_is_asked_for(
     servers: NameServers, names: DnsResolver
 ) -> None:
-    resolve = names.of_app(1)
-    for _ in range(2 * MAX_LOOKUPS_PER_APP):
+    resolve = names.of_share(1)
+    for _ in range(2 * MAX_LOOKUPS_PER_SHARE):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0):
                 await resolve("hook.dead", 443)
@@ -76,7 +76,7 @@ async def test_a_dead_name_takes_one_thread_however_often_it_is_asked_for(
 
 
 async def test_an_address_is_not_looked_up(servers: NameServers, names: DnsResolver) -> None:
-    assert await names.of_app(1)("2001:DB8::1", 443) == ["2001:db8::1"]
+    assert await names.of_share(1)("2001:DB8::1", 443) == ["2001:db8::1"]
     assert servers.asked == []
 
 
@@ -94,7 +94,7 @@ async def main():
 
     dns.addresses = dead
     names = dns.DnsResolver()
-    asking = asyncio.create_task(names.of_app(1)("hook.dead", 443))
+    asking = asyncio.create_task(names.of_share(1)("hook.dead", 443))
     assert await asyncio.to_thread(begun.wait, 20)
     await names.close()
 

@@ -151,7 +151,7 @@ async def test_what_was_asked_of_one_address_is_not_asked_of_the_next(receiver: 
 
 
 async def test_a_name_without_an_address() -> None:
-    client = GuardedClient(THIS_WEBHOOK, DnsResolver().of_app(1))
+    client = GuardedClient(THIS_WEBHOOK, DnsResolver().of_share(1))
     with pytest.raises(RequestFailed, match=r"nowhere\.invalid cannot be resolved"):
         await client.post("http://nowhere.invalid/", b"{}", {})
     resolve, _ = names([])
@@ -162,7 +162,7 @@ async def test_a_name_without_an_address() -> None:
 
 @pytest.mark.parametrize("host", ["a" * 70 + ".example", "..", "x\u0301" * 70, "exa mple"])
 async def test_what_is_no_name_is_a_failed_attempt(host: str) -> None:
-    client = GuardedClient(THIS_WEBHOOK, DnsResolver().of_app(1))
+    client = GuardedClient(THIS_WEBHOOK, DnsResolver().of_share(1))
     with pytest.raises(RequestFailed):
         await client.post(f"http://{host}/", b"{}", {})
     await client.close()
@@ -170,7 +170,7 @@ async def test_what_is_no_name_is_a_failed_attempt(host: str) -> None:
 
 async def test_the_environments_proxy_is_not_used(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    client = GuardedClient(THIS_WEBHOOK, DnsResolver().of_app(1))
+    client = GuardedClient(THIS_WEBHOOK, DnsResolver().of_share(1))
     assert (await client.post(receiver.url, b"{}", {})).status == 200
     await client.close()
 
@@ -205,7 +205,7 @@ async def test_an_endless_answer_is_not_read_to_its_end() -> None:
                 await writer.drain()
 
     async with await asyncio.start_server(endless, "127.0.0.1") as server:
-        client = GuardedClient(THIS_WEBHOOK, DnsResolver().of_app(1))
+        client = GuardedClient(THIS_WEBHOOK, DnsResolver().of_share(1))
         answer = await client.post(url_of(server), b"{}", {})
         assert (answer.status, answer.text) == (200, "x" * 200)
         await client.close()
@@ -265,7 +265,7 @@ async def test_everything_that_is_answered_counts(first: bytes, again: bytes) ->
                 await writer.drain()
 
     async with serving(answer) as server:
-        client = GuardedClient(THIS_WEBHOOK, DnsResolver().of_app(1))
+        client = GuardedClient(THIS_WEBHOOK, DnsResolver().of_share(1))
         with pytest.raises(RequestFailed):
             await asyncio.wait_for(client.post(url_of(server), b"{}", {}), 5)
         await client.close()
@@ -282,7 +282,7 @@ async def test_a_body_that_never_ends_was_answered(endless: bytes) -> None:
                 await writer.drain()
 
     async with serving(answer) as server:
-        client = GuardedClient(THIS_WEBHOOK, DnsResolver().of_app(1))
+        client = GuardedClient(THIS_WEBHOOK, DnsResolver().of_share(1))
         assert (await asyncio.wait_for(client.post(url_of(server), b"{}", {}), 5)).status == 200
         await client.close()
 
@@ -301,7 +301,7 @@ async def test_byte_by_byte_is_not_listened_to_for_long() -> None:
                 await writer.drain()
 
     async with serving(answer) as server:
-        client = GuardedClient(THIS_WEBHOOK, DnsResolver().of_app(1))
+        client = GuardedClient(THIS_WEBHOOK, DnsResolver().of_share(1))
         with pytest.raises(RequestFailed, match="more than 16384 bytes"):
             await asyncio.wait_for(client.post(url_of(server), b"{}", {}), 15)
         await client.close()
@@ -319,7 +319,7 @@ async def test_every_request_of_a_connection_has_its_whole_answer() -> None:
                 writer.write(HEAD + b"Content-Length: 5000\r\nRetry-After: 7\r\n\r\n" + body)
 
     async with serving(answer) as server:
-        client = GuardedClient(THIS_WEBHOOK, DnsResolver().of_app(1))
+        client = GuardedClient(THIS_WEBHOOK, DnsResolver().of_share(1))
         for _ in range(5):
             answered = await client.post(url_of(server), b"{}", {})
             assert (answered.status, answered.retry_after, answered.text) == (200, "7", "x" * 200)
@@ -337,7 +337,7 @@ async def test_who_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) 
         writer.close()
 
     async with await asyncio.start_server(silent, "127.0.0.1") as server:
-        client = GuardedClient(THIS_WEBHOOK, DnsResolver().of_app(1))
+        client = GuardedClient(THIS_WEBHOOK, DnsResolver().of_share(1))
         with pytest.raises(RequestFailed, match="no answer within"):
             await client.post(url_of(server), b"{}", {})
         await asyncio.wait_for(ended.wait(), 5)
@@ -351,7 +351,7 @@ async def test_what_is_not_http_is_a_failure() -> None:
         writer.close()
 
     async with await asyncio.start_server(other, "127.0.0.1") as server:
-        client = GuardedClient(THIS_WEBHOOK, DnsResolver().of_app(1))
+        client = GuardedClient(THIS_WEBHOOK, DnsResolver().of_share(1))
         with pytest.raises(RequestFailed, match="RemoteProtocolError"):
             await client.post(url_of(server), b"{}", {})
         await client.close()
@@ -370,7 +370,7 @@ async def test_a_document_may_be_as_long_as_its_client_says_and_no_longer() -> N
 
     async with await asyncio.start_server(serve, "127.0.0.1") as server:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/document"
-        resolve = DnsResolver().of_app(1)
+        resolve = DnsResolver().of_share(1)
         long = GuardedClient(THIS_WEBHOOK, resolve, answer_bytes=65_536, text_bytes=65_536)
         assert len((await long.get(url, {})).text) == 30_000
         short = GuardedClient(THIS_WEBHOOK, resolve, answer_bytes=8_192, text_bytes=65_536)

@@ -1,4 +1,4 @@
-"""Two databases of ours over one schema of PostgreSQL, as two nodes have them."""
+"""Two databases of ours over one schema of PostgreSQL, as two nodes have them; and peers on real sockets."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from typing import NamedTuple
 import psycopg
 import pytest
 
+from gateway.nodes.peer_client import PeerClient
 from gateway.nodes.tasks import TaskOwner
 from gateway.store.database import Database
 from gateway.store.postgresql.server import PostgresqlServer
 from gateway.store.transaction import Transaction
+from tests.gateway.in_process import InProcessGateway
+from tests.gateway.nodes.peers import FakePeer, HandClock, MakePeer, Script, ServedPair, served
 from tests.postgresql import Postgresql
 
 NODE = "CREATE TABLE IF NOT EXISTS {schema}.node (no BIGINT PRIMARY KEY, epoch BIGINT NOT NULL, ended_at BIGINT)"
@@ -67,3 +70,43 @@ async def pair(server: Postgresql, tmp_path: Path, request: pytest.FixtureReques
             ending.push_async_callback(database.close)
             databases.append(database)
         yield Pair(databases, owners)
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+@pytest.fixture
+async def client(clock: HandClock) -> AsyncIterator[PeerClient]:
+    client = PeerClient(clock)
+    yield client
+    await client.close()
+
+
+@pytest.fixture
+async def ending() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+async def served_pair(gateway: InProcessGateway, ending: AsyncExitStack) -> ServedPair:
+    """Two nodes."""
+    first = await ending.enter_async_context(served(gateway, 1))
+    return first, await ending.enter_async_context(served(gateway, 2))
+
+
+@pytest.fixture
+async def make_peer(ending: AsyncExitStack) -> MakePeer:
+    made = 0
+
+    async def make(script: Script) -> FakePeer:
+        nonlocal made
+        made += 1
+        peer = FakePeer(script)
+        await peer.start(100 + made)
+        ending.push_async_callback(peer.close)
+        return peer
+
+    return make
