@@ -126,6 +126,7 @@ def test_devices_that_are_too_many(tmp_path: Path) -> None:
 # -- the disk ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sqlite("the disk of its file")
 @pytest.mark.full_only  # ten seconds of a slow disk
 @causes("FleetpushDiskSlow", "FleetpushWriterBehind", "FleetpushDeliverySlow", "FleetpushStorageFails")
 def test_a_disk_that_takes_seconds_to_sync_and_one_that_does_not_write(
@@ -154,6 +155,7 @@ def test_a_disk_that_takes_seconds_to_sync_and_one_that_does_not_write(
     assert firing(tmp_path, before, scrape(server)) == {"FleetpushStorageFails"}
 
 
+@pytest.mark.sqlite("whose file it is")
 @causes("FleetpushNotReady", "FleetpushRequestsFail")
 def test_a_ledger_that_is_damaged(start_server: StartServer, tmp_path: Path) -> None:
     server = start_server()

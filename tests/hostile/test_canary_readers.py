@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 import time
 from pathlib import Path
 
 from tests.end_to_end.harness import Api, Server
+from tests.end_to_end.ledger_access import copy_push, opened_ledger
 from tests.hostile.canary import Canary
 
 DEVICES, PUSHES = 2_000, 260
@@ -16,25 +16,16 @@ ASKERS = 12
 ATTACK_SECONDS = 2.0
 
 
-def grow_history(ledger: Path) -> None:
+def grow_history(server: Server) -> None:
     """Make the one push that there is hundreds, each with a delivery to every device, all expired."""
-    with sqlite3.connect(ledger) as connection:
-        connection.execute("PRAGMA synchronous = OFF")
-        connection.execute("PRAGMA cache_size = -200000")
-        (first,) = connection.execute("SELECT no FROM push").fetchone()
-        columns = [row[1] for row in connection.execute("PRAGMA table_info(push)") if row[1] not in ("no", "id")]
-        listed = ", ".join(columns)
-        connection.execute(
-            f"WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < {PUSHES})"
-            f" INSERT INTO push (no, id, {listed}) SELECT {first} + x, 'copy-' || x, {listed} FROM n, push"
-        )
-        connection.execute("UPDATE push SET in_sets = 0 WHERE no > ?", (first,))  # as they were before there were sets
-        connection.execute(
+    with opened_ledger(server) as ledger:
+        first = copy_push(ledger, PUSHES)
+        ledger.execute("UPDATE push SET in_sets = 0 WHERE no > ?", (first,))  # as they were before there were sets
+        ledger.execute(
             "INSERT INTO delivery (push_no, device_no, priority, size, state, reason, ended_at)"
             " SELECT p.no, d.no, 2, 100, 20, 'ttl', 0 FROM push AS p, device AS d WHERE p.no > ?",
             (first,),
         )
-    connection.close()
 
 
 def test_long_lists_of_one_key_keep_no_device_out(tmp_path: Path) -> None:
@@ -42,7 +33,7 @@ def test_long_lists_of_one_key_keep_no_device_out(tmp_path: Path) -> None:
         server.api.enrol_many(f"d{number}" for number in range(DEVICES))
         server.api.push({"all": True}, ttl=86_400)
         server.stop()
-        grow_history(tmp_path / "data" / "fleetpush.db")
+        grow_history(server)
         server.start()
         server.api.call("POST", "/v1/apps", 201, json={"id": "other"})
         other = Api(

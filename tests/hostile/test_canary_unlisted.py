@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import socket
-import sqlite3
 import time
 from collections import Counter
 from multiprocessing import get_context
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.end_to_end.harness import Api, Server, wait_for
+from tests.end_to_end.ledger_access import change_ledger, copy_push, opened_ledger
 from tests.hostile.canary import Canary
 
 ATTACK_SECONDS = 2.5
@@ -113,22 +113,15 @@ def test_large_bodies_that_do_not_end(tmp_path: Path) -> None:
         wait_for(lambda: metric(server, "fleetpush_http_body_bytes") == 0, what="the bodies to be forgotten")
 
 
-def fill_mailboxes(ledger: Path, pushes: int) -> None:
+def fill_mailboxes(server: Server, pushes: int) -> None:
     """Have as many copies of the one push there is wait for each device."""
-    with sqlite3.connect(ledger) as connection:
-        (first,) = connection.execute("SELECT no FROM push").fetchone()
-        columns = [row[1] for row in connection.execute("PRAGMA table_info(push)") if row[1] not in ("no", "id")]
-        listed = ", ".join(columns)
-        connection.execute(
-            f"WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < {pushes - 1})"
-            f" INSERT INTO push (no, id, {listed}) SELECT {first} + x, 'copy-' || x, {listed} FROM n, push"
-        )
-        connection.execute(
+    with opened_ledger(server) as ledger:
+        first = copy_push(ledger, pushes - 1)
+        ledger.execute(
             "INSERT INTO delivery (push_no, device_no, priority, size, state)"
             " SELECT p.no, d.no, 2, 100, 0 FROM push AS p, device AS d WHERE p.no > ?",
             (first,),
         )
-    connection.close()
 
 
 def test_pushes_to_all_without_end(tmp_path: Path) -> None:
@@ -152,7 +145,7 @@ def test_pushes_to_full_mailboxes(tmp_path: Path) -> None:
             api.enrol_many(f"d{number}" for number in range(500))
             api.push({"all": True})
         server.stop()
-        fill_mailboxes(tmp_path / "data" / "fleetpush.db", 1_000)
+        fill_mailboxes(server, 1_000)
         server.start()
         with Canary(server):
             statuses = hammer(server, [request("POST", "/v1/pushes", key, {"target": {"all": True}})], 10)
@@ -171,10 +164,8 @@ def test_a_collapse_key_for_full_mailboxes(tmp_path: Path) -> None:
             api.enrol_many(f"d{number}" for number in range(1_000))
             api.push({"all": True}, collapse_key="price")
         server.stop()
-        fill_mailboxes(tmp_path / "data" / "fleetpush.db", 300)
-        with sqlite3.connect(tmp_path / "data" / "fleetpush.db") as connection:
-            connection.execute("UPDATE push SET collapse_key = NULL WHERE id LIKE 'copy-%'")
-        connection.close()
+        fill_mailboxes(server, 300)
+        change_ledger(server, "UPDATE push SET collapse_key = NULL WHERE id LIKE 'copy-%'")
         server.start()
         with contextlib.closing(Api(server.url, key)) as api:
             with Canary(server):
@@ -191,7 +182,7 @@ def test_new_rules_for_many_waiting_pushes(tmp_path: Path) -> None:
             api.enrol_many(f"d{number}" for number in range(1_500))
             api.push({"all": True}, kind="alert", notification={"title": "x"})
         server.stop()
-        fill_mailboxes(tmp_path / "data" / "fleetpush.db", 100)
+        fill_mailboxes(server, 100)
         server.start()
         with Canary(server), contextlib.closing(Api(server.url, key)) as api:
             api.call("PUT", "/v1/policy", 200, json={"caps": {"limits": [{"count": 3, "per": "day"}]}})
@@ -213,7 +204,7 @@ def test_withdrawing_much_at_once(tmp_path: Path, what: str) -> None:
                 api.enrol_many(f"d{number}" for number in range(200))
                 api.push({"all": True})
                 server.stop()
-                fill_mailboxes(tmp_path / "data" / "fleetpush.db", 1_000)
+                fill_mailboxes(server, 1_000)
                 server.start()
                 path = "/v1/devices/d{}/mailbox" if what == "mailboxes" else "/v1/devices/d{}"
                 requests = [request("DELETE", path.format(number), key) for number in range(200)]
