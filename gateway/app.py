@@ -8,7 +8,7 @@ close.
 
 What keeps the server from starting is one line on stderr with its remedy, and exit code 2; or 75, if it may pass by
 itself: a PostgreSQL that does not answer yet. A disk that does not confirm a commit, or a PostgreSQL, ends it with 74:
-nobody knows what is stored until it has been read anew.
+nobody knows what is stored until it has been read anew. A node that has lost its lease ends with 69, at once.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ log = logging.getLogger(__name__)
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 EXIT_REFUSED = 2
 """Exit code of a start that cannot work before somebody has changed something; no service manager repeats it."""
+EXIT_LEASE_LOST = 69
+"""Exit code of a node whose lease is over (`EX_UNAVAILABLE` of sysexits.h); the next start begins a new epoch."""
 EXIT_LATER = 75
 """Exit code of a start that may work later (`EX_TEMPFAIL` of sysexits.h)."""
 NOISY_LOGGERS = ("uvicorn", "psycopg", "alembic", "sqlalchemy", "asyncio", "httpx2", "httpcore2", "h11")
@@ -148,6 +150,8 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
         listener_config.require_secrecy(settings, listeners, http_listener, mqtt_listeners[0])
         listener = ending.enter_context(http_listener or _listen(host, settings.http_port))
         stored = await startup.open_stores(settings, ending)
+        if stored.membership is not None:
+            stored.membership.lost.add_done_callback(partial(_end_without_lease, log_writer))
         admin_key = await startup.first_start(settings.data_dir, stored)
         components = Components(settings, stored, log_writer)
         ending.push_async_callback(components.flush)
@@ -256,6 +260,15 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
             manager.stopping(f"ending: {reason}")
             log.critical("ending: %s", reason)
     return reason
+
+
+def _end_without_lease(log_writer: LogWriter, lost: asyncio.Future[str]) -> None:
+    """End as after a kill: within a second another node serves the devices whose sockets are open here, and whatever
+    is not stored yet is refused."""
+    if not lost.cancelled():
+        log_writer.write_line(f"fleetpush: this node's lease is over ({lost.result()}): ended; start again")
+        log_writer.end()
+        os._exit(EXIT_LEASE_LOST)
 
 
 def _tell_of_reload(manager: ServiceManager, reload: Callable[[], None]) -> None:

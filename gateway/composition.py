@@ -106,6 +106,8 @@ class Components:
         """See `metrics.MetricsSources.certificates`."""
         self.peer_verbs: PeerVerbs | None = None
         """The questions of other nodes that are answered; None: there are no nodes."""
+        self.membership = stored.membership
+        """This node among others; None: the server has its database alone."""
         self._settings = settings
         self._metrics_key = MetricsKey.read(settings.metrics_key) if settings.metrics_key is not None else None
         self._database = database
@@ -156,6 +158,7 @@ class Components:
                 answer_remembered=self._idempotency_quota.added,
             ),
             make_engine=self._make_engine,
+            may_serve=None if stored.membership is None else stored.membership.may_serve,
         )
         self.plans = PlanComponents(
             database=database, delivery=delivery, clock_ms=clock_ms, storage_left=self._storage_left,

@@ -114,9 +114,11 @@ class DeliveryComponents:
         storage_left: Callable[[], bool],
         observers: DeliveryObservers,
         make_engine: Callable[[DeviceConnections], Engine],
+        may_serve: Callable[[], bool] | None,
     ) -> None:
         """`make_engine` makes the engine that tells the connections what happens; `http_url` is what devices fetch
-        attachments by; `storage_left` says whether the disk has room to accept more."""
+        attachments by; `storage_left` says whether the disk has room to accept more; `may_serve` whether this node's
+        lease holds (None: there is no lease to lose)."""
         numbers = PushNumbers()
         self.ledger = ledger = Ledger(
             database=database, clock_ms=clock_ms, timers=timers, max_attempts=limits.max_attempts
@@ -148,7 +150,9 @@ class DeliveryComponents:
             record_acts=lambda *receipts: self.escalations.record_acts(*receipts),
             on_escalations_ended=lambda ended: self.escalations.acted(ended),
         )
-        self.hand_over = hand_over = HandOver(database=database, ledger=ledger, clock_ms=clock_ms, timers=timers)
+        self.hand_over = hand_over = HandOver(
+            database=database, ledger=ledger, clock_ms=clock_ms, timers=timers, may_serve=may_serve
+        )
         self.connections = connections = DeviceConnections(
             database=database,
             ledger=ledger,

@@ -44,6 +44,8 @@ ORIGIN = re.compile(
     r"https?://([a-z0-9]([a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", re.IGNORECASE | re.ASCII
 )
 
+HIDDEN: Final = frozenset({"node_url"})
+"""Settings that no help and no page names yet: several nodes are built, and not released (docs/adr/0010-nodes.md)."""
 WITHOUT_FLAG: Final = frozenset({"max_attempts", "log_connections"})
 """Settings that only a variable or the file can set: nobody decides on them for a single start."""
 
@@ -89,6 +91,9 @@ class Settings(BaseSettings):
     """PostgreSQL that keeps the ledger instead of a file in the data directory:
     `postgresql://USER:PASSWORD@HOST/DATABASE`. The first start makes the schema `fleetpush` there. One server at a
     time, and not for production yet: `docs/operate/postgresql.md`."""
+    node_url: str | None = None
+    """Address at which other nodes over the same PostgreSQL reach this one: `http://10.0.0.5:8080`. Unset: the server
+    has its database alone."""
     bind: str = "127.0.0.1"
     """Address to listen on. Another than loopback needs TLS, or `insecure`."""
     mqtt_port: Annotated[int, Field(ge=0, le=65_535)] = 1883
@@ -209,7 +214,7 @@ class Settings(BaseSettings):
             ipaddress.ip_address(value)
         return value
 
-    @field_validator("public_url")
+    @field_validator("public_url", "node_url")
     @classmethod
     def _origin(cls, value: str | None) -> str | None:
         if value is None:
@@ -256,6 +261,8 @@ class Settings(BaseSettings):
     def _safe(self) -> Self:
         if self.clock_speed != 1 and not self.loopback:
             raise ValueError("clock_speed: a faster clock is for simulations, on loopback only")
+        if self.node_url is not None and (self.database is None or self.clock_speed != 1):
+            raise ValueError("node_url: nodes share a PostgreSQL (--database), and its time")
         if self.oidc_issuer is not None and (self.oidc_client_id is None or not self.oidc_roles):
             raise ValueError("oidc_issuer: it needs oidc_client_id, and oidc_roles that say who may do what")
         if self.mqtt_port == self.http_port != 0:
@@ -373,12 +380,13 @@ class Setting:
         return f"--{self.name.replace('_', '-')}"
 
 
-def described_settings() -> list[Setting]:
-    """Describe every setting, in the order of the class."""
+def described_settings(*, hidden: bool = False) -> list[Setting]:
+    """Describe every setting that people are to read of, or those that are hidden, in the order of the class."""
     texts = attribute_docstrings(Settings)
     return [
         Setting(name, texts.get(name, ""), _default_of(name, field), _values_of(field))
         for name, field in Settings.model_fields.items()
+        if (name in HIDDEN) is hidden
     ]
 
 

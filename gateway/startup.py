@@ -14,10 +14,11 @@ import logging
 import os
 import pwd
 import stat
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from broker.clock import ServerClock
 from broker.sqlite_file import Fault, fault_of
@@ -27,6 +28,7 @@ from gateway.auth import new_key, secret_hash
 from gateway.data_directory import BROKER, LEDGER
 from gateway.device_topics import DEFAULT_APP
 from gateway.keys import insert_key
+from gateway.nodes.membership import Membership
 from gateway.program import PROGRAM
 from gateway.roles import SCOPES
 from gateway.settings import Settings
@@ -38,6 +40,9 @@ from gateway.store.migrations import HEAD, MigrationFailed, NoSchema, SchemaTooN
 from gateway.store.server_time import TOLD_MS, StoredClock, WallClock
 from gateway.store.transaction import Transaction
 from gateway.timestamps import wall_time
+
+if TYPE_CHECKING:  # its driver is an extra
+    from gateway.store.postgresql.server import PostgresqlServer
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +71,8 @@ class OpenStores:
     """The wall clock's follower. None: the clock runs faster, and is nobody's on a wall."""
     stopped_at: int = 0
     """The last server time that an earlier run has stored, in milliseconds; 0: there was none."""
+    membership: Membership | None = None
+    """This node among those that share the database. None: the server has it alone."""
 
 
 async def open_stores(settings: Settings, ending: AsyncExitStack) -> OpenStores:
@@ -98,12 +105,21 @@ async def open_stores(settings: Settings, ending: AsyncExitStack) -> OpenStores:
         )
         return clock_ms
 
+    membership: Membership | None = None
+
+    async def join(backend: PostgresqlServer) -> None:
+        nonlocal membership
+        if settings.node_url is not None:
+            membership = await Membership.join(backend.connect_lease(), data_dir, settings.node_url)
+            ending.push_async_callback(membership.end)
+            backend.share(membership.writer_epoch)
+
     if settings.database is None:
         is_new = is_new_directory(data_dir)
         opening = Database.open(ledger, make_clock, on_full=lambda: disk_space.release(data_dir), fresh=is_new)
     else:
         traces = data_directory.traces(data_dir)
-        opening = _open_postgresql(settings.database, ledger, traces, make_clock)
+        opening = _open_postgresql(settings.database, ledger, traces, settings.node_url is not None, make_clock, join)
     try:
         database = await opening
     except (*NOT_MIGRATED, StorageError, OSError, *DRIVER_ERRORS) as error:
@@ -119,11 +135,18 @@ async def open_stores(settings: Settings, ending: AsyncExitStack) -> OpenStores:
                 "stored times are %s s ahead of the machine's clock, and are shown by that clock: if it is right, stop"
                 " the server and run `%s doctor --mend-clock`", f"{-wall_clock.ahead_ms // 1000:,}", PROGRAM,
             )  # fmt: skip
-    return OpenStores(database, sessions, clock, clock_ms, wall_clock, stored_clock.last_ms)
+    if membership is not None:
+        membership.store_time_of(clock_ms)
+    return OpenStores(database, sessions, clock, clock_ms, wall_clock, stored_clock.last_ms, membership)
 
 
 async def _open_postgresql(
-    url: str, ledger: Path, traces: list[str], make_clock: Callable[[StoredClock], Callable[[], int]]
+    url: str,
+    ledger: Path,
+    traces: list[str],
+    has_nodes: bool,
+    make_clock: Callable[[StoredClock], Callable[[], int]],
+    join: Callable[[PostgresqlServer], Awaitable[None]],
 ) -> Database:
     """Raises CannotStart, MayStartLater. No message repeats the address: it has a password in it."""
     data_dir = ledger.parent
@@ -138,7 +161,8 @@ async def _open_postgresql(
     except ImportError as error:
         raise CannotStart(f"--database: {error}; install the extra: pip install 'fleetpush[postgresql]'") from error
     try:
-        backend = await asyncio.to_thread(PostgresqlServer.open, url, fresh=not traces)
+        backend = await asyncio.to_thread(PostgresqlServer.open, url, fresh=not traces, has_nodes=has_nodes)
+        await join(backend)
         database = await Database.over(backend, ledger, make_clock, on_full=lambda: False)  # its disk is not ours
     except NoSchema as error:
         raise CannotStart(
@@ -198,13 +222,18 @@ async def first_start(data_dir: Path, stored: OpenStores) -> Path | None:
     path = data_dir / data_directory.KEY_FILE
     now_ms = stored.clock_ms()
 
-    def make(transaction: Transaction) -> None:
+    def make(transaction: Transaction) -> bool:
+        if app_number(transaction, DEFAULT_APP) is not None:  # another node has started meanwhile
+            return False
         add_app(transaction, DEFAULT_APP, now_ms)
         insert_key(transaction, DEFAULT_APP, "first start", SCOPES, secret_hash(key), now_ms)
+        return True
 
     try:
         data_directory.write_private(path, key + "\n")
-        await stored.database.write(make)
+        if not await stored.database.write(make):
+            path.unlink()
+            return None
     except (OSError, StorageError) as error:
         raise refusal(path if isinstance(error, OSError) else data_dir / LEDGER, error) from error
     return path

@@ -44,7 +44,17 @@ class HandOver:
     `clock_ms` gives server time in milliseconds. `DeviceConnections` keeps `devices` and says who can take pushes.
     """
 
-    def __init__(self, *, database: Writer, ledger: Ledger, clock_ms: Callable[[], int], timers: Timers) -> None:
+    def __init__(
+        self,
+        *,
+        database: Writer,
+        ledger: Ledger,
+        clock_ms: Callable[[], int],
+        timers: Timers,
+        may_serve: Callable[[], bool] | None,
+    ) -> None:
+        """`may_serve` is asked once for each slice, and nothing is handed over without it; None: there is no lease."""
+        self._may_serve = may_serve
         self._ledger = ledger
         self._clock_ms = clock_ms
         self._timers = timers
@@ -53,7 +63,9 @@ class HandOver:
         """Connected devices by number."""
         self.connected = BitMap()
         """Their numbers."""
-        self.reader = MailboxReader(database, ledger, clock_ms, timers, self._hand_over_page, self._count_in_flight)
+        self.reader = MailboxReader(
+            database, ledger, clock_ms, timers, self._hand_over_page, self._count_in_flight, may_serve
+        )
         self._fan_outs = FanOutQueue()
         self._fan_out_scheduled = False
         self.latency = LatencyHistogram()
@@ -90,6 +102,9 @@ class HandOver:
             self._fan_out_slice()
 
     def _fan_out_slice(self) -> None:
+        if self._may_serve is not None and not self._may_serve():
+            self._fan_out_scheduled = True  # by nobody: another node serves the devices, and this one ends
+            return
         for pushes, device_nos, overtakes in self._fan_outs.next_slice():
             if len(pushes) == 1:
                 texts = pushes[0].texts

@@ -90,7 +90,8 @@ class MailboxReader:
     """Reads the mailboxes of connected devices, many at once, the most urgent pushes first. Loop.
 
     `hand_over` gives a device what was read for it and says whether there was room; `in_flight` counts what a client
-    has not acknowledged; `clock_ms` gives server time in milliseconds.
+    has not acknowledged; `clock_ms` gives server time in milliseconds; `may_serve` is asked before what was read is
+    handed over (None: there is no lease to lose).
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class MailboxReader:
         timers: Timers,
         hand_over: Callable[[DeviceConnection, list[ActivePush]], bool],
         in_flight: Callable[[str], int],
+        may_serve: Callable[[], bool] | None,
     ) -> None:
         self._database = database
         self._ledger = ledger
@@ -108,6 +110,7 @@ class MailboxReader:
         self._timers = timers
         self._hand_over = hand_over
         self._in_flight = in_flight
+        self._may_serve = may_serve
         self._queues: list[dict[int, DeviceConnection]] = [{} for _ in PRIORITIES]
         self._scheduled = self._under_way = self._delayed = False
         self._second_since = self._second_count = 0
@@ -265,6 +268,8 @@ class MailboxReader:
         loaded: list[ActivePush],
         ended: list[int],
     ) -> None:
+        if self._may_serve is not None and not self._may_serve():
+            return  # nothing is read any more: another node serves the devices, and this one ends
         self._under_way = False
         self._ledger.note_ended(ended)
         unknown = {push.no: push for push in loaded}

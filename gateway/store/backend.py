@@ -26,6 +26,10 @@ class Backend(Protocol):
         """The event of a commit that was not confirmed, as a clause of a message."""
 
     @property
+    def counts_groups(self) -> bool:
+        """Whether the groups of writes are counted where they are stored, by `record_group`."""
+
+    @property
     def has_nodes(self) -> bool:
         """Whether other nodes write the same rows, so that a group has to take the locks of its apps."""
 
@@ -47,6 +51,12 @@ class Backend(Protocol):
 
     def begin_snapshot(self, connection: Transaction) -> None:
         """Begin a transaction that sees the rows of one moment."""
+
+    def record_group(self, connection: Transaction, now_ms: int) -> None:
+        """End a group that has changed something, where `counts_groups`: its last statement, which stores server time.
+
+        Raises StorageError if nothing of the group may be stored.
+        """
 
     def commit(self, connection: Transaction) -> None:
         """End a transaction that writes: what it wrote survives a power cut from now on."""

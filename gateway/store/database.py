@@ -41,7 +41,7 @@ from gateway.store.backend import Backend
 from gateway.store.errors import StorageDamaged, StorageError, StorageFailed
 from gateway.store.ledger_file import LedgerFile
 from gateway.store.read_queue import READ_SECONDS, ReadQueue
-from gateway.store.server_time import StoredClock, read_stored_clock
+from gateway.store.server_time import STORE_TIME, StoredClock, read_stored_clock
 from gateway.store.transaction import Transaction
 from gateway.store.write_queue import WriteOperation, WriteQueue
 
@@ -342,10 +342,10 @@ class Database:
                 self._run_in_savepoint(raw, operation)
         has_changed = raw.total_changes != before
         if has_changed:
-            raw.execute(
-                "INSERT INTO clock (no, at) VALUES (1, ?) ON CONFLICT (no) DO UPDATE SET at = max(at, excluded.at)",
-                (self._clock_ms(),),
-            )
+            if self._backend.counts_groups:
+                self._backend.record_group(raw, self._clock_ms())
+            else:
+                raw.execute(STORE_TIME, (self._clock_ms(),))
         began = time.monotonic()
         self._backend.commit(raw)
         if has_changed:

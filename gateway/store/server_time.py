@@ -43,6 +43,8 @@ KEPT_OFFSETS = 1_000
 HOUR_MS = 3_600_000
 DAY_MS = 86_400_000
 
+STORE_TIME = "INSERT INTO clock (no, at) VALUES (1, ?) ON CONFLICT (no) DO UPDATE SET at = max(at, excluded.at)"
+"""Stores server time, with each group that has changed something: no run begins before it."""
 _TIMES_WITHOUT_AT = {
     "last_seen",
     "not_before",

@@ -24,6 +24,7 @@ from gateway.api.problems import MEDIA_TYPE
 from gateway.composition import Components
 from gateway.data_directory import KEY_FILE
 from gateway.devices import MqttAddress
+from gateway.nodes.membership import Membership
 from gateway.settings import Settings
 from gateway.startup import OpenStores, first_start
 from gateway.store.database import Database
@@ -108,14 +109,43 @@ class InProcessGateway:
         database = await _open_ledger(folder, clock)
         ending.push_async_callback(database.close)
         stored = OpenStores(database, sessions, clock, lambda: clock.milliseconds, None)
-        await first_start(folder, stored)
+        return await cls._build(folder, stored, clock, ending, settings)
+
+    @classmethod
+    async def build_node(
+        cls, folder: Path, loop: asyncio.AbstractEventLoop, address: str, url: str, clock: Clock, **settings: Any
+    ) -> InProcessGateway:
+        """Start as a node of the database at an address of PostgreSQL, which other nodes share."""
+        from gateway.store.postgresql.server import PostgresqlServer
+
+        ending = AsyncExitStack()
+        backend = await asyncio.to_thread(PostgresqlServer.open, address, has_nodes=True)
+        membership = await Membership.join(backend.connect_lease(), folder, url)
+        ending.push_async_callback(membership.end)
+        membership.store_time_of(lambda: clock.milliseconds)
+        backend.share(membership.writer_epoch)
+        sessions = SqliteStore(folder / "broker.db", loop)
+        ending.push_async_callback(sessions.close)
+        path = folder / "fleetpush.db"
+        database = await Database.over(backend, path, lambda stored: lambda: clock.milliseconds, lambda: False)
+        ending.push_async_callback(database.close)
+        stored = OpenStores(database, sessions, clock, lambda: clock.milliseconds, None, membership=membership)
+        return await cls._build(folder, stored, clock, ending, settings | {"database": address, "node_url": url})
+
+    @classmethod
+    async def _build(
+        cls, folder: Path, stored: OpenStores, clock: Clock, ending: AsyncExitStack, settings: dict[str, Any]
+    ) -> InProcessGateway:
+        database = stored.database
+        made = await first_start(folder, stored)
         components = Components(
             Settings(data_dir=folder, **settings), stored, LogWriter("INFO", LineFormatter("%(message)s"))
         )
         components.mqtt_address = MqttAddress("push.example", 1883, False, "ws://push.example:8080/mqtt")
         await components.delivery.fatigue.load()
         gateway = cls(components, database, clock, ending)
-        gateway.key = (folder / KEY_FILE).read_text().strip()
+        if stored.membership is None or made is not None:  # another node has the key of the fleet
+            gateway.key = (folder / KEY_FILE).read_text().strip()
         gateway.http = gateway.client(gateway.key)
         return gateway
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 from gateway.audience.segment_language.grammar import parse
 from gateway.audience.segment_language.messages import invalid
 from gateway.audience.segment_language.type_checker import check
-from gateway.store.segments.terms import Membership, Place, Term, terms_within
+from gateway.store.segments.terms import IsMember, Place, Term, terms_within
 
 MAX_TOPICS = 5
 """Topics of a condition, as FCM has them at most: each is up to 128 KiB of sets to read."""
@@ -38,7 +38,7 @@ def compile_condition(text: str) -> TopicCondition:
     whole = Place(0, len(text))
     topics: dict[str, None] = {}
     for one in terms_within(term):
-        if not isinstance(one, Membership) or one.of != "topics":
+        if not isinstance(one, IsMember) or one.of != "topics":
             sentence = (
                 "a condition is about topics only: 'news' in topics, with &&, || and !; use the target where for more"
             )

@@ -57,10 +57,10 @@ from gateway.store.segments.terms import (
     HasChannelReceipt,
     HasMissed,
     HasReceipt,
+    IsMember,
     IsMuted,
     IsOnline,
     IsPresent,
-    Membership,
     MembershipCount,
     Moment,
     Negation,
@@ -420,7 +420,7 @@ class _Checker:
                 if not _NAME.fullmatch(name):
                     sentence = f"none of the {of} is called so; their names have letters, digits and _ . : - only"
                     self.refuse(node.left, sentence)
-                return Membership(of, name)  # type: ignore[arg-type]  # a name of the table
+                return IsMember(of, name)  # type: ignore[arg-type]  # a name of the table
             case _, NameSet(of):
                 if isinstance(node.left, Name):
                     self.refuse(node.left, f"a text is written in quotes: '{node.left.name[:40]}' in {of}")

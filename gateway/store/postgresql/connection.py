@@ -124,6 +124,11 @@ class Connection:
         """Whether the server has gone, or ended the connection."""
         return self._raw.closed or self._raw.broken
 
+    @property
+    def descriptor(self) -> int:
+        """The descriptor of its socket. Raises psycopg.Error."""
+        return self._raw.fileno()
+
     def notice_end(self) -> None:
         """See whether the server has ended the connection between two transactions: a system call."""
         if self._raw.closed:

@@ -5,9 +5,12 @@ default. A commit that is not answered may have happened, or not: as after a fai
 and the next start begins from what is stored. Any other lost connection costs what was under way: it was not stored,
 whoever asked is told so, and the next statement connects again.
 
-The schema has one server at a time: the writer's connection holds an advisory lock, which PostgreSQL gives up with it.
-What a server knows in memory is right only as long as no other one has written meanwhile. So each start has a number in
-the schema, and a writer that connects again and finds another one there ends its process.
+Nodes (docs/adr/0010-nodes.md) share the schema with each other, and with no server that is none. The last statement of
+each group of theirs asks whether their lease holds (`store.nodes.leases`).
+
+Any other server has the schema alone: the writer's connection holds an advisory lock, which PostgreSQL gives up with
+it. What a server knows in memory is right only as long as no other one has written meanwhile. So each start has a
+number in the schema, and a writer that connects again and finds another one there ends its process.
 """
 
 from __future__ import annotations
@@ -32,9 +35,13 @@ from gateway.store.errors import (
     StorageUnreachable,
     causes,
 )
+from gateway.store.nodes import leases
+from gateway.store.nodes.leases import NodeEpoch
 from gateway.store.postgresql.address import read_address
 from gateway.store.postgresql.connection import Connection
+from gateway.store.postgresql.lease_connection import PostgresqlLeaseConnection
 from gateway.store.postgresql.schema import prepare
+from gateway.store.server_time import STORE_TIME
 from gateway.store.transaction import Transaction
 
 log = logging.getLogger(__name__)
@@ -92,9 +99,11 @@ class WrittenByAnother(Exception):
 class PostgresqlServer:
     """A `Backend`: the schema of a database at a URL (`postgresql://user@host/database`). Raises BadAddress."""
 
+    counts_groups = True
     unconfirmed = "PostgreSQL did not confirm a commit"
 
     def __init__(self, url: str, schema: str = SCHEMA, *, has_nodes: bool = False) -> None:
+        self._node: NodeEpoch | None = None
         self._address = read_address(url)
         if has_nodes:
             self._address = self._address.with_parameters(tcp_user_timeout=ANSWER_MS)
@@ -120,16 +129,28 @@ class PostgresqlServer:
             raise _explained(error) from error
         return server
 
+    def connect_lease(self) -> PostgresqlLeaseConnection:
+        """A connection for leases, which connects when it is first used."""
+        return PostgresqlLeaseConnection(self._address, self._schema, _explained)
+
+    def share(self, node: NodeEpoch) -> None:
+        """Share the schema with other nodes, as this one; before any connection is made."""
+        self._node = node
+
     @property
     def name(self) -> str:
         return f"schema {self._schema} of PostgreSQL ({self._address.place})"
 
     def connect_writer(self) -> Transaction:
-        """The connection that keeps other servers away. Raises StorageBusy when there is one."""
+        """The connection that keeps other servers away, or those that are no nodes. Raises StorageBusy when there is
+        one."""
         connection = self._connected(*(_OF_A_WRITER if self.has_nodes else ()))
         try:
             self._lock_schema(connection, time.monotonic() + LOCK_SECONDS)
-            (self._start_no,) = connection.execute("UPDATE server_start SET no = no + 1 RETURNING no").fetchone()
+            if not self.has_nodes:
+                (self._start_no,) = connection.execute("UPDATE server_start SET no = no + 1 RETURNING no").fetchone()
+                leases.end_all(connection)
+            leases.keep_last_time(connection)
             for setting in DURABLE:
                 (value,) = connection.execute(f"SHOW {setting}").fetchone()
                 if value == "off":
@@ -151,8 +172,8 @@ class PostgresqlServer:
             raise _explained(error) from error
 
     def _lock_schema(self, connection: Transaction, deadline: float) -> None:
-        """Held as long as the connection, and by nodes together. Raises StorageBusy after `deadline` (monotonic
-        seconds)."""
+        """Held as long as the connection, by one server, or by all nodes. Raises StorageBusy after `deadline`
+        (monotonic seconds)."""
         function = "pg_try_advisory_lock_shared" if self.has_nodes else "pg_try_advisory_lock"
         while True:
             (taken,) = connection.execute(
@@ -161,7 +182,8 @@ class PostgresqlServer:
             if taken:
                 return
             if time.monotonic() >= deadline:
-                raise StorageBusy(f"another server has {self.name}: end that one first")
+                other = "a server that is no node has" if self.has_nodes else "another server has"
+                raise StorageBusy(f"{other} {self.name}: end that one first")
             time.sleep(_LOCK_PAUSE_SECONDS)
 
     def begin(self, connection: Transaction, apps: Apps, shared: frozenset[int]) -> None:
@@ -190,9 +212,10 @@ class PostgresqlServer:
         connection = cast(Transaction, raw)
         try:
             self._lock_schema(connection, time.monotonic())
-            (start_no,) = connection.execute("SELECT no FROM server_start").fetchone()
-            if start_no != self._start_no and not self.has_nodes:
-                raise WrittenByAnother("another server has written to the schema while the connection was lost")
+            if not self.has_nodes:  # nodes do write, and are told by the row of their epoch
+                (start_no,) = connection.execute("SELECT no FROM server_start").fetchone()
+                if start_no != self._start_no:
+                    raise WrittenByAnother("another server has written to the schema while the connection was lost")
         except Exception:
             raw.close()  # or the next group would write without the lock
             raise
@@ -222,6 +245,16 @@ class PostgresqlServer:
 
     def begin_snapshot(self, connection: Transaction) -> None:
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+
+    def record_group(self, connection: Transaction, now_ms: int) -> None:
+        """Raises StorageUnreachable if this node's epoch has ended: then nothing of the group may be stored."""
+        node = self._node
+        if node is None:
+            connection.execute(STORE_TIME, (now_ms,))
+        elif leases.record_group(connection, node.no, node.epoch, now_ms) is None:
+            self.trouble = "this node's lease has ended"
+            node.on_ended("another node has declared it ended")
+            raise StorageUnreachable(self.trouble)
 
     def commit(self, connection: Transaction) -> None:
         try:

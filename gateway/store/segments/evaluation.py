@@ -36,8 +36,8 @@ from gateway.store.segments.terms import (
     HasChannelReceipt,
     HasMissed,
     HasReceipt,
+    IsMember,
     IsOnline,
-    Membership,
     Moment,
     Term,
     terms_within,
@@ -97,7 +97,7 @@ def matching_devices(
 
     def devices_of(term: Term) -> BitMap:
         match term:
-            case Membership():
+            case IsMember():
                 return sets[set_key(term)]
             case IsOnline():
                 return connected
@@ -131,7 +131,7 @@ def matching_members(transaction: Transaction, app_no: int, term: Term) -> BitMa
     sets = read_sets(transaction, app_no, [term])
 
     def devices_of(one: Term) -> BitMap:
-        assert isinstance(one, Membership), "the condition has no others"
+        assert isinstance(one, IsMember), "the condition has no others"
         return sets[set_key(one)]
 
     return evaluate(term, sets[ALL_TAG], devices_of)

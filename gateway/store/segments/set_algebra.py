@@ -17,8 +17,8 @@ from gateway.store.segments.terms import (
     AllOf,
     Always,
     AnyOf,
+    IsMember,
     IsOnline,
-    Membership,
     Negation,
     Term,
     terms_within,
@@ -28,10 +28,10 @@ from gateway.store.transaction import Transaction
 
 def is_of_sets(term: Term) -> bool:
     """Whether a condition can be evaluated with sets alone."""
-    return all(isinstance(one, Always | Membership | IsOnline) for one in terms_within(term))
+    return all(isinstance(one, Always | IsMember | IsOnline) for one in terms_within(term))
 
 
-def set_key(membership: Membership) -> str:
+def set_key(membership: IsMember) -> str:
     """The key under which `device_set` has the devices of a tag, or of a topic."""
     return membership.name if membership.of == "tags" else topic_set(membership.name)
 
@@ -39,7 +39,7 @@ def set_key(membership: Membership) -> str:
 def read_sets(transaction: Transaction, app_no: int, terms: Iterable[Term]) -> dict[str, BitMap]:
     """Read the sets of the tags and topics in conditions, by their keys; that of all live devices, too. One
     statement."""
-    members = (one for term in terms for one in terms_within(term) if isinstance(one, Membership))
+    members = (one for term in terms for one in terms_within(term) if isinstance(one, IsMember))
     sets = {key: BitMap() for key in (ALL_TAG, *map(set_key, members))}
     for key, devices in transaction.execute(
         # CROSS: in this order. Left alone, SQLite may walk all sets of the app.

@@ -37,10 +37,10 @@ from gateway.store.segments.terms import (
     HasChannelReceipt,
     HasMissed,
     HasReceipt,
+    IsMember,
     IsMuted,
     IsOnline,
     IsPresent,
-    Membership,
     MembershipCount,
     Moment,
     Negation,
@@ -206,7 +206,7 @@ def _asked(term: Term, form: ValueForm) -> Fragment:
         case AllOf(terms) | AnyOf(terms):
             joined = _joined(" AND " if isinstance(term, AllOf) else " OR ", [_asked(one, form) for one in terms])
             return Fragment(f"({joined.sql})", joined.parameters)
-        case Membership(of, name):
+        case IsMember(of, name):
             table, column = _MEMBERS[of]
             member = f"m.app_no = ? AND m.{column} = ? AND m.device_no = device.no"
             return Fragment(f"EXISTS (SELECT 1 FROM {table} AS m WHERE {member})", (Given.APP, name))
@@ -271,7 +271,7 @@ def _asked_attribute(name: str, test: ValueTest, form: ValueForm) -> Fragment:
 def _found(term: Term, form: ValueForm) -> _Found | None:
     """A SELECT of the devices that have a condition which is not joined, if an index has them together."""
     match term:
-        case Membership(of, name):
+        case IsMember(of, name):
             table, column = _MEMBERS[of]
             return _found_by(
                 Rank.MEMBERS,

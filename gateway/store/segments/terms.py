@@ -107,7 +107,7 @@ class AnyOf:
 
 
 @dataclass(slots=True, frozen=True)
-class Membership:
+class IsMember:
     """A device has a tag, or is in a topic."""
 
     of: Literal["tags", "topics"]
@@ -199,7 +199,7 @@ Term: TypeAlias = (
     | Negation
     | AllOf
     | AnyOf
-    | Membership
+    | IsMember
     | MembershipCount
     | AttributeTest
     | FieldTest

@@ -62,6 +62,7 @@ class World:
         self.on_disconnected: Callable[[DeviceIdentity, int, str, str], None] = lambda *end: None
         self.on_returned: Callable[[int, str, str], None] = lambda *device: None
         self.on_settings: Callable[[str, str], None] = lambda app_id, device_id: None
+        self.may_serve: Callable[[], bool] | None = None
         self.stopped_at = 0
         self.cleared: list[tuple[str, str | None]] = []
         """Pushes that devices were told to clear, and the device that was not told."""
@@ -112,6 +113,7 @@ class World:
                 answer_remembered=lambda app_no, size: None,
             ),
             make_engine=self._make_engine,
+            may_serve=self.may_serve,
         )
         self.wired = wired
         self.ledger, self.connections, self.hand_over = wired.ledger, wired.connections, wired.hand_over

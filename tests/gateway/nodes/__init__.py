@@ -1,1 +1,1 @@
-"""Tests of pushes with a plan."""
+"""Tests of `gateway.nodes`."""

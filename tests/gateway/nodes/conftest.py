@@ -19,7 +19,10 @@ from tests.gateway.in_process import InProcessGateway
 from tests.gateway.nodes.peers import FakePeer, HandClock, MakePeer, Script, ServedPair, served
 from tests.postgresql import Postgresql
 
-NODE = "CREATE TABLE IF NOT EXISTS {schema}.node (no BIGINT PRIMARY KEY, epoch BIGINT NOT NULL, ended_at BIGINT)"
+NODE = (
+    "INSERT INTO {schema}.node (no, identity, epoch, url, secret, renewals, groups, at, renewed_at)"
+    " OVERRIDING SYSTEM VALUE VALUES (%s, '', %s, '', '', 0, 0, 0, 0)"
+)
 
 
 class Pair(NamedTuple):
@@ -38,11 +41,6 @@ class Pair(NamedTuple):
         await self.databases[1 - number].write(write)
 
 
-class _SharedSchema(PostgresqlServer):
-    def _lock_schema(self, connection: Transaction, deadline: float) -> None:
-        """Others have the schema as well."""
-
-
 @pytest.fixture(scope="session")
 def server() -> Iterator[Postgresql]:
     with Postgresql() as server:
@@ -55,16 +53,12 @@ async def pair(server: Postgresql, tmp_path: Path, request: pytest.FixtureReques
     PostgresqlServer.open(server.url, schema)
     owners = [TaskOwner(1, 1), TaskOwner(2, 1)]
     with psycopg.connect(server.url, autocommit=True) as connection:
-        connection.execute(NODE.format(schema=schema).encode())
         for owner in owners:
-            connection.execute(
-                f"INSERT INTO {schema}.node (no, epoch) VALUES (%s, %s)".encode(),
-                (owner.node_no, owner.node_epoch),
-            )
+            connection.execute(NODE.format(schema=schema).encode(), owner)
     async with AsyncExitStack() as ending:
         databases = []
         for owner in owners:
-            backend = _SharedSchema(server.url, schema)
+            backend = PostgresqlServer(server.url, schema, has_nodes=True)
             path = tmp_path / f"ledger-{owner.node_no}"
             database = await Database.over(backend, path, lambda stored: lambda: 1_000, lambda: False)
             ending.push_async_callback(database.close)

@@ -1,0 +1,124 @@
+"""Several nodes over one PostgreSQL: real server processes that a test kills, stops and cuts off, and gateways in this
+process for tests of the API.
+
+    with start_nodes(tmp_path, 3) as nodes:
+        nodes[0].kill()      # SIGKILL
+        nodes[1].freeze()    # SIGSTOP, until `resume`
+        nodes[2].api.push("kiosk-1")
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import itertools
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from functools import cache
+from pathlib import Path
+
+import psycopg
+
+from tests import postgresql
+from tests.end_to_end.harness import DATABASE, Server
+from tests.gateway.in_process import Clock, InProcessGateway
+from tests.postgresql import URL_VARIABLE, Postgresql
+
+NODE_URL = "FLEETPUSH_NODE_URL"
+_databases = itertools.count(1)
+
+
+@cache
+def shared_server() -> str:
+    """The address of a PostgreSQL of this test process, or of the run, that ends with it."""
+    if postgresql.is_used():
+        return os.environ[URL_VARIABLE]
+    server = Postgresql().__enter__()
+    atexit.register(server.__exit__)
+    return server.url
+
+
+def new_database() -> str:
+    """The address of an empty database, for nodes to share."""
+    name = f"nodes_{os.getpid()}_{next(_databases)}"
+    with psycopg.connect(shared_server(), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return shared_server().replace("/postgres?", f"/{name}?")
+
+
+class NodeProcess(Server):
+    """A server process that is a node. Its address among the others is its HTTP port, which it keeps."""
+
+    def __init__(self, data_dir: Path, database: str, *options: str, env: dict[str, str] | None = None) -> None:
+        self.http_port_wanted = free_port()
+        url = f"http://127.0.0.1:{self.http_port_wanted}"
+        super().__init__(data_dir, *options, env={DATABASE: database, NODE_URL: url, **(env or {})})
+        self.http_port = self.http_port_wanted
+        self.database = database
+
+    def kill(self) -> None:
+        """SIGKILL, and wait for it."""
+        if self.running:
+            self.kill9()
+
+    def freeze(self) -> None:
+        """SIGSTOP: the process does nothing until `resume`, and its sockets stay open."""
+        self.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.signal(signal.SIGCONT)
+
+    @property
+    def no(self) -> int:
+        """Its number among the nodes."""
+        return int((self.data_dir / "node").read_text().split()[0])
+
+    @property
+    def admin_key(self) -> str:
+        """The key that the first node of the database has made, in whose folder it is."""
+        (path,) = self.data_dir.parent.glob("*/admin.key")
+        return path.read_text().strip()
+
+
+def free_port() -> int:
+    """A TCP port that nobody has at the moment."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def start_nodes(
+    folder: Path, count: int, *options: str, database: str | None = None, env: dict[str, str] | None = None
+) -> Iterator[list[NodeProcess]]:
+    """Start nodes over one database, one after the other; they are killed at the end."""
+    database = database or new_database()
+    with ExitStack() as ending:
+        nodes = [NodeProcess(folder / f"node-{number}", database, *options, env=env) for number in range(count)]
+        for node in nodes:
+            ending.enter_context(node)
+        yield nodes
+
+
+@asynccontextmanager
+async def gateways_in_process(folder: Path, count: int = 2) -> AsyncIterator[list[InProcessGateway]]:
+    """Start gateways in this process over one database, each a node of it, with one clock and the admin key of the
+    first. Their addresses lead nowhere: nothing listens."""
+    database = new_database()
+    clock = Clock()
+    async with AsyncExitStack() as ending:
+        gateways: list[InProcessGateway] = []
+        for number in range(count):
+            path = folder / f"node-{number}"
+            path.mkdir()
+            gateway = await InProcessGateway.build_node(
+                path, asyncio.get_running_loop(), database, f"http://127.0.0.1:{number + 1}", clock
+            )
+            ending.push_async_callback(gateway.close)
+            gateway.key = gateway.key or gateways[0].key
+            gateway.http = gateway.client(gateway.key)
+            gateways.append(gateway)
+        yield gateways
