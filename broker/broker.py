@@ -6,7 +6,9 @@ Laws
 2. One session per client identifier, and at most one connection per session: a new connection ends the old one first
    [MQTT-3.1.4-3], and what the old one held is reported lost before the new one is reported connected.
 3. Nobody gets here unauthenticated: `open_session` is called by a connection that has been accepted.
-4. `deliver` (under a handle) and `route` (ordinary MQTT) do not meet: the one addresses a session and may be refused,
+4. Over a store that is shared, a session is in memory as long as it has a connection: released when that has ended and
+   all is stored, adopted before its client is answered again, here or at another broker.
+5. `deliver` (under a handle) and `route` (ordinary MQTT) do not meet: the one addresses a session and may be refused,
    the other addresses a topic and queues.
 
 The caller owes: `start` before the first connection, `tick` some four times a second, `drain` and `shutdown` before the
@@ -16,7 +18,7 @@ sockets go.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from typing import Protocol
@@ -25,25 +27,28 @@ from broker.addresses import address_of
 from broker.authorization import Authenticator
 from broker.connection_protocols import ConnectionFacts, SessionConnection, Transport
 from broker.deadlines import TimingWheel
-from broker.events import BrokerEvents
+from broker.events import BrokerEvents, NoEvents
 from broker.failed_authentications import FailedAuthentications
-from broker.handshake import Terms, published_will
+from broker.handshake import Terms
 from broker.message import Message
 from broker.message_rates import MessageRates
 from broker.metrics import BrokerMetrics
 from broker.packet_ids import PacketIds, range_size
 from broker.protocol.packets import ReasonCode
-from broker.reception import PACKET_ID_BITS
 from broker.retained import RetainedMessages
 from broker.router import IDENTIFIER_SHIFT, NO_LOCAL, QOS, RETAIN_AS_PUBLISHED, Router
 from broker.session import Session
 from broker.session_queue import SharedMessage
 from broker.settings import BrokerSettings
 from broker.shared_state import SharedState
-from broker.store import PublishedWill, SessionStore, StoredWill
-from broker.system_topics import SYSTEM, SystemTopics
+from broker.store import SessionStore, StoredSession, StoredState, StoredWill
+from broker.system_topics import SystemTopics
+from broker.wills import Wills
 
 log = logging.getLogger(__name__)
+
+RELEASE_SECONDS = 0.25
+"""Pause between two attempts to release a session about which the embedder owes an answer: a tick."""
 
 
 class ClientConnection(SessionConnection, Protocol):
@@ -83,7 +88,8 @@ class Broker:
         self.sessions: dict[str, Session] = {}
         self.embedded = events is not None
         """An embedder is told of every message, whether it has subscribers or not."""
-        self.shared_state = SharedState(settings, store, events or _NoEvents(), self.metrics, clock)
+        self.shared_state = SharedState(settings, store, events or NoEvents(), self.metrics, clock)
+        self.wills = Wills(self.shared_state, self.route, self.embedded)
         self.wheel = TimingWheel(self.shared_state.now)
         self._router: Router[Session] = Router()
         self._retained = RetainedMessages(settings.max_retained_messages, settings.max_retained_bytes)
@@ -91,8 +97,10 @@ class Broker:
         self.rates = MessageRates(settings.max_message_rate, settings.max_byte_rate)
         self._connections: dict[str, tuple[ClientConnection, ...]] = {}
         """Connections of each principal: almost always one, and a tuple of one is the smallest collection there is."""
-        self._published_wills: list[PublishedWill] = []
-        """Wills that earlier runs have published: the embedder is told of them once more."""
+        self._needed: Session | None = None
+        """The session whose connection `_disconnect` is ending."""
+        self._awaiting_release: dict[str, list[Callable[[], None]]] = {}
+        """Callbacks of `release`, by client identifier."""
         self._by_address: dict[str, int] = {}
         """Connections past CONNECT of each address (`address_of`)."""
         self.max_connections = settings.max_connections
@@ -111,15 +119,9 @@ class Broker:
         shared_state.packet_ids = PacketIds(shared_state.store.claim_packet_ids(size), size)
         messages = {key: SharedMessage(message, key) for key, message in state.messages.items()}
         shared_state.last_message_key = max(messages, default=0)
-        self._published_wills = state.wills
+        self.wills.unconfirmed = state.wills
         for stored in state.sessions:
-            session = Session(stored.client_id, stored.principal, shared_state, self._session_due)
-            session.restore(stored, messages, now)
-            self.sessions[stored.client_id] = session
-            for topic_filter, options in session.subscriptions.items():
-                self._router.subscribe(topic_filter, session, options)
-            self.metrics.subscriptions += len(session.subscriptions)
-            self._schedule(session)
+            self._schedule(self._restore(stored, messages, now))
         shared_state.last_number = max(self.numbers(), default=0)
         for shared in messages.values():
             if not shared.references:
@@ -127,20 +129,49 @@ class Broker:
         for message in state.retained:
             if message.body.has_expired(now) or not self._retained.set(message):
                 shared_state.store.delete_retained(message.topic)
-        self.metrics.sessions = len(self.sessions)
         self.metrics.retained = len(self._retained)
         if self.settings.system_interval:
             topics = SystemTopics(self.metrics, self.settings.system_interval, now, lambda m: self.route(m, None))
             self.wheel.schedule(topics, now)
 
+    def adopt(self, stored: StoredState) -> None:
+        """Restore sessions out of a shared store, for clients that are about to be answered, or because they are due.
+
+        One that has expired ends at once, a will whose delay is over is published. Who stays away is to be released.
+        """
+        shared_state = self.shared_state
+        shared_state.now = now = shared_state.clock()
+        messages: dict[int, SharedMessage] = {}
+        for key, message in stored.messages.items():
+            shared_state.last_message_key += 1
+            messages[key] = SharedMessage(message, shared_state.last_message_key)
+            shared_state.store.save_message(shared_state.last_message_key, message)
+        for one in stored.sessions:
+            assert one.client_id not in self.sessions, "it is in the memory of one broker, and was released"
+            session = self._restore(one, messages, now)
+            self._publish_due_will(session, now)
+            if session.expires_at is not None and session.expires_at <= now:
+                self._end_session(session)
+
+    def release(self, client_id: str, on_released: Callable[[], None]) -> None:
+        """End the connection of a client for another broker, and call back when its session is in the store alone.
+
+        Only over a shared store. Until then the client must not be let in here; of one that is unknown, at once.
+        """
+        if (session := self.sessions.get(client_id)) is not None:
+            self._disconnect(session, ReasonCode.SESSION_TAKEN_OVER, "session taken over")
+        if self.sessions.get(client_id) is not session or session is None:
+            self.shared_state.store.barrier(on_released)
+            return
+        self._awaiting_release.setdefault(client_id, []).append(on_released)
+        self._release_when_stored(session)
+
     def tick(self, now: float) -> None:
         """Run the deadlines that have come by `now` (server time, seconds). Call about four times a second."""
         self.shared_state.now = now
         self.wheel.advance(now)
-        if self._published_wills:
-            wills, self._published_wills = self._published_wills, []
-            for will in wills:
-                self._publish_to_embedder(will)
+        if self.wills.unconfirmed:
+            self.wills.publish_again()
 
     def deliver(self, client_id: str, message: Message, handle: int) -> bool:  # Hot path.
         """Hand a message to one connected, subscribed client, and return whether it was accepted.
@@ -200,10 +231,7 @@ class Broker:
         return [(client_id, handle) for client_id, session in self.sessions.items() for handle in session.past_pubrec()]
 
     def awaiting_pubrec(self, client_id: str) -> set[int]:
-        """Return the handles of QoS 2 deliveries whose PUBLISH may have arrived.
-
-        Sent to the client under another identifier, they would arrive twice.
-        """
+        """Return the QoS 2 handles whose PUBLISH may have arrived: under another identifier it would arrive twice."""
         session = self.sessions.get(client_id)
         return set(session.awaiting_pubrec()) if session is not None else set()
 
@@ -218,7 +246,7 @@ class Broker:
         """
         numbers = {session.number for session in self.sessions.values()}
         numbers |= {session.will.number for session in self.sessions.values() if session.will is not None}
-        return numbers | {will.number for will in self._published_wills}
+        return numbers | {will.number for will in self.wills.unconfirmed}
 
     def publish(self, message: Message) -> None:
         """Publish an ordinary message to its subscribers, and retain it if it says so; the object may be used again."""
@@ -229,9 +257,10 @@ class Broker:
         """Delete a session, in the store too, and close its connection."""
         session = self.sessions.get(client_id)
         if session is None:
+            if self.shared_state.store.shared is not None:
+                self.shared_state.store.delete_session(client_id)
             return
-        if session.connection is not None:
-            session.connection.end(reason_code, "session removed")
+        self._disconnect(session, reason_code, "session removed")
         if self.sessions.get(client_id) is session:
             self._end_session(session)
 
@@ -241,8 +270,7 @@ class Broker:
 
     def disconnect_principal(self, principal: str, reason_code: int) -> int:
         """Close all connections of one credential, side connections included; return their number."""
-        connections = self._connections.get(principal, ())
-        for connection in connections:
+        for connection in (connections := self._connections.get(principal, ())):
             connection.end(reason_code, "disconnected by the server")
         return len(connections)
 
@@ -253,8 +281,7 @@ class Broker:
     def drain(self) -> None:
         """Refuse new clients and new deliveries, for good.
 
-        Until `shutdown`, inflight messages can be acknowledged and packets of clients are answered; `deliver` returns
-        False, so the embedder keeps its messages.
+        Until `shutdown`, clients can acknowledge and are answered; `deliver` returns False: the embedder keeps its own.
         """
         self.shared_state.draining = True
         self._clients_at_drain = self.metrics.connections
@@ -280,7 +307,7 @@ class Broker:
     # -- called by connections -----------------------------------------------------------------------------------------
 
     def is_busy(self) -> bool:
-        """Whether a CONNECT has to be refused: too many wait for their CONNACK, or the server drains."""
+        """Whether a CONNECT has to be refused: too many wait for CONNACK, or the server drains."""
         return self.shared_state.draining or self.metrics.handshakes > self.settings.max_handshakes
 
     @property
@@ -330,7 +357,7 @@ class Broker:
         if session is not None and session.connection is not None:
             self.metrics.taken_over += 1
             # [3.1.1: MQTT-3.1.4-2]
-            session.connection.end(ReasonCode.SESSION_TAKEN_OVER, "session taken over")  # [MQTT-3.1.4-3]
+            self._disconnect(session, ReasonCode.SESSION_TAKEN_OVER, "session taken over")  # [MQTT-3.1.4-3]
             session = self.sessions.get(client_id)
         ended = False
         if session is not None and session.is_worn_out():
@@ -354,7 +381,8 @@ class Broker:
             # [MQTT-3.1.3-2] [3.1.1: MQTT-3.1.3-2]
             self.sessions[client_id] = session
             self.metrics.sessions = len(self.sessions)
-        # The wheel may come by while it is connected, and finds nothing to do.
+        elif self.shared_state.store.shared is not None:
+            session.own_inflight()
         session.principal = connection.principal
         session.attach(connection, terms.maximum_packet_size, terms.receive_maximum, terms.alias_maximum)
         session.expiry_interval = terms.expiry_interval
@@ -376,10 +404,17 @@ class Broker:
         self.shared_state.events.connected(client_id, connection.identity, present)
         return session, present, ended or (session.durable and (not present or will is not None))
 
+    def _disconnect(self, session: Session, reason_code: int, reason: str) -> None:
+        """End the connection of a session that is needed afterwards, and is therefore not released."""
+        if session.connection is not None:
+            self._needed = session
+            session.connection.end(reason_code, reason)
+            self._needed = None
+
     def connection_ended(
         self, connection: ClientConnection, session: Session, reason: str, keep_will: bool, detail: str
     ) -> None:
-        """Process the end of a connection: its deliveries are lost, its will is due, its session expires or ends."""
+        """End a connection: its deliveries are lost, its will is due, its session expires, ends or is released."""
         connections = self._connections.pop(connection.principal)
         if len(connections) > 1:
             others = tuple(other for other in connections if other is not connection)
@@ -404,12 +439,17 @@ class Broker:
             else:
                 session.will = None
                 # [3.1.1: MQTT-3.1.2-8]
-                self._publish_will(session.client_id, will)  # [MQTT-3.1.2-8]
+                self.wills.publish(session.client_id, will)  # [MQTT-3.1.2-8]
         if session.expiry_interval > 0:
             # [MQTT-3.1.2-23] [MQTT-4.1.0-1] [3.1.1: MQTT-4.1.0-1] [3.1.1: MQTT-4.1.0-2]: it outlives its connection,
             # and never ends before.
             session.start_expiry(now)
-            self._schedule(session)
+            if self.shared_state.store.shared is None:
+                self._schedule(session)
+            else:
+                session.save_inflight()
+                if session is not self._needed:
+                    self._release_when_stored(session)
         else:
             self._end_session(session)
 
@@ -420,7 +460,7 @@ class Broker:
         """
         # [MQTT-3.3.1-8] [3.1.1: MQTT-3.3.1-12]
         if message.retain:
-            self._retain(message)
+            self._retained.keep(message, self.shared_state)
         matches = self._router.match(message.topic)
         if not matches.direct and not matches.shared:
             return False
@@ -456,8 +496,7 @@ class Broker:
     def subscribe(self, session: Session, topic_filter: str, options: int) -> bool:
         """Add or replace a subscription; return True if it is new."""
         session.subscribe(topic_filter, options)
-        is_new = self._router.subscribe(topic_filter, session, options)
-        self.metrics.subscriptions += is_new
+        self.metrics.subscriptions += (is_new := self._router.subscribe(topic_filter, session, options))
         return is_new
 
     def unsubscribe(self, session: Session, topic_filter: str) -> bool:
@@ -481,16 +520,51 @@ class Broker:
         """Check a session for the timing wheel: publish its will if that is due, end it if it has expired."""
         if session.connection is not None:
             return None
-        will = session.will
-        if will is not None and will.due_at is not None and will.due_at <= now:
-            session.will = None
-            session.save()
-            self._publish_will(session.client_id, will)
+        if self.shared_state.store.shared is not None:
+            self._release_when_stored(session)
+            return None
+        self._publish_due_will(session, now)
         # [MQTT-4.1.0-2]
         if session.expires_at is not None and session.expires_at <= now:
             self._end_session(session)
             return None
         return session.next_deadline()
+
+    def _publish_due_will(self, session: Session, now: float) -> None:
+        will = session.will
+        if will is not None and will.due_at is not None and will.due_at <= now:
+            session.will = None
+            session.save()
+            self.wills.publish(session.client_id, will)
+
+    def _restore(self, stored: StoredSession, messages: dict[int, SharedMessage], now: float) -> Session:
+        session = Session(stored.client_id, stored.principal, self.shared_state, self._session_due)
+        session.restore(stored, messages, now)
+        self.sessions[stored.client_id] = session
+        self.metrics.sessions += 1
+        for topic_filter, options in session.subscriptions.items():
+            self._router.subscribe(topic_filter, session, options)
+        self.metrics.subscriptions += len(session.subscriptions)
+        return session
+
+    def _release_when_stored(self, session: Session) -> None:
+        """Let a session without a connection leave memory as soon as all of it is in the store, which is shared."""
+        self.shared_state.store.barrier(partial(self._release, session))
+
+    def _release(self, session: Session) -> None:
+        client_id = session.client_id
+        if self.sessions.get(client_id) is not session or session.connection is not None:
+            return  # its client is back, or it was removed
+        if not session.is_settled():
+            self.wheel.schedule(session, self.shared_state.now + RELEASE_SECONDS)
+            return
+        store = self.shared_state.store
+        assert store.shared is not None, "sessions stay in memory otherwise"
+        self._remove(session)
+        session.unload()
+        store.shared.release_session(client_id)
+        for on_released in self._awaiting_release.pop(client_id, ()):
+            store.barrier(on_released)
 
     def _schedule(self, session: Session) -> None:
         deadline = session.next_deadline()
@@ -499,60 +573,23 @@ class Broker:
 
     def _end_session(self, session: Session) -> None:
         """End a session for good. A will that was still waiting is due now (MQTT 5.0, 3.1.3.2.2)."""
-        del self.sessions[session.client_id]
-        self.metrics.sessions = len(self.sessions)
-        self.wheel.cancel(session)
         # [3.1.1: MQTT-3.1.2-7]: subscriptions go with it, retained messages do not.
-        for topic_filter in session.subscriptions:
-            self._router.unsubscribe(topic_filter, session)
-        self.metrics.subscriptions -= len(session.subscriptions)
+        self._remove(session)
         will = session.will
         session.end()
         if will is not None:
-            self._publish_will(session.client_id, will)
+            self.wills.publish(session.client_id, will)
+        for on_released in self._awaiting_release.pop(session.client_id, ()):
+            self.shared_state.store.barrier(on_released)
 
-    def _publish_will(self, client_id: str, will: StoredWill) -> None:
-        message = published_will(will, self.shared_state.now)
-        self.route(message, None)
-        if not self.embedded or not message.qos:
-            self.shared_state.events.published(client_id, message, _no_acknowledgement)
-            return
-        # In the group in which the session loses it: it is stored nowhere else, and the embedder has its own disk.
-        published = PublishedWill(will.number or self.shared_state.new_number(), client_id, message)
-        self.shared_state.store.save_published_will(published)
-        self._publish_to_embedder(published)
-
-    def _publish_to_embedder(self, will: PublishedWill) -> None:
-        shared_state = self.shared_state
-        identifier = will.number << PACKET_ID_BITS
-
-        def stored(_: int) -> None:
-            shared_state.store.delete_published_will(will.number)
-            shared_state.store.barrier(lambda: shared_state.events.released(will.client_id, [identifier], lambda: None))
-
-        shared_state.events.published(will.client_id, will.message, stored, identifier)
-
-    def _retain(self, message: Message) -> None:
-        store = self.shared_state.store
-        if message.topic.startswith(SYSTEM):
-            self._retained.set(message)  # true for this run only
-        # [MQTT-3.3.1-7] [3.1.1: MQTT-3.3.1-10] [3.1.1: MQTT-3.3.1-11]
-        elif not message.body.payload:
-            if self._retained.remove(message.topic):
-                store.delete_retained(message.topic)  # [MQTT-3.3.1-6]
-        elif self._retained.set(message) or (self._sweep_retained() and self._retained.set(message)):
-            # [3.1.1: MQTT-3.3.1-5] [3.1.1: MQTT-3.3.1-7]
-            store.save_retained(message)  # [MQTT-3.3.1-5]
-        else:
-            self.metrics.dropped_not_retained += 1
-        self.metrics.retained = len(self._retained)
-
-    def _sweep_retained(self) -> bool:
-        expired = self._retained.expired(self.shared_state.now)
-        for topic in expired:
-            self._retained.remove(topic)
-            self.shared_state.store.delete_retained(topic)
-        return bool(expired)
+    def _remove(self, session: Session) -> None:
+        """Remove a session from everything that finds it."""
+        del self.sessions[session.client_id]
+        self.metrics.sessions = len(self.sessions)
+        self.wheel.cancel(session)
+        for topic_filter in session.subscriptions:
+            self._router.unsubscribe(topic_filter, session)
+        self.metrics.subscriptions -= len(session.subscriptions)
 
 
 def _can_send_now(session: Session) -> bool:
@@ -561,33 +598,3 @@ def _can_send_now(session: Session) -> bool:
 
 def _is_connected(session: Session) -> bool:
     return session.connection is not None
-
-
-def _no_acknowledgement(_: int) -> None:
-    """Stand in for the acknowledgement of a will, which nobody waits for."""
-
-
-class _NoEvents:
-    """Events of a broker without an embedder: everything is accepted, and there are no deliveries."""
-
-    def connected(self, client_id: str, identity: object, session_present: bool) -> None: ...
-
-    def disconnected(self, client_id: str, reason: str, detail: str) -> None: ...
-
-    def ready(self, client_id: str, send_quota: int) -> None: ...
-
-    def delivery_ended(self, client_id: str, handle: int, outcome: int) -> None: ...
-
-    def resume(
-        self, client_id: str, handles: Sequence[int], done: Callable[[Mapping[int, Message | None]], None]
-    ) -> None:
-        # Left by an embedder of an earlier run.
-        done({})
-
-    def published(
-        self, client_id: str, message: Message, done: Callable[[int], None], identifier: int | None = None
-    ) -> None:
-        done(ReasonCode.SUCCESS)
-
-    def released(self, client_id: str, identifiers: Sequence[int], done: Callable[[], None]) -> None:
-        done()

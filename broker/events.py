@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from broker.message import Message
+from broker.protocol.packets import ReasonCode
 
 ACKNOWLEDGED = 0x00
 """`delivery_ended` outcome: PUBACK with a reason code below 0x80."""
@@ -86,3 +87,29 @@ class BrokerEvents(Protocol):
         The identifiers may mean other messages from now on. Call `done` when they are forgotten, on disk: the
         client's PUBCOMP waits for it.
         """
+
+
+class NoEvents:
+    """Events of a broker without an embedder: everything is accepted, and there are no deliveries."""
+
+    def connected(self, client_id: str, identity: object, session_present: bool) -> None: ...
+
+    def disconnected(self, client_id: str, reason: str, detail: str) -> None: ...
+
+    def ready(self, client_id: str, send_quota: int) -> None: ...
+
+    def delivery_ended(self, client_id: str, handle: int, outcome: int) -> None: ...
+
+    def resume(
+        self, client_id: str, handles: Sequence[int], done: Callable[[Mapping[int, Message | None]], None]
+    ) -> None:
+        # Left by an embedder of an earlier run.
+        done({})
+
+    def published(
+        self, client_id: str, message: Message, done: Callable[[int], None], identifier: int | None = None
+    ) -> None:
+        done(ReasonCode.SUCCESS)
+
+    def released(self, client_id: str, identifiers: Sequence[int], done: Callable[[], None]) -> None:
+        done()

@@ -26,7 +26,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from broker.message import Message
-from broker.store import PublishedWill, StoredOutbound, StoredSession, StoredSubscription
+from broker.store import PublishedWill, SharedSessions, StoredOutbound, StoredSession, StoredSubscription
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +74,10 @@ class GroupCommit:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self.shared: SharedSessions | None = None
+        """See `SessionStore.shared`."""
+        self._unused_from: int | None = None
+        """First packet identifier of this run, as long as no session can have been sent any."""
         self._clock: Callable[[], float] | None = None
         self._collecting = Group()
         self._writing: Group | None = None
@@ -106,6 +110,7 @@ class GroupCommit:
     # -- `SessionStore` ------------------------------------------------------------------------------------------------
 
     def save_session(self, session: StoredSession) -> None:
+        self._unused_from = None
         if session.will is not None:  # a snapshot: the will's due time changes under the same object
             session = replace(session, will=replace(session.will))
         self._changes_of(session.client_id).session = session

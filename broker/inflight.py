@@ -53,4 +53,5 @@ class Inflight:
         released = self.phase == PUBCOMP_DUE
         if self.copy is not None:
             return self.copy.row(self.packet_id, released)
-        return StoredOutbound(self.sequence, None, self.handle, 2, self.packet_id, released)
+        qos = 1 if self.phase == PUBACK_DUE else 2
+        return StoredOutbound(self.sequence, None, self.handle, qos, self.packet_id, released)

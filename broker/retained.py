@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from broker.message import Message
+from broker.shared_state import SharedState
+from broker.system_topics import SYSTEM
 
 
 class _Level:
@@ -39,6 +41,29 @@ class RetainedMessages:
 
     def __bool__(self) -> bool:
         return bool(self._by_topic)
+
+    def keep(self, message: Message, shared_state: SharedState) -> None:
+        """Retain a published message, or remove that of its topic, in the store too."""
+        store = shared_state.store
+        if message.topic.startswith(SYSTEM):
+            self.set(message)  # true for this run only
+        # [MQTT-3.3.1-7] [3.1.1: MQTT-3.3.1-10] [3.1.1: MQTT-3.3.1-11]
+        elif not message.body.payload:
+            if self.remove(message.topic):
+                store.delete_retained(message.topic)  # [MQTT-3.3.1-6]
+        elif self.set(message) or (self._sweep(shared_state) and self.set(message)):
+            # [3.1.1: MQTT-3.3.1-5] [3.1.1: MQTT-3.3.1-7]
+            store.save_retained(message)  # [MQTT-3.3.1-5]
+        else:
+            shared_state.metrics.dropped_not_retained += 1
+        shared_state.metrics.retained = len(self)
+
+    def _sweep(self, shared_state: SharedState) -> bool:
+        expired = self.expired(shared_state.now)
+        for topic in expired:
+            self.remove(topic)
+            shared_state.store.delete_retained(topic)
+        return bool(expired)
 
     def set(self, message: Message) -> bool:
         """Retain a message in place of the topic's earlier one; return False, and keep that, if a limit is reached."""

@@ -267,10 +267,53 @@ class Session(Outbound):
         if row.handle is None and copy is None and phase == PUBREC_DUE:
             phase = ABANDONED  # only the identifier is left, which the client may remember
         self.inflight[row.packet_id] = Inflight(row.handle, phase, row.packet_id, 0.0, row.sequence, copy)
-        if row.handle is not None:
+        if row.handle is not None and row.qos == 2:
             if self.packet_of_handle is None:
                 self.packet_of_handle = {}
             self.packet_of_handle[row.handle] = row.packet_id
+
+    def save_inflight(self) -> None:
+        """Store what is in flight, in its order, for the broker at which the client comes back.
+
+        Deliveries of QoS 1 included, whose rows are nobody's otherwise (`own_inflight`).
+        """
+        store = self.shared_state.store
+        last = 0
+        for entry in self.inflight.values():
+            if entry.sequence <= last:
+                if entry.sequence:
+                    store.delete_outbound(self.client_id, entry.sequence)
+                self.sequence += 1
+                entry.sequence = self.sequence
+                if entry.copy is not None:
+                    entry.copy.sequence = entry.sequence
+                store.save_outbound(self.client_id, entry.row())
+            last = entry.sequence
+
+    def own_inflight(self) -> None:
+        """Delete the rows of QoS 1 deliveries: their client is back, and an acknowledgement costs no row."""
+        for entry in self.inflight.values():
+            if entry.phase == PUBACK_DUE and entry.handle is not None and entry.sequence:
+                self.shared_state.store.delete_outbound(self.client_id, entry.sequence)
+                entry.sequence = 0
+
+    def is_settled(self) -> bool:
+        """Whether the embedder owes no answer that would change what is stored of the session."""
+        if any(entry.phase == FORGET_DUE for entry in self.inflight.values()):
+            return False
+        receptions = self.received.values() if self.received is not None else ()
+        return all(reception is None or reception.acknowledge is None for reception in receptions)
+
+    def unload(self) -> None:
+        """Free what the session takes in memory; it stays in the store."""
+        for entry in self.inflight.values():
+            if entry.copy is not None and entry.sequence:
+                self.shared_state.drop_reference(entry.copy.shared)
+        for copy in self.queue or ():
+            if copy.sequence:
+                self.shared_state.drop_reference(copy.shared)
+        self.durable = False
+        self._clear()
 
     def end(self) -> None:
         """End the session: deliveries past PUBREC are lost after all, and the store forgets everything of it."""
@@ -287,6 +330,11 @@ class Session(Outbound):
                 identifiers = [self.number << PACKET_ID_BITS | packet_id for packet_id in self.received]
                 self.shared_state.events.released(self.client_id, identifiers, lambda: None)
             self.durable = False
+        self._clear()
+        for handle in past_pubrec:
+            self.shared_state.events.delivery_ended(self.client_id, handle, LOST)
+
+    def _clear(self) -> None:
         self.inflight = {}
         self.packet_of_handle = None
         if self.queue is not None:
@@ -294,8 +342,6 @@ class Session(Outbound):
             self.queue = None
         self.received = None
         self.will = None
-        for handle in past_pubrec:
-            self.shared_state.events.delivery_ended(self.client_id, handle, LOST)
 
 
 def _is_wildcard(topic_filter: str) -> bool:

@@ -25,7 +25,7 @@ from broker.group_commit import Group, GroupCommit
 from broker.packet_ids import LAST_PACKET_ID
 from broker.sqlite_file import PAGE_BYTES, Fault, connect, fault_of, log_pages
 from broker.sqlite_tables import SCHEMA, SCHEMA_VERSION, UPGRADES
-from broker.store import StoredSession, StoredState
+from broker.store import StoredState
 from broker.stored_values import seconds
 
 logger = logging.getLogger(__name__)
@@ -54,8 +54,6 @@ class SqliteStore(GroupCommit):
         except BaseException:
             os.close(self._lock)
             raise
-        self._unused_from: int | None = None
-        """First packet identifier of this run, as long as no session can have been sent any."""
         self._writer.start()
 
     def restore(self) -> StoredState:
@@ -78,10 +76,6 @@ class SqliteStore(GroupCommit):
         else:
             self._unused_from = before
         return first
-
-    def save_session(self, session: StoredSession) -> None:
-        self._unused_from = None
-        super().save_session(session)
 
     def last_time(self) -> float:
         """Return the latest server time that an earlier run has stored, in seconds; 0 without one."""

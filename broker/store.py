@@ -100,11 +100,31 @@ class StoredState:
     wills: list[PublishedWill] = field(default_factory=list)
 
 
+class SharedSessions(Protocol):
+    """The part of a store in which other brokers have sessions as well. Called on the *loop*.
+
+    A session is in the memory of one broker at most: from `Broker.adopt` or its first CONNECT until it is released. The
+    embedder sees to it that no two brokers have the same client.
+    """
+
+    def draw_number(self) -> int:
+        """Return a number that no broker over this store is given again; at least 1."""
+
+    def release_session(self, client_id: str) -> None:
+        """Note that this broker has the session in memory no longer, and that all of it was stored before."""
+
+
 class SessionStore(Protocol):
-    """The store of one broker. Called on the *loop*; see the rules above."""
+    """The store of one broker, or of several. Called on the *loop*; see the rules above."""
+
+    shared: SharedSessions | None
+    """The part that several brokers have in common; None: the store is this broker's alone."""
 
     def restore(self) -> StoredState:
-        """Return everything stored. Called once, before any other call."""
+        """Return everything that this broker has stored; nothing of a store that is shared.
+
+        Called once, before any other call.
+        """
 
     def claim_packet_ids(self, size: int) -> int:
         """Reserve `size` packet identifiers that none of the last runs has used, and return the first.
@@ -149,6 +169,8 @@ class SessionStore(Protocol):
 
 class MemoryStore:
     """Store that forgets: for tests and for a broker without a data directory."""
+
+    shared: SharedSessions | None = None
 
     def restore(self) -> StoredState:
         return StoredState()

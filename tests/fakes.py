@@ -5,9 +5,9 @@ Nothing here waits or guesses: time moves when a test moves it, the disk is reac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from broker.authorization import Accepted, AllowAll, Challenge, Credentials, Permissions, Refused
 from broker.broker import Broker
@@ -28,8 +28,16 @@ from broker.protocol.packets import (
     SubscriptionRequest,
     Will,
 )
-from broker.settings import BrokerSettings
-from broker.store import MemoryStore, PublishedWill, StoredOutbound, StoredSession, StoredState, StoredSubscription
+from broker.settings import NEVER_EXPIRES, BrokerSettings
+from broker.store import (
+    MemoryStore,
+    PublishedWill,
+    SharedSessions,
+    StoredOutbound,
+    StoredSession,
+    StoredState,
+    StoredSubscription,
+)
 
 AnyPacket = TypeVar("AnyPacket")
 
@@ -120,6 +128,8 @@ class FakeStore:
                 count -= 1
             elif not getattr(step, "is_barrier", False):
                 step()
+
+    shared: SharedSessions | None = None
 
     def restore(self) -> StoredState:
         return deepcopy(self.state)
@@ -235,6 +245,81 @@ class FakeStore:
             self.commit()
 
 
+class FakeSharedStore(FakeStore):
+    """The same store, of which other brokers have sessions as well: those that are away are not in memory."""
+
+    def __init__(self, state: StoredState | None = None) -> None:
+        super().__init__(state)
+        self.shared = self
+        self.held: set[str] = set()
+        """Clients whose sessions are in the memory of a broker."""
+        self._last_number = 0
+        self._queued: dict[tuple[str, int], Message] = {}
+        self._of_broker: dict[int, Message] = {}
+        """Messages by client and row: the keys of a broker mean nothing to another one."""
+
+    def crashed(self) -> FakeSharedStore:
+        store = super().crashed()
+        again = FakeSharedStore(store.state)
+        again.next_packet_id, again._last_number = store.next_packet_id, self._last_number
+        again._queued = dict(self._queued)
+        return again
+
+    def end_epoch(self, now: float) -> None:
+        """The broker has died, and somebody has noticed: the sessions that it had expire from now on."""
+        for session in self._sessions.values():
+            if session.expires_at is None and session.expiry_interval != NEVER_EXPIRES:
+                session.expires_at = now + session.expiry_interval
+            if session.will is not None and session.will.due_at is None:
+                session.will.due_at = now + min(session.will.delay, session.expiry_interval)
+
+    def restore(self) -> StoredState:
+        return StoredState(wills=list(self._wills.values()))
+
+    def draw_number(self) -> int:
+        self._last_number += 1
+        return self._last_number
+
+    def release_session(self, client_id: str) -> None:
+        self.held.discard(client_id)
+
+    def save_session(self, session: StoredSession) -> None:
+        self.held.add(session.client_id)
+        super().save_session(session)
+
+    def load(self, client_ids: Iterable[str]) -> StoredState:
+        """What a broker that is about to answer these clients adopts."""
+        found = [deepcopy(self._sessions[name]) for name in client_ids if name in self._sessions]
+        self.held |= {session.client_id for session in found}
+        messages: dict[int, Message] = {}
+        for session in found:
+            for row in session.outbound:
+                if row.message_key is not None:
+                    row.message_key = len(messages) + 1
+                    messages[row.message_key] = self._queued[session.client_id, row.sequence]
+        return StoredState(found, messages)
+
+    def due(self, now: float) -> list[str]:
+        """Clients whose sessions no broker has, and that have expired or have a will that is due."""
+        times = {
+            name: [session.expires_at, session.will.due_at if session.will is not None else None]
+            for name, session in self._sessions.items()
+            if name not in self.held
+        }
+        return [name for name, due in times.items() if any(at is not None and at <= now for at in due)]
+
+    def save_message(self, message_key: int, message: Message) -> None:
+        self._of_broker[message_key] = message
+
+    def delete_message(self, message_key: int) -> None:
+        del self._of_broker[message_key]
+
+    def save_outbound(self, client_id: str, outbound: StoredOutbound) -> None:
+        if outbound.message_key is not None:
+            self._queued[client_id, outbound.sequence] = self._of_broker[outbound.message_key]
+        super().save_outbound(client_id, outbound)
+
+
 def _end_of_group() -> None:
     """A mark among the steps of a FakeStore."""
 
@@ -335,6 +420,7 @@ class FakeAuthenticator:
         self.permissions: Permissions = permissions or AllowAll()
         self.blocked = False
         self.asked: list[tuple[Credentials, Callable[[], None]]] = []
+        self.before_answer: Callable[[str], None] = lambda client_id: None
 
     def authenticate(self, credentials: Credentials, answer: Callable[[Accepted | Refused], None]) -> None:
         def decide() -> None:
@@ -342,6 +428,7 @@ class FakeAuthenticator:
                 answer(Refused(0x86))
                 return
             principal, colon, _ = credentials.client_id.partition(":")
+            self.before_answer(credentials.client_id)
             answer(Accepted(principal, self.permissions, identity=principal, persistent=not colon))
 
         self.asked.append((credentials, decide))
@@ -455,6 +542,8 @@ class SlowStore(MemoryStore):
 class World:
     """A broker with everything around it in a test's hands."""
 
+    make_store: ClassVar[Callable[[], FakeStore]] = FakeStore
+
     def __init__(
         self,
         settings: BrokerSettings | None = None,
@@ -464,9 +553,12 @@ class World:
         permissions: Permissions | None = None,
     ) -> None:
         self.clock = clock or FakeClock()
-        self.store = store or FakeStore()
+        self.store = store or World.make_store()
         self.events = RecordingEvents()
         self.authenticator = FakeAuthenticator(permissions)
+        self.on_adopted: Callable[[], None] = lambda: None
+        if isinstance(self.store, FakeSharedStore):
+            self.authenticator.before_answer = self._adopt
         self.broker = Broker(
             settings or BrokerSettings(), self.store, self.authenticator, self.events if events else None, self.clock
         )
@@ -499,13 +591,27 @@ class World:
         client.connack = connack
         return client
 
+    def _adopt(self, client_id: str) -> None:
+        """What an embedder does over a shared store."""
+        assert isinstance(self.store, FakeSharedStore)
+        if client_id not in self.broker.sessions:
+            self.broker.adopt(self.store.load([client_id]))
+            self.on_adopted()
+
     def advance(self, seconds: float) -> None:
         self.clock.now += seconds
         self.broker.tick(self.clock.now)
+        if isinstance(self.store, FakeSharedStore):
+            for client_id in self.store.due(self.clock.now):
+                self._adopt(client_id)
+                self.broker.release(client_id, lambda: None)
 
     def crash(self) -> World:
         """The process dies; another one starts on what was on disk."""
-        world = World(self.broker.settings, self.store.crashed(), clock=self.clock)
+        store = self.store.crashed()
+        if isinstance(store, FakeSharedStore):
+            store.end_epoch(self.clock.now)
+        world = World(self.broker.settings, store, clock=self.clock)
         world.events.identifiers = set(self.events.identifiers)
         return world
 

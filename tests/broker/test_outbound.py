@@ -1039,6 +1039,7 @@ class _Ledger:
     def listen(self) -> None:
         self.world.events.on_delivery_ended = self.delivery_ended
         self.world.events.resumable = None
+        self.world.on_adopted = self.take_over
 
     def delivery_ended(self, client_id: str, handle: int, outcome: int) -> None:
         assert handle in self.sent, (handle, outcome)
@@ -1149,9 +1150,14 @@ class _Ledger:
         self.world = self.world.crash()
         self.listen()
         self.client = None
-        held = {handle for _, handle in self.world.broker.past_pubrec()}
         self.waiting |= self.sent
-        self.sent = held - self.done
+        self.sent = set()
+        self.take_over()
+
+    def take_over(self) -> None:
+        """What is past PUBREC in a session that comes from the store cannot be handed over again."""
+        held = {handle for _, handle in self.world.broker.past_pubrec()}
+        self.sent |= held - self.done
         self.waiting -= self.sent
         for handle in held & self.done:
             self.world.broker.forget("c", handle)
