@@ -73,6 +73,7 @@ from gateway.plans.campaigns import Campaigns
 from gateway.plans.components import PlanComponents
 from gateway.settings import Settings
 from gateway.startup import OpenStores
+from gateway.store.app_locks import NO_APP
 from gateway.timestamps import wall_time
 from gateway.watchdog import WriterProbe
 
@@ -172,6 +173,7 @@ class Components:
             timers=timers,
             is_listening=lambda app_id, device_id: delivery.connections.is_subscribed(app_id, device_id, "notices"),
             notify=lambda app_id, device_id, gap: self._notices.send(app_id, device_id, "gap", gap),
+            apps_of=delivery.connections.apps_of,
         )
         self.feed = EventFeed(database=database, clock_ms=clock_ms, timers=timers)
         networks = [ipaddress.ip_network(text) for text in settings.webhook_networks]
@@ -415,7 +417,7 @@ class Components:
         """List what the watchdog asks whether it is alive."""
 
         def ask_ledger(done: Callable[[], None]) -> None:
-            self._database.submit(lambda transaction: None, lambda _: done(), lambda _: done())
+            self._database.submit(lambda transaction: None, lambda _: done(), lambda _: done(), apps=NO_APP)
 
         return [
             WriterProbe("the writer of the ledger", ask_ledger, is_waiting=lambda: False),
@@ -517,7 +519,7 @@ class Components:
             self.delivery.ledger.flush()
             self.people.sessions.flush()
             try:
-                await self._database.write(lambda transaction: None)
+                await self._database.write(lambda transaction: None, apps=NO_APP)
             except Exception as error:
                 log.error("the last outcomes could not be stored; their pushes will be sent again: %s", error)
         self.delivery.receipts.end()

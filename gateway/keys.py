@@ -20,6 +20,7 @@ from gateway.store.access.keys import (
     revoke_key,
     scopes_of_others,
 )
+from gateway.store.app_locks import EVERY_APP
 from gateway.store.audited_writes import about
 from gateway.store.database import Database
 from gateway.store.transaction import Transaction
@@ -50,7 +51,7 @@ class Keys:
             add_app(transaction, app_id, now_ms)
             about("app", app_id)
 
-        await self._database.write(write, by_app)
+        await self._database.write(write, by_app, apps=EVERY_APP)
         return {"id": app_id, "created_at": rfc3339(now_ms)}
 
     async def apps(self, app_no: int, limit: int, cursor: str | None, only: str | None = None) -> dict[str, Any]:
@@ -73,7 +74,7 @@ class Keys:
             about("key", key_id, name=name, scopes=ordered, app=app_id)
             return key_id
 
-        key_id = await self._database.write(write, by_app)
+        key_id = await self._database.write(write, by_app, apps=EVERY_APP)
         return {
             "id": key_id,
             "key": key,
@@ -121,7 +122,7 @@ class Keys:
                 raise problem("last_admin_key", "nobody could make another afterwards: make a new admin key first")
             revoke_key(transaction, key.no, now_ms)
 
-        await self._database.write(write, by_app)
+        await self._database.write(write, by_app, apps=EVERY_APP)
         self._cache.forget(key_id)
         self._on_revoked(key_id)
 

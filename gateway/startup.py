@@ -33,6 +33,7 @@ from gateway.program import PROGRAM
 from gateway.roles import SCOPES
 from gateway.settings import Settings
 from gateway.store.access.apps import add_app, app_number
+from gateway.store.app_locks import EVERY_APP
 from gateway.store.connections import first_damage
 from gateway.store.database import Database
 from gateway.store.errors import DRIVER_ERRORS, OutcomeUnknown, StorageBusy, StorageError, StorageUnreachable
@@ -231,7 +232,7 @@ async def first_start(data_dir: Path, stored: OpenStores) -> Path | None:
 
     try:
         data_directory.write_private(path, key + "\n")
-        if not await stored.database.write(make):
+        if not await stored.database.write(make, apps=EVERY_APP):
             path.unlink()
             return None
     except (OSError, StorageError) as error:

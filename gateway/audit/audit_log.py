@@ -22,6 +22,7 @@ from gateway.delivery.reports import cursor_number
 from gateway.device_topics import DEFAULT_APP
 from gateway.pages import ListPage, fill_page
 from gateway.store.access.apps import app_id_of, app_number
+from gateway.store.app_locks import apps_of
 from gateway.store.audit_entries import (
     AuditFilter,
     Detail,
@@ -128,7 +129,10 @@ class AuditLog:
         """Write the entry of the request that is under way now, because what it changes is not in the ledger."""
         attempt = open_attempt()
         if attempt is not None:
-            await self._database.write(lambda transaction: attempt.store(transaction, None, self._clock_ms()))
+            apps = apps_of(None, attempt.app_no)
+            await self._database.write(
+                lambda transaction: attempt.store(transaction, None, self._clock_ms()), apps=apps
+            )
 
     def _refusals_of(self, app_no: int | None) -> _Refusals:
         hour = self._clock_ms() // HOUR_MS
@@ -149,7 +153,10 @@ class AuditLog:
             log.warning("an entry of the audit log (%s, %s) is not stored: %s", attempt.action, result, error)
 
         self._database.submit(
-            lambda transaction: self._store(transaction, attempt.app_no, facts), lambda _: None, on_error
+            lambda transaction: self._store(transaction, attempt.app_no, facts),
+            lambda _: None,
+            on_error,
+            apps=apps_of(None, attempt.app_no),
         )
 
     def _store(self, transaction: Transaction, app_no: int | None, facts: EntryFacts) -> Head:
@@ -177,7 +184,7 @@ class AuditLog:
             elif not is_crowded:
                 self._crowded.discard(app_no)
             remove = partial(remove_oldest, app_no=app_no, before=before, size=APP_BYTES, most=SLICE_ENTRIES)
-            while count := await self._database.write(remove):
+            while count := await self._database.write(remove, apps=frozenset((app_no,))):
                 removed += count
                 self.crowded_out += count * is_crowded
         return removed

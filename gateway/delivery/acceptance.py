@@ -50,6 +50,7 @@ from gateway.delivery.text_rendering import ComposedPush, TextRenderer
 from gateway.delivery.watches import Watches
 from gateway.delivery_states import DeliveryState
 from gateway.errors import Problem, problem
+from gateway.store.app_locks import Apps
 from gateway.store.audited_writes import Attempt
 from gateway.store.database import Database
 from gateway.store.errors import OutcomeUnknown, StorageError
@@ -98,10 +99,11 @@ class _Operation:
     submitted_at: int
     """Server time."""
     batches: list[PushBatch] | None = None
-    """The batches it has taken; None: it has not begun."""
+    """The batches it has taken; None: none yet."""
     pending_pushes: list[PendingPush] = field(default_factory=list)
     accepted_at: int = 0
     """Server time at which it has begun: that of its pushes."""
+    has_run: bool = False
 
 
 _NOT_STORED = "this line was not stored, others before it were; send it again"
@@ -391,9 +393,17 @@ class Acceptance:
         def operation(transaction: Transaction) -> StoredPushes:
             if submitted.batches is None:
                 self._begin(submitted)
-            else:  # it runs again (see `Database`, law 2)
+            elif submitted.has_run:  # it runs again (see `Database`, law 2)
                 self.limits.forget()
+            else:  # it has waited for the locks of its apps since it took its pushes
+                submitted.accepted_at = self._clock_ms()
+            submitted.has_run = True
             return self._store_of_pushes.store(transaction, submitted.pending_pushes, submitted.accepted_at)
+
+        def apps() -> Apps:
+            if submitted.batches is None:
+                self._begin(submitted)
+            return frozenset([pending.app.no for pending in submitted.pending_pushes])
 
         def on_commit(stored: StoredPushes) -> None:
             for batch in submitted.batches or ():
@@ -413,7 +423,7 @@ class Acceptance:
                 if not batch.stored.done():
                     batch.stored.set_exception(error)
 
-        self._database.submit(operation, on_commit, on_error, uses_reserve=False)
+        self._database.submit(operation, on_commit, on_error, apps=apps, uses_reserve=False)
         self._ledger.flush_along()
 
     def store_made(
@@ -493,7 +503,8 @@ class Acceptance:
                 self.limits.accepted_set(pending.push_no, pending.app.no, now_ms)
                 here = devices & self._hand_over.connected
                 if not ttl and len(here) < len(devices):
-                    self._ledger.end_devices(pending.push_no, devices - here, DeliveryState.EXPIRED, "ttl")
+                    gone = devices - here
+                    self._ledger.end_devices(pending.push_no, pending.app.no, gone, DeliveryState.EXPIRED, "ttl")
                 if here:
                     accepted.append((pending.active_push(now_ms, here), list(here)))
                 continue

@@ -199,6 +199,7 @@ class AlertLimiter:
                 lambda transaction: mark_device_rows(transaction, device_no, now_ms, limited_only=True),
                 lambda _: self.check((device_no,)),
                 lambda error: log.error("a new time zone or tag could not be applied to what waits: %s", error),
+                apps=lambda: self._connections.apps_of((device_no,)),
             )
 
     def rules_changed(self, app_no: int) -> None:
@@ -244,7 +245,12 @@ class AlertLimiter:
             self._under_way = False
             self._timers.call_later(RETRY_SECONDS, lambda: self.check(devices))
 
-        self._database.submit(operation, lambda checked: self._checked(devices, checked), on_error)
+        self._database.submit(
+            operation,
+            lambda checked: self._checked(devices, checked),
+            on_error,
+            apps=lambda: self._connections.apps_of(devices),
+        )
 
     def check_in_place(
         self, transaction: Transaction, devices: list[int], now_ms: int

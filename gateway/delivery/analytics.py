@@ -54,6 +54,7 @@ from gateway.store.analytics.funnels import (
     store_position,
     uncounted_pushes,
 )
+from gateway.store.app_locks import EVERY_APP, NO_APP
 from gateway.store.database import Database
 from gateway.store.deliveries.campaign_parts import add_up_campaigns
 from gateway.store.deliveries.pushes import push_number
@@ -154,7 +155,8 @@ class Analytics:
             and self._storage_left()
         ):
             self._reading_position = True
-            self._database.submit(position, self._start_counting, self._on_position_error)
+            # Everything up to it is on disk, or never comes: whoever writes has been waited for.
+            self._database.submit(position, self._start_counting, self._on_position_error, apps=EVERY_APP)
         if self._on_writer or not self._aged:
             return
         changed = [self._aged.pop() for _ in range(min(len(self._aged), COUNTED_PUSHES))]
@@ -180,7 +182,8 @@ class Analytics:
             self._on_writer = set()
             self._aged.update(changed)
 
-        self._database.submit(operation, on_commit, on_error, uses_reserve=False)
+        apps = partial(self._ledger.pushes.apps_of, changed)
+        self._database.submit(operation, on_commit, on_error, apps=apps, uses_reserve=False)
 
     def _start_counting(self, reached: CountedTo) -> None:
         """Start to count what has changed up to a position: callbacks come in the order of the operations."""
@@ -216,7 +219,7 @@ class Analytics:
         Of all as far as CATCH_UP_SECONDS allow.
         """
         self._ledger.flush()
-        await self._database.write(lambda transaction: None)  # what was flushed is called back
+        await self._database.write(lambda transaction: None, apps=NO_APP)  # what was flushed is called back
         # And what is being counted: it may have been read before its last change.
         changed = self._aged.union(self._ledger.changed, self._large, self._on_writer, self._on_reader)
         if push_no is not None:  # an old one may never have been counted, or not since a crash
@@ -237,7 +240,8 @@ class Analytics:
         while changed and (deadline is None or time.monotonic() < deadline):
             some = [changed.pop() for _ in range(min(len(changed), COUNTED_PUSHES))]
             try:
-                rest = await self._database.write(partial(count_rows, push_nos=some))
+                apps = partial(self._ledger.pushes.apps_of, some)
+                rest = await self._database.write(partial(count_rows, push_nos=some), apps=apps)
                 changed.update(rest.left)
                 for large in rest.large:
                     if deadline is not None and time.monotonic() > deadline:
@@ -266,7 +270,8 @@ class Analytics:
                 await self._database.write(
                     lambda transaction: store_counts(
                         transaction, open_pushes(transaction, [push_no]), {push_no: tally}, {push_no: tags}
-                    )
+                    ),
+                    apps=partial(self._ledger.pushes.apps_of, [push_no]),
                 )
                 if len(self._counted) >= RECOUNTED_PUSHES:
                     self._counted.clear()

@@ -33,6 +33,7 @@ from typing import Any
 from gateway.data_directory import sync_directory
 from gateway.delivery.push import PushRequest
 from gateway.errors import RetryableProblem, problem
+from gateway.store.app_locks import EVERY_APP
 from gateway.store.audited_writes import about
 from gateway.store.database import Database
 from gateway.store.deliveries.attachments import (
@@ -330,7 +331,8 @@ class Attachments:
             if not owners:
                 del self._owners[attachment.id]
                 self.stored -= attachment.size
-        await self._database.write(lambda transaction: remove_attachments(transaction, keys))
+        apps = frozenset([app_no for app_no, _ in keys])
+        await self._database.write(lambda transaction: remove_attachments(transaction, keys), apps=apps)
 
         def unlink(transaction: Transaction) -> None:
             for attachment_id in {attachment_id for _, attachment_id in keys}:
@@ -338,7 +340,7 @@ class Attachments:
                     (self._folder / attachment_id).unlink(missing_ok=True)
 
         # By the writer although nothing is written: what it names after the commit above, it names before or after.
-        await self._database.write(unlink)
+        await self._database.write(unlink, apps=EVERY_APP)
 
     # -- pushes ------------------------------------------------------------------------------------------------------
 
@@ -400,6 +402,7 @@ class Attachments:
                 lambda transaction: extend_attachments(transaction, app_no, ids, until),
                 lambda _: None,
                 lambda _: None,  # the push that comes right behind it has the same trouble, and says so
+                apps=frozenset((app_no,)),
             )
         return self._address() if found else None
 

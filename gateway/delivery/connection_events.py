@@ -149,7 +149,9 @@ class ConnectionEvents:
         if named in ERRORS or (named == "client" and text):
             said = ERRORS.get(named, "the device gave up the connection")
             self._activity.error(
-                identity.device_no, f"connection ended ({named}): {said}" + (f": {text}" if text else "")
+                identity.device_no,
+                f"connection ended ({named}): {said}" + (f": {text}" if text else ""),
+                identity.app_no,
             )
 
     def _change(self, identity: DeviceIdentity, *, was_online: bool) -> _Change:
@@ -173,6 +175,7 @@ class ConnectionEvents:
             lambda transaction: _store(transaction, changes.values(), now_ms),
             lambda _: None,
             lambda error: log.warning("connections of %d devices are not in the event log: %s", len(changes), error),
+            apps=lambda: frozenset([change.identity.app_no for change in changes.values()]),
         )
 
 

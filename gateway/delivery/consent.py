@@ -410,6 +410,7 @@ class PreferenceStore:
                 transaction, handles, self._policies, self._ledger.is_sent, now_ms
             ),
             lambda ended: self.after_commit(ended, set()),
+            lambda: self._ledger.apps_of_handles(handles),
         )
 
     async def change(self, app_no: int, device_no: int, settings: DeviceSettings, source: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pyroaring import BitMap
 
 from gateway.auth import DeviceIdentity
+from gateway.store.app_locks import EVERY_APP, Apps
 from gateway.store.audience.devices import store_activity
 from gateway.store.protocols import Timers, Writer
 from gateway.store.transaction import Transaction
@@ -37,6 +38,8 @@ class DeviceActivity:
         self._connected: dict[int, int] = {}
         self._seen: dict[int, int] = {}
         self._errors: dict[int, tuple[str, int]] = {}
+        self._apps: dict[int, int] = {}
+        """Their apps, as far as they are known."""
         self._scheduled = False
         self.came = BitMap()
         """Devices that have connected since it was last taken away (`presence_hours`)."""
@@ -45,27 +48,31 @@ class DeviceActivity:
         self.dropped = 0
         """Device messages that said nothing usable (bad JSON, foreign push ids), for metrics."""
 
-    def connected(self, device_no: int, now_ms: int) -> None:
-        self._connected[device_no] = now_ms
+    def connected(self, identity: DeviceIdentity, now_ms: int) -> None:
+        self._connected[identity.device_no] = now_ms
+        self._apps[identity.device_no] = identity.app_no
         self._schedule()
 
-    def seen(self, device_no: int, now_ms: int) -> None:
-        self._seen[device_no] = now_ms
+    def seen(self, identity: DeviceIdentity, now_ms: int) -> None:
+        self._seen[identity.device_no] = now_ms
+        self._apps[identity.device_no] = identity.app_no
         self._schedule()
 
-    def error(self, device_no: int, text: str) -> None:
+    def error(self, device_no: int, text: str, app_no: int | None = None) -> None:
         self._errors[device_no] = (text[:MAX_ERROR_CHARACTERS], self._clock_ms())
+        if app_no is not None:
+            self._apps[device_no] = app_no
         self._schedule()
 
     def on_denied(self, identity: DeviceIdentity, text: str) -> None:
         """Count a topic that was refused to a device, and keep it as the device's last error."""
         self.denied += 1
-        self.error(identity.device_no, text)
+        self.error(identity.device_no, text, identity.app_no)
 
-    def on_dropped(self, device_no: int, text: str) -> None:
+    def on_dropped(self, device_no: int, text: str, app_no: int | None = None) -> None:
         """Count a message that was dropped, and keep it as the device's last error."""
         self.dropped += 1
-        self.error(device_no, text)
+        self.error(device_no, text, app_no)
 
     def last_error(self, device_no: int) -> tuple[str, int] | None:
         """The newest error of a device that is not written yet, with its time (ms)."""
@@ -80,25 +87,28 @@ class DeviceActivity:
         self._scheduled = False
         connected, self._connected = self._connected, {}
         seen, self._seen = self._seen, {}
+        apps, self._apps = self._apps, {}
         errors = self._errors
         if not (connected or seen or errors):
             return
         if connected:
             self.came.update(connected)
 
+        written = dict(errors)
+
         def operation(transaction: Transaction) -> None:
             store_activity(
-                transaction,
-                connected,
-                seen,
-                [(text, at, device_no) for device_no, (text, at) in list(errors.items())],
+                transaction, connected, seen, [(text, at, device_no) for device_no, (text, at) in written.items()]
             )
 
-        written = dict(errors)
+        def known_apps() -> Apps:
+            return frozenset(apps.values()) if written.keys() <= apps.keys() else EVERY_APP
 
         def on_commit(_: None) -> None:
             for device_no, fact in written.items():
                 if self._errors.get(device_no) == fact:
                     del self._errors[device_no]
 
-        self._database.submit(operation, on_commit, lambda error: log.warning("device facts not stored: %s", error))
+        self._database.submit(
+            operation, on_commit, lambda error: log.warning("device facts not stored: %s", error), apps=known_apps
+        )

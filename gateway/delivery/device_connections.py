@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -36,6 +36,7 @@ from gateway.delivery.push import ActivePush, load_pushes
 from gateway.delivery_handles import DEVICE_BITS, DEVICE_MASK
 from gateway.device_topics import client_id as client_id_of
 from gateway.device_topics import device_topic
+from gateway.store.app_locks import EVERY_APP, NO_APP, Apps
 from gateway.store.audience.devices import principals_without_device
 from gateway.store.deliveries.ledger_statements import ENDED_DELIVERIES, revoke_removed_rows, revoke_rows
 from gateway.store.protocols import Writer
@@ -140,7 +141,9 @@ class DeviceConnections:
             return
         numbers = {handle >> DEVICE_BITS for _, handle in held}
         devices = {handle & DEVICE_MASK for _, handle in held}
-        while found := await self._database.write(lambda transaction: load_pushes(transaction, numbers, devices)):
+        while found := await self._database.write(
+            lambda transaction: load_pushes(transaction, numbers, devices), apps=NO_APP
+        ):
             for push in found:
                 self._ledger.pushes.add(push)
                 numbers.discard(push.no)
@@ -156,7 +159,7 @@ class DeviceConnections:
         principals = self._engine.principals()
         if not principals:
             return []
-        return await self._database.write(partial(principals_without_device, principals=principals))
+        return await self._database.write(partial(principals_without_device, principals=principals), apps=NO_APP)
 
     def is_subscribed(self, app_id: str, device_id: str, leaf: str) -> bool:
         """Whether the device is connected and has subscribed to that topic of its own."""
@@ -170,7 +173,7 @@ class DeviceConnections:
         assert isinstance(identity, DeviceIdentity), "the authenticator attaches it"
         self._identities[client_id] = identity
         now_ms = self._clock_ms()
-        self._activity.seen(identity.device_no, now_ms)
+        self._activity.seen(identity, now_ms)
         if client_id != identity.client_id:
             return  # a side connection: publishes only
         device = DeviceConnection(
@@ -185,7 +188,7 @@ class DeviceConnections:
         self._by_client[client_id] = device
         self._hand_over.devices[identity.device_no] = device
         self._hand_over.connected.add(identity.device_no)
-        self._activity.connected(identity.device_no, now_ms)
+        self._activity.connected(identity, now_ms)
         self._hand_over.reader.count_connection(now_ms)
         self._on_connected(identity, now_ms)
 
@@ -198,7 +201,7 @@ class DeviceConnections:
             self._hand_over.devices.pop(device.device_no, None)
             self._hand_over.connected.discard(device.device_no)
         if identity is not None:
-            self._activity.seen(identity.device_no, self._clock_ms())
+            self._activity.seen(identity, self._clock_ms())
             if device is not None:
                 self._on_disconnected(identity, device.connected_at, reason, detail)
 
@@ -302,6 +305,13 @@ class DeviceConnections:
 
     def online_devices(self, app_no: int) -> list[int]:
         return [device.device_no for device in self._by_client.values() if device.app_no == app_no]
+
+    def apps_of(self, device_nos: Iterable[int]) -> Apps:
+        """The apps of these devices; every app, if one is not connected. Any thread."""
+        devices = [self._hand_over.devices.get(device_no) for device_no in device_nos]
+        if None in devices:
+            return EVERY_APP
+        return frozenset([device.app_no for device in devices if device is not None])
 
     def online_set(self) -> BitMap:
         """The numbers of the connected devices of all apps, in microseconds."""

@@ -116,4 +116,6 @@ class EventLogQuota:
             part.shrink(chunks[-1].to)
 
     async def _remove(self, app_no: int, to: int) -> int:
-        return await self._database.write(lambda transaction: remove_events_to(transaction, to, app_no))
+        return await self._database.write(
+            lambda transaction: remove_events_to(transaction, to, app_no), apps=frozenset((app_no,))
+        )

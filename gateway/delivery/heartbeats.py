@@ -246,6 +246,7 @@ def _beat(due: DueHeartbeat, devices: Sequence[int]) -> PendingPush:
         listed=[],
         target=Target.model_validate(due.fields.model_dump(include={"device", "devices", "tag"}, exclude_none=True)),
         along=Beat(due, list(devices)),
+        app_of_devices=due.row.app_no,
     )
 
 

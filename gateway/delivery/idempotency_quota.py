@@ -81,6 +81,7 @@ class IdempotencyQuota:
         while after is not None:
             seen = after
             count, after = await self._database.write(
-                lambda transaction: forget_answers(transaction, app_no, seen, end)  # noqa: B023  awaited here
+                lambda transaction: forget_answers(transaction, app_no, seen, end),  # noqa: B023  awaited here
+                apps=frozenset((app_no,)),
             )
             self.removed += count

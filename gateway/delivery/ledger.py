@@ -31,6 +31,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from itertools import chain
 from typing import TypeVar
 
 from pyroaring import BitMap
@@ -40,6 +41,7 @@ from gateway.delivery.push import ActivePush, ActivePushes, load_pushes
 from gateway.delivery.recalls import Recalls
 from gateway.delivery_handles import DEVICE_BITS, DEVICE_MASK, handle_of
 from gateway.delivery_states import DeliveryState
+from gateway.store.app_locks import Apps, DeclaredApps
 from gateway.store.deliveries.attempts import count_attempts
 from gateway.store.deliveries.ledger_statements import (
     ENDED_DELIVERIES,
@@ -206,7 +208,15 @@ class Ledger:
             self._timers.call_soon(self._end_lost)
         self.flush()
         now_ms = self._clock_ms()
-        self.submit_until_done(lambda transaction: end_stale_rows(transaction, lost, now_ms), lambda alive: None)
+        self.submit_until_done(
+            lambda transaction: end_stale_rows(transaction, lost, now_ms),
+            lambda alive: None,
+            lambda: self.apps_of_handles(lost),
+        )
+
+    def apps_of_handles(self, handles: Iterable[int]) -> Apps:
+        """The apps of these deliveries; every app, if one is of a push that is not in memory. Any thread."""
+        return self.pushes.apps_of([handle >> DEVICE_BITS for handle in handles])
 
     def flush(self) -> None:
         """Submit everything reported so far now, so that it comes before what the caller submits next."""
@@ -229,7 +239,11 @@ class Ledger:
                 spent = count_attempts(transaction, unhandled, self._max_attempts)
                 end_rows(transaction, spent, DeliveryState.REFUSED, "not_acknowledged", at)
 
-        self.submit_until_done(operation, lambda _: self._recorded(outcomes, refusals))
+        def apps() -> Apps:
+            others = [handle >> DEVICE_BITS for handle in chain((handle for handle, _ in refusals), unhandled)]
+            return self.pushes.apps_of(chain((no for no, _ in outcomes), others))
+
+        self.submit_until_done(operation, lambda _: self._recorded(outcomes, refusals), apps)
 
     def flush_along(self) -> None:
         """Submit what has gathered for a while, to share a commit with what the caller has just submitted."""
@@ -354,7 +368,7 @@ class Ledger:
             else:
                 done(alive, list(loaded.values()))
 
-        self.submit_until_done(operation, on_commit)
+        self.submit_until_done(operation, on_commit, lambda: self.apps_of_handles(handles))
 
     def note_ended(self, handles: list[int]) -> None:
         """Note deliveries that a rule has ended on disk."""
@@ -389,12 +403,13 @@ class Ledger:
         if lost:
             self.suppress_unwanted(lost)
 
-    def end_devices(self, push_no: int, devices: BitMap, state: DeliveryState, reason: str) -> None:
-        """End what waits of a push for these devices, of which nobody was handed it."""
+    def end_devices(self, push_no: int, app_no: int, devices: BitMap, state: DeliveryState, reason: str) -> None:
+        """End what waits of a push of this app for these devices, of which nobody was handed it."""
         now_ms = self._clock_ms()
         self.submit_until_done(
             lambda transaction: end_devices(transaction, push_no, devices, state, reason, now_ms),
             lambda count: None,
+            frozenset((app_no,)),
         )
 
     def end(self, handles: list[int], state: DeliveryState, reason: str) -> None:
@@ -403,16 +418,19 @@ class Ledger:
         self.submit_until_done(
             lambda transaction: end_rows(transaction, handles, state, reason, now_ms),
             lambda count: None,
+            lambda: self.apps_of_handles(handles),
         )
 
-    def submit_until_done(self, operation: Callable[[Transaction], T], done: Callable[[T], None]) -> None:
-        """Have the writer run an operation, again and again if the disk is full."""
+    def submit_until_done(
+        self, operation: Callable[[Transaction], T], done: Callable[[T], None], apps: DeclaredApps = None
+    ) -> None:
+        """Have the writer run an operation, again and again if the disk is full; `apps` whose rows it may write."""
 
         def on_error(error: BaseException) -> None:
             log.error("the ledger cannot be written, trying again: %s", error)
-            self._timers.call_later(RETRY_SECONDS, lambda: self.submit_until_done(operation, done))
+            self._timers.call_later(RETRY_SECONDS, lambda: self.submit_until_done(operation, done, apps))
 
-        self._database.submit(operation, done, on_error)
+        self._database.submit(operation, done, on_error, apps=apps)
 
     def expects_expiry(self, expires_at: int) -> None:
         """Expect the end of life of a push that was accepted (server time in ms)."""

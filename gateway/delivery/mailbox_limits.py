@@ -258,7 +258,7 @@ class MailboxLimits:
                 self.enforced(each)
                 self._ledger.note_ended(each.losers)
 
-        self._submit(operation, on_commit)
+        self._submit(operation, on_commit, [app_no for _, app_no in due])
 
     def enforced(self, found: EnforcedLimits) -> None:
         """Count the rest, now that what was counted is on disk."""
@@ -293,7 +293,9 @@ class MailboxLimits:
                 self.on_caught_up()
 
         self._ledger.submit_until_done(
-            lambda transaction: self.enforce_rows(transaction, {app_no: devices}, now_ms), on_commit
+            lambda transaction: self.enforce_rows(transaction, {app_no: devices}, now_ms),
+            on_commit,
+            frozenset((app_no,)),
         )
 
     def _reduce(self) -> None:
@@ -316,9 +318,9 @@ class MailboxLimits:
             if not still:
                 self.on_caught_up()
 
-        self._submit(lambda transaction: self._reduce_rows(transaction, app_no, now_ms), on_commit)
+        self._submit(lambda transaction: self._reduce_rows(transaction, app_no, now_ms), on_commit, [app_no])
 
-    def _submit(self, operation: Callable[[Transaction], T], done: Callable[[T], None]) -> None:
+    def _submit(self, operation: Callable[[Transaction], T], done: Callable[[T], None], apps: Iterable[int]) -> None:
         """Have the writer run an operation that reserves room; what it had counted is void if it is rolled back."""
         has_run = False
 
@@ -329,4 +331,4 @@ class MailboxLimits:
             has_run = True
             return operation(transaction)
 
-        self._ledger.submit_until_done(run, done)
+        self._ledger.submit_until_done(run, done, frozenset(apps))

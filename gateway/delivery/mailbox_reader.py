@@ -191,10 +191,13 @@ class MailboxReader:
             device.state = HandOverState.READING
         self._under_way = True
         self._ledger.flush()  # what is acknowledged need not be read and passed over
+        is_shared = not self._ledger.limited
         self._database.submit(
-            self._operation(connected, priority, READ_ROWS // len(connected) + in_flight),
-            lambda found: self._on_read(connected, *found),
+            self._operation(connected, priority, READ_ROWS // len(connected) + in_flight, is_shared),
+            lambda found: self._retry(connected) if found is None else self._on_read(connected, *found),
             lambda error: self._on_error(connected, error),
+            apps=lambda: frozenset([device.app_no for device in connected]),
+            is_shared=is_shared,
         )
 
     def _storm_over(self) -> None:
@@ -221,15 +224,19 @@ class MailboxReader:
         return connected, most
 
     def _operation(
-        self, connected: list[DeviceConnection], priority: int, limit: int
-    ) -> Callable[[Transaction], tuple[dict[int, int], list[MailboxRead], list[ActivePush], list[int]]]:
+        self, connected: list[DeviceConnection], priority: int, limit: int, is_shared: bool
+    ) -> Callable[[Transaction], tuple[dict[int, int], list[MailboxRead], list[ActivePush], list[int]] | None]:
+        """An operation that reads a page of each. None, if it `is_shared` and would have to check what it reads, which
+        may have to be written: nothing was limited when it was submitted."""
         devices = [device.device_no for device in connected]
         apps = {device.app_no for device in connected}
         ledger = self._ledger
 
         def operation(
             transaction: Transaction,
-        ) -> tuple[dict[int, int], list[MailboxRead], list[ActivePush], list[int]]:
+        ) -> tuple[dict[int, int], list[MailboxRead], list[ActivePush], list[int]] | None:
+            if is_shared and ledger.limited:
+                return None
             # The time of the reading: a push of ttl 0 that was accepted since this was submitted is no mailbox's.
             now_ms = self._clock_ms()
             pages = read_mailboxes(transaction, devices, apps, priority, limit, ledger.is_sent, now_ms, ledger.limited)

@@ -12,10 +12,11 @@ device that vanishes again. What thousands of groups of devices have missed is t
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from gateway.delivery_states import DeliveryState
+from gateway.store.app_locks import Apps
 from gateway.store.deliveries.event_log import log_of_device
 from gateway.store.deliveries.missed_pushes import missed_since_told, note_told
 from gateway.store.protocols import Timers, Writer
@@ -43,7 +44,7 @@ class MissedPushes:
     """Tells devices that return what they have missed. Loop.
 
     `is_listening(app_id, device_id)`: connected and subscribed to its notices. `notify(app_id, device_id, content)`
-    sends one. `clock_ms` gives server time in milliseconds.
+    sends one. `apps_of` says the apps of devices, on any thread. `clock_ms` gives server time in milliseconds.
     """
 
     def __init__(
@@ -54,12 +55,14 @@ class MissedPushes:
         timers: Timers,
         is_listening: Callable[[str, str], bool],
         notify: Callable[[str, str, dict[str, Any]], None],
+        apps_of: Callable[[Iterable[int]], Apps],
     ) -> None:
         self._database = database
         self._clock_ms = clock_ms
         self._timers = timers
         self._is_listening = is_listening
         self._notify = notify
+        self._apps_of = apps_of
         self._returned: dict[int, ReturnedDevice] = {}
         self._scheduled = False
 
@@ -98,6 +101,7 @@ class MissedPushes:
             lambda transaction: missed_push_rows(transaction, list(devices), now_ms),
             on_commit,
             lambda error: log.error("gaps could not be told: %s", error),
+            apps=lambda: self._apps_of(devices),
         )
 
 

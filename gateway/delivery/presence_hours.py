@@ -30,6 +30,7 @@ from pyroaring import BitMap
 from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery_handles import DEVICE_MASK
 from gateway.store.analytics.presence_hours import HOUR_MS, KEPT_HOURS, PresenceSample, read_hour, write_hour
+from gateway.store.app_locks import NO_APP
 from gateway.store.audience.device_sets import SEGMENT_BITS
 from gateway.store.database import Database
 
@@ -108,6 +109,7 @@ class PresenceHours:
                 partial(write_hour, hour=hour, seen=seen, segments=numbers, written=written),
                 written.update,
                 self._not_stored,
+                apps=NO_APP,
             )
 
     def _not_stored(self, error: BaseException) -> None:

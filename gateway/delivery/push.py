@@ -33,6 +33,7 @@ from gateway.described_model import DescribedModel
 from gateway.errors import problem
 from gateway.names import Name
 from gateway.printable import Printable
+from gateway.store.app_locks import EVERY_APP, Apps
 from gateway.store.deliveries.push_texts import has_texts
 from gateway.store.deliveries.pushes import LoadedPush, pushes_of_numbers
 from gateway.store.transaction import Transaction
@@ -278,6 +279,7 @@ class ActivePush:
         "_properties",
         "_tail",
         "accepted_at",
+        "app_no",
         "channel",
         "collapse_key",
         "expires_at",
@@ -297,6 +299,7 @@ class ActivePush:
         self,
         *,
         no: int,
+        app_no: int,
         push_id: str,
         kind: str,
         priority: int,
@@ -312,6 +315,8 @@ class ActivePush:
         texts: PushTexts | None = None,
     ) -> None:
         self.no = no
+        self.app_no = app_no
+        """The app of its devices."""
         self.push_id = push_id
         self.priority = priority
         self.qos = qos
@@ -372,6 +377,7 @@ class ActivePush:
         """This push with one of its texts; it renders bodies, and nothing else is asked of it."""
         return ActivePush(
             no=self.no,
+            app_no=self.app_no,
             push_id=self.push_id,
             kind=self.kind,
             priority=self.priority,
@@ -487,6 +493,7 @@ def _active_push(row: LoadedPush, texts: PushTexts | None) -> ActivePush:
     """Make a push from its row."""
     return ActivePush(
         no=row[0],
+        app_no=row[13],
         push_id=row[1],
         kind=row[2],
         priority=row[3],
@@ -518,6 +525,16 @@ class ActivePushes:
         """The push of that number, if it is in memory. Any thread."""
 
         return self._by_no.get(no)
+
+    def apps_of(self, numbers: Iterable[int]) -> Apps:
+        """The apps of the pushes of these numbers; every app, if one is not in memory. Any thread."""
+        found: set[int] = set()
+        for no in numbers:
+            push = self._by_no.get(no)
+            if push is None:
+                return EVERY_APP
+            found.add(push.app_no)
+        return frozenset(found)
 
     def get_for(self, no: int, device_no: int) -> ActivePush | None:
         """The push of that number, if it is in memory with the text that this device gets. Any thread."""

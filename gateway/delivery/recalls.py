@@ -16,6 +16,7 @@ from pyroaring import BitMap
 
 from gateway.delivery.push import ActivePushes
 from gateway.errors import Problem
+from gateway.store.app_locks import NO_APP, DeclaredApps
 from gateway.store.deliveries.ledger_statements import recall_rows, start_recall, waiting_devices
 from gateway.store.deliveries.pushes import push_number
 from gateway.store.errors import OutcomeUnknown, StorageError
@@ -38,7 +39,9 @@ class Deliveries(Protocol):
 
     def sent_of(self, push_no: int) -> list[int]: ...
 
-    def submit_until_done(self, operation: Callable[[Transaction], T], done: Callable[[T], None]) -> None: ...
+    def submit_until_done(
+        self, operation: Callable[[Transaction], T], done: Callable[[T], None], apps: DeclaredApps = None
+    ) -> None: ...
 
 
 class Recalls:
@@ -121,7 +124,9 @@ class Recalls:
                 self._finish(push_no, found[1], now_ms)
 
         self._ledger.submit_until_done(
-            lambda rows: recall_rows(rows, push_no, after, self._ledger.sent_of(push_no), now_ms), go_on
+            lambda rows: recall_rows(rows, push_no, after, self._ledger.sent_of(push_no), now_ms),
+            go_on,
+            lambda: self._ledger.pushes.apps_of((push_no,)),
         )
 
     def _go_on_with(self, push_no: int) -> None:
@@ -142,4 +147,4 @@ class Recalls:
             if self._refused:
                 self._read_mailboxes()
 
-        self._ledger.submit_until_done(lambda transaction: waiting_devices(transaction, push_nos), read_again)
+        self._ledger.submit_until_done(lambda transaction: waiting_devices(transaction, push_nos), read_again, NO_APP)

@@ -19,7 +19,7 @@ import json
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -36,6 +36,7 @@ from gateway.delivery.uplink import UplinkLimits, store_uplink
 from gateway.delivery_handles import handle_of
 from gateway.device_topics import split_client_id, split_topic
 from gateway.merge_patch import merge_patch
+from gateway.store.app_locks import EVERY_APP, NO_APP, Apps
 from gateway.store.audience.devices import device_of_app
 from gateway.store.deliveries.delivery_sets import to_rows
 from gateway.store.deliveries.device_messages import (
@@ -80,6 +81,8 @@ class DeviceMessage:
     device_id: str
     device_no: int | None
     """Number of the device; None: said after its connection ended (a will), and looked up when stored."""
+    app_no: int | None
+    """Its app, where the number is known."""
     leaf: str
     content: Any
     done: Callable[[int], None]
@@ -148,7 +151,8 @@ class Receipts:
         Those of `numbers` are there (`Engine.numbers`).
         """
         try:
-            await self._database.write(partial(forget_other_sessions, numbers=numbers, packet_id_bits=PACKET_ID_BITS))
+            forget = partial(forget_other_sessions, numbers=numbers, packet_id_bits=PACKET_ID_BITS)
+            await self._database.write(forget, apps=NO_APP)
         except StorageError as error:  # nobody asks for them: the next start may remove them
             log.warning("messages of sessions that are gone could not be forgotten: %s", error)
 
@@ -170,18 +174,20 @@ class Receipts:
             done(ReasonCode.SUCCESS)
             return
         app_id, device_id, leaf = where
-        device_no = identity.device_no if identity is not None else None
+        device_no, app_no = (identity.device_no, identity.app_no) if identity is not None else (None, None)
         unpromised = len(message.body.payload) + MESSAGE_BYTES if message.qos == 0 else 0
         if unpromised and self._unpromised + unpromised > MAX_UNPROMISED_BYTES:
             if device_no is not None:
-                self._activity.on_dropped(device_no, f"{leaf}: too much waits to be stored; QoS 1 would wait its turn")
+                self._activity.on_dropped(
+                    device_no, f"{leaf}: too much waits to be stored; QoS 1 would wait its turn", app_no
+                )
             done(ReasonCode.QUOTA_EXCEEDED)
             return
         try:
             content = parse(leaf, message.body.payload)
         except Unusable as complaint:
             if device_no is not None:
-                self._activity.on_dropped(device_no, f"{leaf}: {complaint}")
+                self._activity.on_dropped(device_no, f"{leaf}: {complaint}", app_no)
             done(ReasonCode.PAYLOAD_FORMAT_INVALID)
             return
         if content is None:
@@ -189,7 +195,7 @@ class Receipts:
             return
         self.received += 1
         self._unpromised += unpromised
-        self._add(DeviceMessage(app_id, device_id, device_no, leaf, content, done, unpromised, identifier))
+        self._add(DeviceMessage(app_id, device_id, device_no, app_no, leaf, content, done, unpromised, identifier))
 
     def released(self, client_id: str, identifiers: Sequence[int], done: Callable[[], None]) -> None:
         """Take identifiers that a device has released (`broker.events.BrokerEvents.released`)."""
@@ -287,7 +293,7 @@ class Receipts:
                 self._refuse(messages[0], error)
                 store_next()
 
-        self._database.submit(operation, on_commit, on_error)
+        self._database.submit(operation, on_commit, on_error, apps=lambda: _apps_of(messages))
 
     def _refuse(self, item: DeviceMessage | Release, error: BaseException) -> None:
         if isinstance(item, Release):
@@ -301,11 +307,22 @@ class Receipts:
     def _answer(self, message: DeviceMessage) -> None:
         self._unpromised -= message.unpromised
         if message.complaint is not None and message.device_no is not None:
-            self._activity.on_dropped(message.device_no, message.complaint)
+            self._activity.on_dropped(message.device_no, message.complaint, message.app_no)
         message.done(message.answer)
 
 
 # -- on the writer thread ----------------------------------------------------------------------------------------
+
+
+def _apps_of(messages: Iterable[DeviceMessage | Release]) -> Apps:
+    """The apps whose rows are written to store messages; a release writes rows of no app."""
+    apps: set[int] = set()
+    for message in messages:
+        if isinstance(message, DeviceMessage):
+            if message.app_no is None:
+                return EVERY_APP
+            apps.add(message.app_no)
+    return frozenset(apps)
 
 
 @dataclass(slots=True)

@@ -146,7 +146,8 @@ class RuleChanges:
             if self._passes:
                 self._start_slice()
 
-        self._ledger.submit_until_done(self._operation(app_no, under_way.after, limits_changed=True), on_commit)
+        operation = self._operation(app_no, under_way.after, limits_changed=True)
+        self._ledger.submit_until_done(operation, on_commit, frozenset((app_no,)))
 
     def _after_commit(self, found: _Slice) -> None:
         self._ledger.note_devices_ended(found.devices_ended)
@@ -199,7 +200,8 @@ class RuleChanges:
         for app_no in unfinished.union(self._policies.guarded()):
             after: SlicePosition | SetPosition | None = BEGIN_SETS
             while after is not None:
-                found = await self._database.write(self._operation(app_no, after, app_no in unfinished))
+                operation = self._operation(app_no, after, app_no in unfinished)
+                found = await self._database.write(operation, apps=frozenset((app_no,)))
                 self._after_commit(found)  # what is past PUBREC is in flight already
                 after = found.goes_on
 

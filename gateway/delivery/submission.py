@@ -141,6 +141,8 @@ class PendingPush:
     """Whether a command may be for more devices than the policy's `approve_above`."""
     key_id: str | None = None
     """Id of the key that it was sent with; None: by no request to push."""
+    app_of_devices: int | None = None
+    """The app of its devices, where that is not its own: of a push of the server's."""
     attempt: Attempt | None = None
     """The request of a person at the console, whose entry in the audit log is written with it."""
 
@@ -179,6 +181,7 @@ class PendingPush:
             texts = PushTexts((content, here) for content, here in parts if here)
         return ActivePush(
             no=self.push_no,
+            app_no=self.app.no if self.app_of_devices is None else self.app_of_devices,
             push_id=self.push_id,
             kind=self.kind,
             priority=self.priority,

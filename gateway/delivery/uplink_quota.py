@@ -81,7 +81,8 @@ class UplinkQuota:
         log.warning("app %d has %d MiB of uplink messages: the oldest are removed", app_no, size >> 20)
         while too_much > 0:
             count, freed = await self._database.write(
-                partial(remove_oldest_uplinks, app_no=app_no, count=REMOVED_MESSAGES, size=REMOVED_BYTES)
+                partial(remove_oldest_uplinks, app_no=app_no, count=REMOVED_MESSAGES, size=REMOVED_BYTES),
+                apps=frozenset((app_no,)),
             )
             if not count:
                 return

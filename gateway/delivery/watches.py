@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, StringConstraints
@@ -170,18 +171,19 @@ class Watches:
         """Store what has changed, with its events. Whatever was replaced or removed meanwhile is left out."""
         now_ms = self._clock_ms()
         self._store_at = now_ms + STORE_MS
+        unstored, self._unstored = self._unstored, {}
         changed = [
             HeardWatch(one.due_at, one.heard_at, one.silent_at, one.app.no, one.name, one.updated_at)
-            for one in self._unstored
+            for one in unstored
         ]
-        self._unstored = {}
 
         def operation(transaction: Transaction) -> None:
             note_heard(transaction, changed)
             for event, watch, content in events:
                 log_of_app(transaction, event, now_ms, watch.app.no, content)
 
-        self._ledger.submit_until_done(operation, lambda _: None)
+        apps = frozenset([watch.app.no for watch in chain(unstored, (watch for _, watch, _ in events))])
+        self._ledger.submit_until_done(operation, lambda _: None, apps)
 
     # -- the API's commands ----------------------------------------------------------------------------------------
 

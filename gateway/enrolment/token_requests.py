@@ -280,6 +280,7 @@ class TokenRequests:
             lambda transaction: log_of_device(transaction, "device.token_requested", now_ms, found.device_no, content),
             lambda _: None,
             lambda error: log.warning("a token request is not in the event log: %s", error),
+            apps=frozenset((found.app_no,)),
         )
 
     # -- operators

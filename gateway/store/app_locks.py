@@ -10,7 +10,7 @@ An operation that does not say its apps writes those of every app: that is right
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
@@ -27,13 +27,16 @@ NO_APP: Final[frozenset[int]] = frozenset()
 """Rows of no app: of the server or node itself, or of a connection."""
 Apps: TypeAlias = frozenset[int] | EveryApp
 """Numbers of apps; 0 is the server's own (`delivery/heartbeats`)."""
+DeclaredApps: TypeAlias = Apps | Callable[[], Apps] | None
+"""What is said of an operation: its apps; or what is asked for them on the writer thread before its group begins, more
+than once if it is run again, and only where there are nodes; or nothing."""
 
 
 class Declared(Protocol):
     """An operation for the writer, as it was declared."""
 
     app_no: int | None
-    apps: Apps | None
+    apps: DeclaredApps
     is_shared: bool
 
 
@@ -49,16 +52,28 @@ class AppLocks(NamedTuple):
 NO_LOCKS: Final = AppLocks(NO_APP, NO_APP)
 
 
-def apps_of(declared: Apps | None, app_no: int | None) -> Apps:
-    """Return the apps whose rows an operation may write that was declared so, in the turn of this app or of none."""
+def apps_of(declared: DeclaredApps, app_no: int | None) -> Apps:
+    """Return the apps whose rows an operation may write that was declared so, in the turn of this app or of none.
+
+    Writer thread, unless nothing has to be asked.
+    """
+    if callable(declared):
+        return declared()
     if declared is not None:
         return declared
     return EVERY_APP if app_no is None else frozenset((app_no,))
 
 
-def and_app(apps: Apps, app_no: int | None) -> Apps:
-    """Return these apps and this one, if it is one."""
-    return apps if apps is EVERY_APP or app_no is None else apps | {app_no}
+def with_app(declared: DeclaredApps, app_no: int | None, besides: int | None) -> DeclaredApps:
+    """Return what is to be declared of an operation that may write rows of the app `besides`, too, if that is one."""
+    if besides is None or (declared is None and app_no == besides):
+        return declared
+
+    def both() -> Apps:
+        apps = apps_of(declared, app_no)
+        return apps if apps is EVERY_APP else apps | {besides}
+
+    return both
 
 
 def locks_for(operations: Iterable[Declared]) -> AppLocks:

@@ -35,7 +35,7 @@ from typing import TypeVar
 
 from broker.sqlite_file import Fault
 from gateway.latency import LatencyHistogram
-from gateway.store.app_locks import NO_LOCKS, Apps, and_app, apps_of, locks_for
+from gateway.store.app_locks import NO_APP, NO_LOCKS, DeclaredApps, locks_for, with_app
 from gateway.store.audited_writes import open_attempt
 from gateway.store.backend import Backend
 from gateway.store.errors import StorageDamaged, StorageError, StorageFailed
@@ -177,7 +177,7 @@ class Database:
         on_error: Callable[[BaseException], None],
         app_no: int | None = None,
         *,
-        apps: Apps | None = None,
+        apps: DeclaredApps = None,
         is_shared: bool = False,
         uses_reserve: bool = True,
     ) -> None:
@@ -201,7 +201,7 @@ class Database:
         operation: Callable[[Transaction], T],
         app_no: int | None = None,
         *,
-        apps: Apps | None = None,
+        apps: DeclaredApps = None,
         is_shared: bool = False,
     ) -> T:
         """Run `operation` on the writer thread and wait for the commit; `apps` and `is_shared` are those of `submit`.
@@ -213,7 +213,7 @@ class Database:
         attempt = open_attempt()
         if attempt is not None:
             operation = attempt.audited(operation, app_no, self._clock_ms)
-            apps = and_app(apps_of(apps, app_no), attempt.app_no)
+            apps = with_app(apps, app_no, attempt.app_no)
         if app_no is not None and self._queue.waiting(app_no) >= WAITING_WRITES_OF_APP:
             raise self.reads.refusal(app_no, "writer_full", "too many changes of this app wait")
         future: asyncio.Future[T] = self._loop.create_future()
@@ -290,14 +290,16 @@ class Database:
 
         A disk that was full may not be any more.
         """
-        await self.write(lambda transaction: None)
+        await self.write(lambda transaction: None, apps=NO_APP)
 
     async def give_back(self, *, all_pages: bool = False) -> int:
         """Give a slice of the free pages back to the disk, beyond what is kept for tomorrow or all of them; how many.
 
         A file that was made without `auto_vacuum` gives none: its free pages are used again, but stay in the file.
         """
-        return await self.write(lambda connection: self._backend.give_back(connection, all_bytes=all_pages))
+        return await self.write(
+            lambda connection: self._backend.give_back(connection, all_bytes=all_pages), apps=NO_APP
+        )
 
     def _give_up(self, error: Exception) -> None:
         """Write nothing any more, and let the process end (law 5). Writer thread."""

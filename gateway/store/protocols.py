@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
+from gateway.store.app_locks import DeclaredApps
 from gateway.store.transaction import Transaction
 
 T = TypeVar("T")
@@ -19,10 +20,19 @@ class Writer(Protocol):
         on_commit: Callable[[T], None],
         on_error: Callable[[BaseException], None],
         *,
+        apps: DeclaredApps = None,
+        is_shared: bool = False,
         uses_reserve: bool = True,
     ) -> None: ...
 
-    async def write(self, operation: Callable[[Transaction], T], app_no: int | None = None) -> T: ...
+    async def write(
+        self,
+        operation: Callable[[Transaction], T],
+        app_no: int | None = None,
+        *,
+        apps: DeclaredApps = None,
+        is_shared: bool = False,
+    ) -> T: ...
 
 
 class Timers(Protocol):

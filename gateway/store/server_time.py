@@ -24,6 +24,7 @@ from sqlmodel import SQLModel
 from broker.clock import boot_id
 from broker.sqlite_file import connect
 from gateway.store import models
+from gateway.store.app_locks import NO_APP
 from gateway.store.protocols import Writer
 from gateway.store.transaction import Transaction
 from gateway.timestamps import WallTime
@@ -182,6 +183,7 @@ class WallClock:
             operation,
             lambda _: None,
             lambda error: log.warning("what the machine's clock shows could not be stored: %s", error),
+            apps=NO_APP,
         )
 
 

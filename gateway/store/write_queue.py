@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.store.app_locks import Apps
+from gateway.store.app_locks import DeclaredApps
 from gateway.store.transaction import Transaction
 
 
@@ -34,8 +34,8 @@ class WriteOperation:
     """The app that asks for it by itself; None: the server's own."""
     uses_reserve: bool = True
     """Whether the disk's reserve may be given up for it."""
-    apps: Apps | None = None
-    """The apps whose rows it may write, if that was declared; otherwise `apps_of` says which."""
+    apps: DeclaredApps = None
+    """What was declared of the apps whose rows it may write; `apps_of` says which they are."""
     is_shared: bool = False
     """Whether it writes nothing: `apps` are those whose rows it reads, and nobody may write meanwhile."""
     number: int = 0

@@ -82,8 +82,8 @@ def as_delivered(value: dict[str, Any]) -> Any:
     said = {name: value[name] for name in ("kind", "notification", "data", "channel", "priority", "collapse_key")}
     request = PushRequest.model_validate({"target": {"all": True}, **said})
     push = ActivePush(
-        no=1, push_id=value["push_id"], kind=value["kind"], priority=PRIORITIES.index(request.priority), qos=1,
-        ttl=request.ttl, collapse_key=request.collapse_key, channel=request.channel, content=request.content(),
+        no=1, app_no=1, push_id=value["push_id"], kind=value["kind"], priority=PRIORITIES.index(request.priority),
+        qos=1, ttl=request.ttl, collapse_key=request.collapse_key, channel=request.channel, content=request.content(),
         accepted_at=0, expires_at=value["expires_in"] * 1000,
     )  # fmt: skip
     return json.loads(push.body(0).payload) | {"sent_at": value["sent_at"]}

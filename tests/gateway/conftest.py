@@ -14,6 +14,7 @@ import pytest
 
 from tests import postgresql
 from tests.gateway.in_process import InProcessGateway
+from tests.gateway.written_apps import complaints, note_databases
 
 MEMORY: Final = Path("/dev/shm")
 ROOM_BYTES: Final = 1 << 30
@@ -33,6 +34,15 @@ def tmp_path(tmp_path: Path, full: int) -> Iterator[Path]:
             yield tmp_path
     if postgresql.is_used():
         postgresql.schema_pool().give_back(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def declared_apps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What operations declare of the apps whose rows they write is true (decision 10)."""
+    note_databases(monkeypatch)
+    complaints.clear()
+    yield
+    assert sorted(set(complaints)) == []
 
 
 @pytest.fixture

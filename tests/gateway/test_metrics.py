@@ -129,8 +129,8 @@ async def test_what_runs_how_many_devices_there_are_and_how_fast_they_get_their_
     await gateway.components.measurements.census.count_if_due(CENSUS_INTERVAL_SECONDS)
     connections = gateway.components.delivery.connections
     push = ActivePush(
-        no=1, push_id="p", kind="silent", priority=2, qos=1, ttl=60, collapse_key=None, channel=None, content="{}",
-        accepted_at=gateway.clock.milliseconds, expires_at=gateway.clock.milliseconds + 60_000,
+        no=1, app_no=1, push_id="p", kind="silent", priority=2, qos=1, ttl=60, collapse_key=None, channel=None,
+        content="{}", accepted_at=gateway.clock.milliseconds, expires_at=gateway.clock.milliseconds + 60_000,
     )  # fmt: skip
     assert not samples(gateway)["fleetpush_hand_over_seconds_count"]
     connections.connected("kiosk-1", DeviceIdentity(1, 1, "default", "kiosk-1", "kiosk-1"), False)

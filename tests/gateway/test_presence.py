@@ -8,8 +8,13 @@ from pathlib import Path
 import pytest
 
 from gateway import composition
+from gateway.auth import DeviceIdentity
 from gateway.store.analytics.presence_hours import HOUR_MS, WEEK_HOURS
 from tests.gateway.in_process import InProcessGateway
+
+
+def kiosk(number: int) -> DeviceIdentity:
+    return DeviceIdentity(number, 1, "default", f"kiosk-{number}", f"kiosk-{number}")
 
 
 async def test_a_server_learns_over_weeks_and_restarts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,7 +29,7 @@ async def test_a_server_learns_over_weeks_and_restarts(tmp_path: Path, monkeypat
         gateway.clock.milliseconds = now_ms
         await gateway.components.recover()
         gateway.components.delivery.presence_hours.tick()
-        gateway.components.activity.connected(1 if week < 4 else 2, now_ms)
+        gateway.components.activity.connected(kiosk(1 if week < 4 else 2), now_ms)
         await gateway.close()
         gateway = await InProcessGateway.build(tmp_path, loop)
     gateway.clock.milliseconds = now_ms + WEEK_HOURS * HOUR_MS
@@ -32,7 +37,7 @@ async def test_a_server_learns_over_weeks_and_restarts(tmp_path: Path, monkeypat
     body = {"target": {"all": True}, "ttl": 60}
     found = await gateway.call("POST", "/v1/pushes/forecast", json=body)
     assert (found["likely"], found["will_expire"], found["unknown_presence"]) == (1, 1, 0), "3/4 and 1/4"
-    gateway.components.activity.connected(2, gateway.clock.milliseconds)
+    gateway.components.activity.connected(kiosk(2), gateway.clock.milliseconds)
     gateway.components.activity.flush()
     gateway.clock.milliseconds += HOUR_MS
     while not await _is_recorded(gateway):  # noqa: ASYNC110  # by a task of the server's

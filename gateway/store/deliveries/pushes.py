@@ -15,12 +15,16 @@ PUSH_COLUMNS = (
 )
 """Columns of a new push, in the order of its values."""
 LoadedPush: TypeAlias = tuple[
-    int, str, str, int, int, int, str | None, str | None, str, int, int, int | None, int
+    int, str, str, int, int, int, str | None, str | None, str, int, int, int | None, int, int
 ]  # fmt: skip
 """A push as a device is given it: number, id, kind, priority, QoS, ttl in seconds, collapse key, channel, content as
-JSON, when it was accepted, when it expires and when it was recalled (ms), whether it was stored as sets."""
+JSON, when it was accepted, when it expires and when it was recalled (ms), whether it was stored as sets,
+number of the app that its devices are of."""
 _LOADED_PUSH = (
-    "no, id, kind, priority, qos, ttl, collapse_key, channel, content, accepted_at, expires_at, recalled_at, in_sets"
+    "no, id, kind, priority, qos, ttl, collapse_key, channel, content, accepted_at, expires_at, recalled_at, in_sets,"
+    # A push of the server's own (0) is for devices of one app, each of which has a row.
+    " CASE app_no WHEN 0 THEN (SELECT v.app_no FROM delivery AS d JOIN device AS v ON v.no = d.device_no"
+    " WHERE d.push_no = push.no LIMIT 1) ELSE app_no END"
 )
 
 

@@ -260,11 +260,11 @@ async def test_a_change_that_ends_in_the_middle_says_so(
     answers = iter([None, problem("storage_full", "the disk is full")])
     write = gateway.database.write
 
-    async def fill(operation: Any, app_no: int | None = None) -> Any:
+    async def fill(operation: Any, app_no: int | None = None, **declared: Any) -> Any:
         answer = next(answers, None)
         if answer is not None:
             raise answer
-        return await write(operation, app_no)
+        return await write(operation, app_no, **declared)
 
     await gateway.call("POST", "/v1/devices", 201, json={"device_id": "kiosk-1"})
     await gateway.call("PUT", "/v1/topics/news/devices", json={"devices": ["kiosk-1"]})

@@ -119,7 +119,7 @@ async def test_what_the_framework_refuses_is_a_problem_too(gateway: InProcessGat
 
 
 async def test_a_full_disk_is_507(gateway: InProcessGateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def full(*_: Any) -> None:
+    async def full(*_: Any, **declared: Any) -> None:
         raise StorageFull("no room")
 
     monkeypatch.setattr(type(gateway.database), "write", full)

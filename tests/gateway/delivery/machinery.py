@@ -19,10 +19,12 @@ from sqlmodel import SQLModel, create_engine
 from gateway.auth import DeviceIdentity
 from gateway.delivery.engine import ACKNOWLEDGED, COMPLETED, LOST, ConnectionFacts, EngineEvents, Message
 from gateway.store import models
+from gateway.store.app_locks import DeclaredApps
 from gateway.store.audience.device_sets import ALL_TAG, add_to_sets
 from gateway.store.set_functions import add_set_functions
 from gateway.store.transaction import Transaction
 from tests import postgresql
+from tests.gateway.written_apps import WrittenApps
 
 assert models.Delivery.__tablename__ == "delivery"  # the import defines the tables
 T = TypeVar("T")
@@ -105,6 +107,8 @@ class _Queued:
     operation: Callable[[Transaction], Any]
     on_commit: Callable[[Any], None]
     on_error: Callable[[BaseException], None]
+    apps: DeclaredApps
+    is_shared: bool
 
 
 class ManualWriter:
@@ -112,6 +116,7 @@ class ManualWriter:
 
     def __init__(self, connection: Transaction) -> None:
         self.connection = connection
+        self._written_apps = WrittenApps(connection)
         self.queue: list[_Queued] = []
         self.callbacks: list[Callable[[], None]] = []
 
@@ -121,9 +126,11 @@ class ManualWriter:
         on_commit: Callable[[T], None],
         on_error: Callable[[BaseException], None],
         *,
+        apps: DeclaredApps = None,
+        is_shared: bool = False,
         uses_reserve: bool = True,
     ) -> None:
-        self.queue.append(_Queued(operation, on_commit, on_error))
+        self.queue.append(_Queued(operation, on_commit, on_error, apps, is_shared))
 
     def commit_group(self, size: int | None = None) -> None:
         """Run and commit the next operations; their callbacks wait for `call_back`."""
@@ -134,7 +141,8 @@ class ManualWriter:
         for queued in group:
             self.connection.execute("SAVEPOINT operation")
             try:
-                self.callbacks.append(partial(queued.on_commit, queued.operation(self.connection)))
+                run = self._written_apps.noted(queued.operation, queued.apps, None, is_shared=queued.is_shared)
+                self.callbacks.append(partial(queued.on_commit, run(self.connection)))
             except Exception as error:
                 self.connection.execute("ROLLBACK TO operation")
                 self.callbacks.append(partial(queued.on_error, error))
@@ -151,12 +159,19 @@ class ManualWriter:
             self.call_back()
             self.commit_group()
 
-    async def write(self, operation: Callable[[Transaction], T], app_no: int | None = None) -> T:
+    async def write(
+        self,
+        operation: Callable[[Transaction], T],
+        app_no: int | None = None,
+        *,
+        apps: DeclaredApps = None,
+        is_shared: bool = False,
+    ) -> T:
         """As if it had waited: everything submitted before runs first, and is called back."""
         self.drain()
         self.connection.execute("BEGIN")
         try:
-            result = operation(self.connection)
+            result = self._written_apps.noted(operation, apps, app_no, is_shared=is_shared)(self.connection)
         except Exception:
             self.connection.execute("ROLLBACK")
             raise

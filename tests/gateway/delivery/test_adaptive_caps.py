@@ -216,8 +216,8 @@ def at_once(world: World, monkeypatch: pytest.MonkeyPatch, *coroutines: Any) -> 
     all_stored = asyncio.Event()
     write = world.writer.write
 
-    async def write_and_wait(operation: Any, app_no: int | None = None) -> Any:
-        result = await write(operation, app_no)
+    async def write_and_wait(operation: Any, app_no: int | None = None, **declared: Any) -> Any:
+        result = await write(operation, app_no, **declared)
         await all_stored.wait()
         return result
 

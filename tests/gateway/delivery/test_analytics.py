@@ -238,8 +238,8 @@ def test_what_is_being_counted_is_counted_once_more_for_who_asks(world: World) -
     world.passes(5)
     write = world.writer.write
 
-    async def write_and_tick(operation: Any, app_no: int | None = None) -> Any:
-        result = await write(operation, app_no)
+    async def write_and_tick(operation: Any, app_no: int | None = None, **declared: Any) -> Any:
+        result = await write(operation, app_no, **declared)
         world.analytics.tick()
         return result
 

@@ -5,9 +5,9 @@ from tests.gateway.delivery.world import World
 
 def test_facts_of_many_devices_are_one_operation_and_the_newest_wins(world: World) -> None:
     for device_no in (1, 2, 3):
-        world.activity.connected(device_no, 10)
-        world.activity.seen(device_no, 10)
-    world.activity.seen(2, 20)
+        world.activity.connected(world.identities[device_no], 10)
+        world.activity.seen(world.identities[device_no], 10)
+    world.activity.seen(world.identities[2], 20)
     world.activity.error(3, "first")
     world.activity.error(3, "second")
     world.timers.later_turn()

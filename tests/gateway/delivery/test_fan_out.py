@@ -20,8 +20,8 @@ def _slices_of_three(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def a_push(no: int, priority: int = 2, ttl: int = 60) -> ActivePush:
     return ActivePush(
-        no=no, push_id=f"p{no}", kind="silent", priority=priority, qos=1, ttl=ttl, collapse_key=None, channel=None,
-        content="{}", accepted_at=0, expires_at=ttl * 1000,
+        no=no, app_no=1, push_id=f"p{no}", kind="silent", priority=priority, qos=1, ttl=ttl, collapse_key=None,
+        channel=None, content="{}", accepted_at=0, expires_at=ttl * 1000,
     )  # fmt: skip
 
 

@@ -116,6 +116,7 @@ class Play:
             timers=world.timers,
             is_listening=lambda app_id, device_id: True,
             notify=lambda app_id, device_id, gap: self.gaps.append((device_id, gap)),
+            apps_of=world.connections.apps_of,
         )
         world.on_returned = missed_pushes.returned
         world.engine.on_hand_over = self._on_hand_over

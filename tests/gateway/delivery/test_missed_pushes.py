@@ -27,6 +27,7 @@ class Told:
             timers=world.timers,
             is_listening=lambda app_id, device_id: device_id in self.listening,
             notify=lambda app_id, device_id, gap: self.notices.append((device_id, gap)),
+            apps_of=world.connections.apps_of,
         )
         world.on_returned = missed_pushes.returned
 

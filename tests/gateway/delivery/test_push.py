@@ -31,7 +31,7 @@ def active(no: int = 1, **fields: Any) -> ActivePush:
         "expires_at": 1_800_000_060_000,
         **fields,
     }
-    return ActivePush(no=no, **facts)
+    return ActivePush(no=no, app_no=1, **facts)
 
 
 @pytest.mark.parametrize(
@@ -167,6 +167,7 @@ def test_no_body_is_larger_than_what_was_counted(
     start = 1_800_000_000_000
     push = ActivePush(
         no=1,
+        app_no=1,
         push_id="x" * PUSH_ID_CHARACTERS,
         kind=asked.kind or "",
         priority=PRIORITIES.index(asked.priority),

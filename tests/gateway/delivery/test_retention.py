@@ -165,9 +165,9 @@ def test_many_small_pushes_leave_together(world: World, monkeypatch: pytest.Monk
     operations: list[Any] = []
     write = world.writer.write
 
-    async def counted(operation: Any) -> Any:
+    async def counted(operation: Any, **declared: Any) -> Any:
         operations.append(operation)
-        return await write(operation)
+        return await write(operation, **declared)
 
     monkeypatch.setattr(world.writer, "write", counted)
     sweep(world)

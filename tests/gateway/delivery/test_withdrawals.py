@@ -38,11 +38,11 @@ def until_some_ended(world: World, operation: Coroutine[Any, Any, Any]) -> None:
     writer: Any = world.writer
     write, killed = writer.write, asyncio.Event()
 
-    async def write_until_killed(*arguments: Any) -> Any:
+    async def write_until_killed(*arguments: Any, **declared: Any) -> Any:
         if ended(world):
             killed.set()
             await asyncio.Event().wait()
-        return await write(*arguments)
+        return await write(*arguments, **declared)
 
     writer.write = write_until_killed
     task = world.loop.create_task(operation)
@@ -78,14 +78,14 @@ def refuse(world: World, monkeypatch: pytest.MonkeyPatch, write_no: int, error: 
     """The database refuses what is written as this number from now on, after something else has happened."""
     write, count = world.writer.write, 0
 
-    async def write_or_refuse(*arguments: Any) -> Any:
+    async def write_or_refuse(*arguments: Any, **declared: Any) -> Any:
         nonlocal count
         count += 1
         if count == write_no:
             meanwhile()
             world.settle()
             raise error
-        return await write(*arguments)
+        return await write(*arguments, **declared)
 
     monkeypatch.setattr(world.writer, "write", write_or_refuse)
 
@@ -140,8 +140,8 @@ def test_what_is_stored_while_a_mailbox_is_emptied_stays(world: World) -> None:
     write = writer.write
     pushed = []
 
-    async def write_and_push(*arguments: Any) -> Any:
-        result = await write(*arguments)
+    async def write_and_push(*arguments: Any, **declared: Any) -> Any:
+        result = await write(*arguments, **declared)
         writer.write = write
         pushed.append(await world.acceptance.accept(APP, world.request()))
         return result

@@ -54,9 +54,11 @@ class PlanWorld(World):
             if self.writes == self.kill_at:
                 raise Killed
 
-        async def counted_write(operation: Callable[[Transaction], Any], app_no: int | None = None) -> Any:
+        async def counted_write(
+            operation: Callable[[Transaction], Any], app_no: int | None = None, **declared: Any
+        ) -> Any:
             dies()
-            return await write(operation, app_no)
+            return await write(operation, app_no, **declared)
 
         def counted_commit(size: int | None = None) -> None:
             if self.writer.queue:

@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from gateway.store.app_locks import EVERY_APP, NO_APP, Apps, and_app, apps_of, locks_for
+from gateway.store.app_locks import EVERY_APP, NO_APP, Apps, apps_of, locks_for, with_app
 from gateway.store.database import Database
 from gateway.store.errors import StorageError
 from gateway.store.postgresql.server import IDLE_MS, PostgresqlServer
@@ -51,9 +51,13 @@ def test_an_operation_that_says_nothing_writes_every_app() -> None:
     assert apps_of(None, None) is EVERY_APP
     assert apps_of(None, 3) == frozenset((3,))
     assert apps_of(NO_APP, 3) == NO_APP
-    assert and_app(EVERY_APP, 3) is EVERY_APP
-    assert and_app(NO_APP, 3) == frozenset((3,))
-    assert and_app(frozenset((4,)), None) == frozenset((4,))
+    assert apps_of(lambda: frozenset((4,)), 3) == frozenset((4,))
+    assert apps_of(with_app(EVERY_APP, None, 3), None) is EVERY_APP
+    assert apps_of(with_app(None, None, 3), None) is EVERY_APP
+    assert apps_of(with_app(NO_APP, None, 3), None) == frozenset((3,))
+    assert apps_of(with_app(lambda: frozenset((4,)), None, 3), None) == frozenset((3, 4))
+    assert with_app(None, 3, 3) is None
+    assert with_app(None, 3, None) is None
 
 
 @pytest.fixture(scope="module")
