@@ -57,9 +57,8 @@ class Postgresql:
 
     def __enter__(self) -> Postgresql:
         path = Path(self._folder.name)
-        if os.geteuid() == 0:
-            os.chown(path, _NOBODY, _NOBODY)
-        self._run("initdb", "--pgdata", f"{path}/data", "--username", "fleetpush", "--auth", "trust", "--no-sync")
+        give_away(path)
+        run_program("initdb", "--pgdata", f"{path}/data", "--username", "fleetpush", "--auth", "trust", "--no-sync")
         lines = (f"{name} = {value.format(folder=path)}" for name, value in self._settings.items())
         with (path / "data" / "postgresql.conf").open("a") as file:
             file.write("\n".join(lines) + "\n")
@@ -74,12 +73,12 @@ class Postgresql:
     def start(self) -> None:
         """Start it again where it has been stopped; returns when it answers."""
         path = Path(self._folder.name)
-        self._run("pg_ctl", "start", "--wait", "--pgdata", f"{path}/data", "--log", f"{path}/log")
+        run_program("pg_ctl", "start", "--wait", "--pgdata", f"{path}/data", "--log", f"{path}/log")
         self.running = True
 
     def stop(self) -> None:
         """End it at once and without a checkpoint, as a crash does."""
-        self._run("pg_ctl", "stop", "--wait", "--mode", "immediate", "--pgdata", f"{self._folder.name}/data")
+        run_program("pg_ctl", "stop", "--wait", "--mode", "immediate", "--pgdata", f"{self._folder.name}/data")
         self.running = False
 
     def require_passwords(self) -> None:
@@ -98,14 +97,26 @@ class Postgresql:
         """The address of a database, as the setting `database` has it."""
         return f"postgresql://fleetpush@/{database}?host={self._folder.name}"
 
-    def _run(self, program: str, *arguments: str) -> None:
-        as_nobody = {"user": _NOBODY, "group": _NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
-        command = [require(program), *arguments]
-        done = subprocess.run(
-            command, cwd="/", text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False,
-            **as_nobody,  # type: ignore[call-overload]  # of the types that each has
-        )  # fmt: skip
-        assert done.returncode == 0, f"{program}: {done.stderr}"
+
+def run_program(program: str, *arguments: str) -> None:
+    """Run one of PostgreSQL's programs to its end, as nobody where the tests are root. Fails with what it complains
+    of."""
+    done = subprocess.run(
+        [require(program), *arguments], cwd="/", text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        check=False, **unprivileged(),  # type: ignore[call-overload]  # of the types that each has
+    )  # fmt: skip
+    assert done.returncode == 0, f"{program}: {done.stderr}"
+
+
+def unprivileged() -> dict[str, object]:
+    """What a process is started with that may not be root's."""
+    return {"user": _NOBODY, "group": _NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+
+
+def give_away(path: Path) -> None:
+    """Have a file or folder belong to whom `run_program` runs as."""
+    if os.geteuid() == 0:
+        os.chown(path, _NOBODY, _NOBODY)
 
 
 def database_for(data_dir: Path) -> str:
