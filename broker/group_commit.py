@@ -24,9 +24,10 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from broker.message import Message
-from broker.store import PublishedWill, SharedSessions, StoredOutbound, StoredSession, StoredSubscription
+from broker.store import PublishedWill, SharedSessions, StoredOutbound, StoredSession, StoredState, StoredSubscription
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,18 @@ class SessionChanges:
 class Group:
     """The changes of one commit, and the callbacks that wait for it."""
 
-    __slots__ = ("callbacks", "changed", "messages", "next_packet_id", "retained", "sessions", "time", "wills")
+    __slots__ = (
+        "callbacks",
+        "changed",
+        "messages",
+        "next_packet_id",
+        "operations",
+        "released",
+        "retained",
+        "sessions",
+        "time",
+        "wills",
+    )
 
     def __init__(self) -> None:
         self.changed = False
@@ -63,6 +75,10 @@ class Group:
         self.time: float | None = None
         self.next_packet_id: int | None = None
         self.wills: dict[int, PublishedWill | None] = {}
+        self.released: set[str] = set()
+        """Clients whose sessions have left memory, with a store that is shared."""
+        self.operations: list[Callable[[Any], None]] = []
+        """What a store of the embedder does besides, in the transaction of the group."""
         self.callbacks: list[Callable[[], None]] = []
 
 
@@ -94,6 +110,14 @@ class GroupCommit:
         self.lost: asyncio.Future[str] = loop.create_future()
         """Resolves with the reason when nothing is written any more."""
         self._writer = threading.Thread(target=self._write_groups, name="broker-store", daemon=True)
+
+    def restore(self) -> StoredState:
+        """See `SessionStore`."""
+        raise NotImplementedError
+
+    def claim_packet_ids(self, size: int) -> int:
+        """See `SessionStore`."""
+        raise NotImplementedError
 
     def _commit(self, group: Group) -> str | None:
         """Commit a group; return the reason for a failure, or None. Runs on the *writer thread*."""

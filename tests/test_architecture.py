@@ -51,6 +51,8 @@ MAY_IMPORT_BROKER = (
     "gateway.app",
     "gateway.composition",
     "gateway.listener_config",
+    "gateway.store.nodes.broker_sessions",
+    "gateway.store.postgresql.session_store",
 )
 OPEN_TO_THE_GATEWAY = ("broker.clock", "broker.compiled_modules", "broker.sqlite_file")
 MAY_IMPORT_CLIENT_SIM = ("gateway.cli",)

@@ -18,6 +18,7 @@ from sqlmodel import SQLModel
 from gateway.store import models  # noqa: F401 - defines the tables
 from gateway.store.attribute_index import INDEXED_ATTRIBUTES, NAME_CHARACTERS, PREFIX_CHARACTERS
 from gateway.store.migrations import HEAD, NoSchema, SchemaTooNew, SchemaUnsuitable
+from gateway.store.nodes.broker_sessions import SESSION_NUMBERS
 from gateway.store.nodes.invalidations import INVALIDATIONS_LOCK
 from gateway.store.postgresql.address import Address
 from gateway.store.segments.terms import COMPONENT_DIGITS, VERSION_CHARACTERS, VERSION_COMPONENTS
@@ -26,10 +27,11 @@ _TYPES = (("INTEGER", "BIGINT"), ("SERIAL", "BIGSERIAL"), ("BIGBIGSERIAL", "BIGS
 _FOREIGN_KEY = re.compile(r",\s*FOREIGN KEY\([^)]*\) REFERENCES [^(]*\([^)]*\)")
 _ON_TABLES = "CREATE FUNCTION note_numbers"
 """What begins here in functions.sql names tables, and comes after them."""
-_OF_NODES = ("nodes.sql", "tasks.sql", "invalidations.sql")
+_OF_NODES = ("nodes.sql", "tasks.sql", "invalidations.sql", "sessions.sql")
 """Files of tables that a file of SQLite does not have."""
 _FIGURES = {
     "INVALIDATIONS_LOCK": INVALIDATIONS_LOCK,
+    "SESSION_NUMBERS": SESSION_NUMBERS,
     "PREFIX_CHARACTERS": PREFIX_CHARACTERS,
     "NAME_CHARACTERS": NAME_CHARACTERS,
     "INDEXED_ATTRIBUTES": INDEXED_ATTRIBUTES,

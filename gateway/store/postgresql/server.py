@@ -133,6 +133,10 @@ class PostgresqlServer:
         """A connection for leases, which connects when it is first used."""
         return PostgresqlLeaseConnection(self._address, self._schema, _explained)
 
+    def connect_sessions(self) -> Transaction:
+        """A connection for MQTT sessions, which are written beside the ledger. Raises StorageError."""
+        return self._connected(*_OF_A_WRITER)
+
     def share(self, node: NodeEpoch) -> None:
         """Share the schema with other nodes, as this one; before any connection is made."""
         self._node = node
