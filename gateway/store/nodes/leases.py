@@ -141,6 +141,14 @@ def record_group(transaction: Transaction, no: int, epoch: int, at: int) -> int 
     return None if row is None else int(row[0])
 
 
+def recorded_groups(transaction: Transaction, no: int, epoch: int) -> int | None:
+    """Count the groups that are stored in an epoch, once none is under way; None: it has ended."""
+    row = transaction.execute(
+        "SELECT groups FROM node WHERE no = ? AND epoch = ? AND ended_at IS NULL FOR UPDATE", (no, epoch)
+    ).fetchone()
+    return None if row is None else int(row[0])
+
+
 def keep_last_time(transaction: Transaction) -> None:
     """Put the latest time that any node has stored into the row from which a start goes on."""
     transaction.execute("UPDATE clock SET at = greatest(at, (SELECT coalesce(max(n.at), 0) FROM node AS n))")

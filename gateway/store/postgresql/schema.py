@@ -87,8 +87,8 @@ def _fill(connection: psycopg.Connection[Any]) -> None:
     for name in _OF_NODES:
         connection.execute(_file(name).encode())
     connection.execute("CREATE TABLE alembic_version (version_num TEXT NOT NULL)")
-    connection.execute("CREATE TABLE server_start (no BIGINT NOT NULL)")
-    connection.execute("INSERT INTO server_start VALUES (0)")
+    connection.execute("CREATE TABLE server_start (no BIGINT NOT NULL, groups BIGINT NOT NULL DEFAULT 0)")
+    connection.execute("INSERT INTO server_start (no) VALUES (0)")
     connection.execute("INSERT INTO alembic_version VALUES (%s)", (HEAD,))
 
 

@@ -1,9 +1,10 @@
 """A `Backend` in PostgreSQL: a schema of a database, which one server of ours has at a time.
 
 Commits are as lasting as PostgreSQL's are: with `fsync`, `full_page_writes` and `synchronous_commit` on, as they are by
-default. A commit that is not answered may have happened, or not: as after a failed sync of a file, the process ends,
-and the next start begins from what is stored. Any other lost connection costs what was under way: it was not stored,
-whoever asked is told so, and the next statement connects again.
+default. A connection that is lost costs what was under way: it was not stored, whoever asked is told so, and the next
+statement connects again. A commit that is not answered may have happened, or not: each group of writes counts itself
+where it is stored, and that count says which, when PostgreSQL answers again. If it does not for OUTCOME_SECONDS the
+process ends, as after a failed sync of a file, and the next start begins from what is stored.
 
 Nodes (docs/adr/0010-nodes.md) share the schema with each other, and with no server that is none. The last statement of
 each group of theirs asks whether their lease holds (`store.nodes.leases`).
@@ -37,6 +38,7 @@ from gateway.store.errors import (
 )
 from gateway.store.nodes import leases
 from gateway.store.nodes.leases import NodeEpoch
+from gateway.store.postgresql import server_starts
 from gateway.store.postgresql.address import read_address
 from gateway.store.postgresql.connection import Connection
 from gateway.store.postgresql.lease_connection import PostgresqlLeaseConnection
@@ -70,6 +72,9 @@ RETRY_SECONDS = 1.0
 """Time between two attempts to reach a PostgreSQL that is away."""
 SIZE_SECONDS = 60.0
 """Time between two measurements of the database's size, which looks at each of its files."""
+OUTCOME_SECONDS = 10.0
+"""Time for which a commit that was not answered is asked after, as long as a client's patience."""
+_WRITTEN = "another server has written to the schema while the connection was lost"
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 IDLE_MS = 2_000
 """Time after which PostgreSQL ends a group whose node has stopped in the middle of it, and gives up its locks."""
@@ -110,6 +115,8 @@ class PostgresqlServer:
         self.has_nodes = has_nodes
         self._schema = schema
         self._start_no = 0
+        self._group: int | None = None
+        """Which group of writes is under way, by the count where it is stored; None: it has changed nothing yet."""
         self._size_bytes = 0
         self._next_measurement = 0.0
         self._next_try = 0.0
@@ -152,7 +159,7 @@ class PostgresqlServer:
         try:
             self._lock_schema(connection, time.monotonic() + LOCK_SECONDS)
             if not self.has_nodes:
-                (self._start_no,) = connection.execute("UPDATE server_start SET no = no + 1 RETURNING no").fetchone()
+                self._start_no = server_starts.add_start(connection)
                 leases.end_all(connection)
             leases.keep_last_time(connection)
             for setting in DURABLE:
@@ -197,6 +204,7 @@ class PostgresqlServer:
         the snapshot, too early.
         """
         raw = cast(Connection, connection)
+        self._group = None
         raw.notice_end()
         if raw.is_lost:
             self._restore_writer(raw)
@@ -216,10 +224,8 @@ class PostgresqlServer:
         connection = cast(Transaction, raw)
         try:
             self._lock_schema(connection, time.monotonic())
-            if not self.has_nodes:  # nodes do write, and are told by the row of their epoch
-                (start_no,) = connection.execute("SELECT no FROM server_start").fetchone()
-                if start_no != self._start_no:
-                    raise WrittenByAnother("another server has written to the schema while the connection was lost")
+            if not self.has_nodes and server_starts.recorded_groups(connection, self._start_no) is None:
+                raise WrittenByAnother(_WRITTEN)  # nodes do write, and are told by the row of their epoch
         except Exception:
             raw.close()  # or the next group would write without the lock
             raise
@@ -251,22 +257,54 @@ class PostgresqlServer:
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
 
     def record_group(self, connection: Transaction, now_ms: int) -> None:
-        """Raises StorageUnreachable if this node's epoch has ended: then nothing of the group may be stored."""
+        """Count the group. Raises StorageUnreachable if this node's epoch has ended, and WrittenByAnother if another
+        server has the schema: then nothing of the group may be stored."""
         node = self._node
-        if node is None:
+        if node is not None:
+            self._group = leases.record_group(connection, node.no, node.epoch, now_ms)
+            if self._group is None:
+                self.trouble = "this node's lease has ended"
+                node.on_ended("another node has declared it ended")
+                raise StorageUnreachable(self.trouble)
+        elif self.has_nodes:  # one without a row
             connection.execute(STORE_TIME, (now_ms,))
-        elif leases.record_group(connection, node.no, node.epoch, now_ms) is None:
-            self.trouble = "this node's lease has ended"
-            node.on_ended("another node has declared it ended")
-            raise StorageUnreachable(self.trouble)
+        else:
+            self._group = server_starts.record_group(connection, self._start_no, now_ms)
+            if self._group is None:
+                raise WrittenByAnother(_WRITTEN)
 
     def commit(self, connection: Transaction) -> None:
+        """End a group. Raises CommitUnanswered if nobody says whether it happened, StorageUnreachable if it has not."""
         try:
             connection.execute("COMMIT")
         except psycopg.OperationalError as error:
-            if cast(Connection, connection).is_lost:
-                raise CommitUnanswered(str(error)) from error
-            raise
+            raw = cast(Connection, connection)
+            if not raw.is_lost or self._group is None:  # nothing was to be stored
+                raise
+            if not self._is_stored(raw, self._group, error):
+                raise StorageUnreachable(f"the connection was lost before the commit: {one_line(error)}") from error
+
+    def _is_stored(self, raw: Connection, group: int, lost: psycopg.Error) -> bool:
+        """Ask whether the commit of a group happened that was not answered. Raises CommitUnanswered."""
+        deadline = time.monotonic() + OUTCOME_SECONDS
+        connection = cast(Transaction, raw)
+        node = self._node
+        while True:
+            try:
+                self._restore_writer(raw)
+                if node is None:
+                    groups = server_starts.recorded_groups(connection, self._start_no)
+                else:
+                    groups = leases.recorded_groups(connection, node.no, node.epoch)
+            except (psycopg.Error, StorageError) as error:
+                if time.monotonic() >= deadline:
+                    raise CommitUnanswered(one_line(lost)) from error
+                time.sleep(_LOCK_PAUSE_SECONDS)
+                continue
+            if groups is None:  # its epoch has ended: whoever reads the row next may be anybody
+                raise CommitUnanswered(one_line(lost)) from lost
+            log.warning("a commit was not answered, and it %s", "is stored" if groups == group else "has not happened")
+            return groups == group
 
     def roll_back(self, connection: Transaction) -> None:
         if not cast(Connection, connection).is_lost and connection.in_transaction:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -12,7 +13,9 @@ import pytest
 from gateway.store.database import Database
 from gateway.store.errors import OutcomeUnknown, StorageBusy, StorageUnreachable
 from gateway.store.migrations import SchemaTooNew, SchemaUnsuitable
+from gateway.store.nodes.leases import NodeEpoch, declare_ended, register, renew
 from gateway.store.postgresql.server import RETRY_SECONDS, PostgresqlServer
+from gateway.store.server_time import read_stored_clock
 from gateway.store.transaction import Transaction
 from tests.postgresql import Postgresql
 
@@ -133,19 +136,129 @@ async def test_a_server_whose_schema_another_one_has_had_meanwhile_ends(
     assert "another server has written" in await asyncio.wait_for(database.lost, 5)
 
 
-async def test_a_commit_that_nobody_answers_ends_the_process(
-    server: Postgresql, database: Database, backend: PostgresqlServer, monkeypatch: pytest.MonkeyPatch
+class OneNode:
+    """A node of a schema of its own, and the connection for its lease."""
+
+    def __init__(self, server: Postgresql, schema: str) -> None:
+        self.backend = PostgresqlServer.open(server.url, schema, has_nodes=True)
+        self.lease = self.backend.connect_lease()
+        self.no, self.epoch = self.lease.run(partial(register, known=None, identity="", url="", secret=""))
+        self.reasons: list[str] = []
+        self.backend.share(NodeEpoch(no=self.no, epoch=self.epoch, on_ended=self.reasons.append))
+
+    def declare_ended(self, renewals: int = 0) -> bool:
+        return self.lease.run(partial(declare_ended, no=self.no, epoch=self.epoch, renewals=renewals))
+
+
+@pytest.fixture
+def node(server: Postgresql, request: pytest.FixtureRequest) -> Iterator[OneNode]:
+    node = OneNode(server, f"n{abs(hash(request.node.name))}")
+    yield node
+    node.lease.close()
+
+
+@pytest.mark.parametrize("is_node", [False, True])
+@pytest.mark.parametrize("arrives", [False, True])
+async def test_a_commit_that_is_not_answered_is_asked_after(
+    server: Postgresql,
+    backend: PostgresqlServer,
+    node: OneNode,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_node: bool,
+    arrives: bool,
 ) -> None:
+    """What is stored was answered, and what is not was not; and nothing ends."""
+    over = node.backend if is_node else backend
+    database = await Database.over(over, tmp_path / "ledger", lambda stored: lambda: 1_000, lambda: False)
     commit = PostgresqlServer.commit
+    cuts = 0
 
     def cut(self: PostgresqlServer, connection: Transaction) -> None:
-        end_connections(server)
+        nonlocal cuts
+        if self._group is not None and cuts < 2:
+            cuts += 1
+            if arrives:
+                connection.execute("COMMIT")
+            end_connections(server)
         commit(self, connection)
 
     monkeypatch.setattr(PostgresqlServer, "commit", cut)
-    with pytest.raises(OutcomeUnknown):
-        await database.write(insert(1))
-    assert "did not confirm a commit" in await asyncio.wait_for(database.lost, 5)
+    if arrives:
+        await asyncio.gather(database.write(insert(1)), database.write(insert(2)))
+        await database.write(insert(3))
+    else:
+        with pytest.raises(StorageUnreachable):
+            await database.write(insert(9))
+        # Known not to be stored, a group is stored again one by one.
+        await asyncio.gather(database.write(insert(1)), database.write(insert(2)), database.write(insert(3)))
+    assert await numbers(database) == [1, 2, 3]
+    assert cuts == 2
+    assert not database.lost.done()
+    assert not node.reasons
+    await database.close()
+
+
+async def test_a_commit_that_nobody_answers_ends_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.store.postgresql.server.OUTCOME_SECONDS", 0.5)
+    with Postgresql() as server:
+        backend = PostgresqlServer.open(server.url)
+        database = await Database.over(backend, tmp_path / "ledger", lambda stored: lambda: 1_000, lambda: False)
+        commit = PostgresqlServer.commit
+
+        def cut(self: PostgresqlServer, connection: Transaction) -> None:
+            server.stop()
+            commit(self, connection)
+
+        monkeypatch.setattr(PostgresqlServer, "commit", cut)
+        with pytest.raises(OutcomeUnknown):
+            await database.write(insert(1))
+        assert "did not confirm a commit" in await asyncio.wait_for(database.lost, 5)
+        await database.close()
+
+
+async def test_nothing_is_stored_under_an_epoch_that_has_ended(node: OneNode, tmp_path: Path) -> None:
+    database = await Database.over(node.backend, tmp_path / "ledger", lambda stored: lambda: 1_000, lambda: False)
+    await database.write(insert(1))
+    assert not node.declare_ended(1), "it has not renewed so often"
+    assert node.declare_ended()
+    with pytest.raises(StorageUnreachable):
+        await database.write(insert(2))
+    assert node.reasons
+    assert database.unready() is not None
+    assert await numbers(database) == [1]
+    await database.close()
+
+
+def test_who_declares_an_end_does_not_wait_for_a_group_that_is_under_way(node: OneNode) -> None:
+    """It has a lease of its own to renew."""
+    writer = node.backend.connect_writer()
+    node.backend.begin(writer, frozenset(), frozenset())
+    insert(1)(writer)
+    node.backend.record_group(writer, 1_000)
+    assert not node.declare_ended()
+    node.backend.commit(writer)
+    assert node.declare_ended()
+    writer.close()
+
+
+def test_a_server_that_is_no_node_has_the_schema_alone(
+    server: Postgresql, node: OneNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.store.postgresql.server.LOCK_SECONDS", 0.2)
+    of_node = node.backend.connect_writer()
+    alone = PostgresqlServer.open(server.url, node.backend._schema)
+    with pytest.raises(StorageBusy, match="another server"):
+        alone.connect_writer()
+    of_node.execute("UPDATE node SET at = 5000")
+    of_node.execute("INSERT INTO clock (no, at) VALUES (1, 1000)")
+    of_node.close()
+    writer = alone.connect_writer()
+    assert read_stored_clock(writer).last_ms == 5_000, "time goes on where any node has left it"
+    with pytest.raises(StorageBusy, match="no node"):
+        node.backend.connect_writer()
+    assert node.lease.run(partial(renew, no=node.no, epoch=node.epoch, at=0)) is None, "its epoch has ended"
+    writer.close()
 
 
 async def test_a_read_for_an_app_that_takes_too_long_is_ended(
