@@ -155,6 +155,8 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
         admin_key = await startup.first_start(settings.data_dir, stored)
         components = Components(settings, stored, log_writer)
         ending.push_async_callback(components.flush)
+        if components.peers is not None:
+            ending.push_async_callback(components.peers.end)
         await components.recover()
         components.certificate_ends = listener_config.certificate_ends(tls)
         components.enrolment.fleet_ca = listener_config.fleet_ca(tls, settings.data_dir)
@@ -217,6 +219,7 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
             components.delivery.policies.segments.run(components.delivery.policies.cap_segments),
             components.measurements.measure(),
             components.measurements.watch_loop(),
+            *(() if components.peers is None else (components.peers.run(),)),
         ):
             task = loop.create_task(work, name=getattr(work, "__qualname__", "a task"))
             task.add_done_callback(report_failure)

@@ -14,8 +14,10 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+
+from pyroaring import BitMap
 
 from broker.broker import Broker
 from broker.log_writer import LogWriter
@@ -64,7 +66,7 @@ from gateway.keys import Keys
 from gateway.measurements import Measurements
 from gateway.metrics import Metrics, MetricsSources
 from gateway.metrics_key import MetricsKey
-from gateway.nodes.peer_routes import PeerVerbs
+from gateway.nodes.components import PeerComponents
 from gateway.overview import Overview
 from gateway.people.components import PeopleComponents
 from gateway.periodic import ServerTimers, repeat
@@ -105,8 +107,6 @@ class Components:
         """Set when the ports are open, before the first request."""
         self.certificate_ends: Mapping[str, float] = {}
         """See `metrics.MetricsSources.certificates`."""
-        self.peer_verbs: PeerVerbs | None = None
-        """The questions of other nodes that are answered; None: there are no nodes."""
         self.membership = stored.membership
         """This node among others; None: the server has its database alone."""
         self._settings = settings
@@ -157,10 +157,17 @@ class Components:
                     step.app_id, step.push_id, step.kept_for, told
                 ),
                 answer_remembered=self._idempotency_quota.added,
+                push_stored=None if stored.membership is None else self._nudge_peers,
             ),
             make_engine=self._make_engine,
             may_serve=None if stored.membership is None else stored.membership.may_serve,
         )
+        self.peers: PeerComponents | None = None
+        """What this node and its peers ask each other; None: there are no nodes."""
+        if stored.membership is not None:
+            self.peers = PeerComponents(
+                membership=stored.membership, connected=delivery.hand_over.connected, clock=loop.time
+            )
         self.plans = PlanComponents(
             database=database, delivery=delivery, clock_ms=clock_ms, storage_left=self._storage_left,
             idempotency_ms=DeliveryLimits.of(settings).pushes.idempotency_ms,
@@ -212,6 +219,10 @@ class Components:
         sources = self._sources(log_writer)
         self.metrics = Metrics(sources)
         self.overview = Overview(sources, clock_ms, self.enrolments.count)
+
+    def _nudge_peers(self, app_no: int, push_no: int, device_nos: BitMap | Sequence[int]) -> None:
+        assert self.peers is not None, "there are nodes"
+        self.peers.nudges.push_stored(app_no, push_no, device_nos)
 
     def _make_engine(self, connections: DeviceConnections) -> EmbeddedEngine:
         self.broker = Broker(
@@ -393,7 +404,7 @@ class Components:
             metrics=self.metrics,
             overview=self.overview,
             metrics_key=self._metrics_key,
-            peer_verbs=self.peer_verbs,
+            peer_verbs=None if self.peers is None else self.peers.verbs,
             unready=lambda: "the server is ending; try again when it is back" if ending() else self._trouble(),
         )
 

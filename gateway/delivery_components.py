@@ -16,7 +16,7 @@ from gateway.audience.policy import PolicyStore
 from gateway.audience.target_resolution import TargetResolver
 from gateway.auth import DeviceIdentity
 from gateway.content.templates import TemplateStore
-from gateway.delivery.acceptance import Acceptance, AcceptanceLimits
+from gateway.delivery.acceptance import Acceptance, AcceptanceLimits, PushStored
 from gateway.delivery.adaptive_caps import AdaptiveCaps
 from gateway.delivery.alert_limiter import AlertLimiter
 from gateway.delivery.analytics import Analytics
@@ -93,6 +93,8 @@ class DeliveryObservers:
     """A push is to leave the screens of devices, because somebody else has acted, or it was recalled."""
     answer_remembered: Callable[[int, int], None]
     """An answer is kept with its idempotency key: of this app (number), about so many bytes."""
+    push_stored: PushStored | None
+    """A push is stored, before it is handed over here; None: there are no other nodes."""
 
 
 class DeliveryComponents:
@@ -228,6 +230,7 @@ class DeliveryComponents:
             targets=self.targets,
             texts=self.texts,
             on_remembered=observers.answer_remembered,
+            on_stored=observers.push_stored,
         )
         self.duties = DutyStore(database=database, clock_ms=clock_ms)
         self.escalations = Escalations(

@@ -105,8 +105,8 @@ def start_nodes(
 
 @asynccontextmanager
 async def gateways_in_process(folder: Path, count: int = 2) -> AsyncIterator[list[InProcessGateway]]:
-    """Start gateways in this process over one database, each a node of it, with one clock and the admin key of the
-    first. Their addresses lead nowhere: nothing listens."""
+    """Start gateways in this process over one database, each a node of it whose HTTP port is open for the others, with
+    one clock and the admin key of the first."""
     database = new_database()
     clock = Clock()
     async with AsyncExitStack() as ending:
@@ -114,9 +114,10 @@ async def gateways_in_process(folder: Path, count: int = 2) -> AsyncIterator[lis
         for number in range(count):
             path = folder / f"node-{number}"
             path.mkdir()
-            gateway = await InProcessGateway.build_node(
-                path, asyncio.get_running_loop(), database, f"http://127.0.0.1:{number + 1}", clock
-            )
+            listener = socket.create_server(("127.0.0.1", 0))
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            gateway = await InProcessGateway.build_node(path, asyncio.get_running_loop(), database, url, clock)
+            await gateway.listen(listener)
             ending.push_async_callback(gateway.close)
             gateway.key = gateway.key or gateways[0].key
             gateway.http = gateway.client(gateway.key)

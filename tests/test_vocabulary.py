@@ -76,6 +76,7 @@ TIMES_OF_ANOTHER_UNIT: dict[str, str] = {
     "gateway.measurements": "seconds of a monotonic clock",
     "gateway.enrolment.components": "seconds of the loop",
     "gateway.enrolment.guesses": "seconds of the loop",
+    "gateway.nodes.components": "seconds of the loop",
     "gateway.nodes.peer_client": "seconds of the loop",
     "gateway.people.components": "seconds of the loop",
     "gateway.people.identity_provider": "seconds of the loop",

@@ -109,6 +109,10 @@ class _Operation:
 _NOT_STORED = "this line was not stored, others before it were; send it again"
 
 
+PushStored = Callable[[int, int, BitMap | Sequence[int]], None]
+"""Takes an app, a push of it, and the devices that it is for, by number."""
+
+
 class Acceptance:
     """Stores pushes and hands them over after the commit. Loop.
 
@@ -116,6 +120,7 @@ class Acceptance:
     a reserve, so that deliveries already accepted can still be recorded when new ones are refused with 507.
     `first_step` gives what is stored along with a push to a duty of this name.
     `on_remembered` is called for each answer that is kept with its idempotency key: the app, and about how many bytes.
+    `on_stored` is called for each push after its commit; None: there are no other nodes to tell.
     """
 
     def __init__(
@@ -136,6 +141,7 @@ class Acceptance:
         targets: TargetResolver,
         texts: TextRenderer,
         on_remembered: Callable[[int, int], None],
+        on_stored: PushStored | None,
     ) -> None:
         self._targets = targets
         self._texts = texts
@@ -175,6 +181,7 @@ class Acceptance:
             lambda: asyncio.Semaphore(PREPARED_PUSHES_OF_APP)
         )
         self._on_remembered = on_remembered
+        self._on_stored = on_stored
         self.accepted_of: defaultdict[int, int] = defaultdict(int)
         """Pushes answered 202, by app."""
         self.targeted_of: defaultdict[int, int] = defaultdict(int)
@@ -483,6 +490,7 @@ class Acceptance:
     def _hand_out(self, pending_pushes: list[PendingPush], now_ms: int) -> None:
         accepted: list[tuple[ActivePush, Sequence[int]]] = []
         watched = self._watches.by_app
+        on_stored = self._on_stored
         for pending in pending_pushes:
             if not pending.push_no:
                 continue
@@ -499,6 +507,8 @@ class Acceptance:
             ttl = pending.ttl
             self._ledger.expects_expiry(now_ms + ttl * 1000)
             devices = pending.devices
+            if on_stored is not None:
+                on_stored(pending.app.no, pending.push_no, devices)
             if isinstance(devices, BitMap):
                 self.limits.accepted_set(pending.push_no, pending.app.no, now_ms)
                 here = devices & self._hand_over.connected

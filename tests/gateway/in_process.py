@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import cache
@@ -11,16 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+from fastapi import FastAPI
 from starlette.types import Message, Scope, Send
 
 from broker.log_format import LineFormatter
 from broker.log_writer import LogWriter
+from broker.network.descriptor_shares import share_of
 from broker.sqlite_store import SqliteStore
+from gateway.api.connection_limiter import ConnectionLimiter
 from gateway.api.describing_process import api_without_server
 from gateway.api.http import create_api
 from gateway.api.openapi import describe
 from gateway.api.operation_problems import EVERYWHERE, OF_NO_OPERATION
 from gateway.api.problems import MEDIA_TYPE
+from gateway.api.request_turns import RequestTurns
+from gateway.api.server import HttpServer
 from gateway.composition import Components
 from gateway.data_directory import KEY_FILE
 from gateway.devices import MqttAddress
@@ -31,6 +37,7 @@ from gateway.store.database import Database
 from tests import postgresql
 from tests.empty_ledger import empty_ledger
 
+HTTP_CONNECTIONS = 400
 START = 1_800_000_000_000
 OURS = {"Fleetpush-Console": "1", "Origin": "http://test"}
 """What a browser says of a request of the console's own pages."""
@@ -70,6 +77,21 @@ def documented_codes(method: str, path: str) -> Sequence[str]:
         if name == wanted and pattern.fullmatch(path.partition("?")[0]):
             return codes
     return (*OF_NO_OPERATION, *EVERYWHERE)
+
+
+def http_server(api: FastAPI) -> HttpServer:
+    """A server of an application, with the limits of a small one; `start` it on a socket."""
+    loop = asyncio.get_running_loop()
+    return HttpServer(
+        app=api,
+        websocket=asyncio.Protocol,
+        limiter=ConnectionLimiter(
+            connections=HTTP_CONNECTIONS, clock=loop.time, share_of=share_of, is_proxy=lambda _: False
+        ),
+        trusted_proxies=(),
+        turns=RequestTurns(loop),
+        share_of_holder=lambda *_: None,
+    )
 
 
 async def _open_ledger(folder: Path, clock: Clock) -> Database:
@@ -149,7 +171,19 @@ class InProcessGateway:
         gateway.http = gateway.client(gateway.key)
         return gateway
 
+    async def listen(self, listener: socket.socket) -> None:
+        """Serve the application on a socket as well, until `close`, and tell the other nodes what they have to know."""
+        http = http_server(self.api)
+        await http.start(listener)
+        self._ending.push_async_callback(http.stop)
+        if self.components.peers is not None:
+            telling = asyncio.create_task(self.components.peers.run())
+            self._ending.push_async_callback(asyncio.wait, [telling])
+            self._ending.callback(telling.cancel)
+
     async def close(self) -> None:
+        if self.components.peers is not None:
+            await self.components.peers.end()
         self.components.feed.end()
         await self.components.webhook_sender.end()
         await self.components.people.end()

@@ -111,6 +111,7 @@ class World:
                 settings_stored=lambda app_id, device_id: self.on_settings(app_id, device_id),
                 clear_screens=lambda step, told: self.on_clear(step, told),
                 answer_remembered=lambda app_no, size: None,
+                push_stored=None,
             ),
             make_engine=self._make_engine,
             may_serve=self.may_serve,

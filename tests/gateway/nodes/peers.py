@@ -8,16 +8,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
-from broker.network.descriptor_shares import share_of
-from gateway.api.connection_limiter import ConnectionLimiter
 from gateway.api.http import create_api
-from gateway.api.request_turns import RequestTurns
 from gateway.api.server import HttpServer
 from gateway.nodes.membership import Node
 from gateway.nodes.peer_routes import PeerVerbs
-from tests.gateway.in_process import InProcessGateway
-
-CONNECTIONS = 200
+from tests.gateway.in_process import InProcessGateway, http_server
 
 
 @dataclass
@@ -36,19 +31,11 @@ class ServedNode:
 @asynccontextmanager
 async def served(gateway: InProcessGateway, no: int, *, has_nodes: bool = True) -> AsyncIterator[ServedNode]:
     """Serve the gateway's API as that of a node of this number."""
-    loop = asyncio.get_running_loop()
     listener = socket.create_server(("127.0.0.1", 0))
     node = Node(no, 1, f"http://127.0.0.1:{listener.getsockname()[1]}", f"secret of {no}")
     verbs = PeerVerbs(lambda: node.secret)
-    http = HttpServer(
-        app=create_api(replace(gateway.components.services(lambda: False), peer_verbs=verbs if has_nodes else None)),
-        websocket=asyncio.Protocol,
-        limiter=ConnectionLimiter(
-            connections=CONNECTIONS, clock=loop.time, share_of=share_of, is_proxy=lambda _: False
-        ),
-        trusted_proxies=(),
-        turns=RequestTurns(loop),
-        share_of_holder=lambda *_: None,
+    http = http_server(
+        create_api(replace(gateway.components.services(lambda: False), peer_verbs=verbs if has_nodes else None))
     )
     await http.start(listener)
     try:
@@ -103,6 +90,13 @@ async def read_question(reader: asyncio.StreamReader) -> bytes:
     head = await reader.readuntil(b"\r\n\r\n")
     length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
     return await reader.readexactly(int(length.partition(b":")[2]))
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for something that a node does by itself, once a second."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110  # nothing tells
+            await asyncio.sleep(0.01)
 
 
 class HandClock:

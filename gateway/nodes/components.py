@@ -1,0 +1,49 @@
+"""Everything that this node and its peers ask each other, made and wired: a part of the composition root."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pyroaring import BitMap
+
+from gateway.nodes import connected_sets, nudges
+from gateway.nodes.connected_sets import ConnectedSets
+from gateway.nodes.membership import Membership, Node
+from gateway.nodes.nudges import Nudges
+from gateway.nodes.peer_client import PeerClient
+from gateway.nodes.peer_routes import PeerVerbs
+
+
+class PeerComponents:
+    """The client and the answers of this node, and what they are for. `connected` is the set of devices that are
+    connected here, `clock` gives seconds that only grow. Runs on the *loop*."""
+
+    def __init__(self, *, membership: Membership, connected: BitMap, clock: Callable[[], float]) -> None:
+        self.client = PeerClient(clock)
+        self.verbs = PeerVerbs(lambda: membership.own.secret)
+        self.connected_sets = ConnectedSets(
+            own=membership.own,
+            connected=connected,
+            peers=membership.peers,
+            is_live=membership.is_live,
+            ask=self.client.ask,
+        )
+        self.nudges = Nudges(holders=self.connected_sets.holders, ask=self.client.ask)
+        self.verbs.add(connected_sets.VERB, self.connected_sets.answer)
+        self.verbs.add(nudges.VERB, self.nudges.answer)
+        membership.follow(lambda joined: None, self._ended)
+
+    async def run(self) -> None:
+        """Tell the peers what they have to know, until cancelled."""
+        await self.connected_sets.run()
+
+    async def end(self) -> None:
+        """Ask nobody anything more, and close the connections."""
+        await self.connected_sets.end()
+        await self.nudges.end()
+        await self.client.close()
+
+    def _ended(self, node: Node) -> None:
+        self.connected_sets.ended(node)
+        self.nudges.ended(node)
+        self.client.end(node)
