@@ -149,6 +149,8 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
         passed.require_all_claimed()
         listener_config.require_secrecy(settings, listeners, http_listener, mqtt_listeners[0])
         listener = ending.enter_context(http_listener or _listen(host, settings.http_port))
+        if settings.node_url is not None and not await startup.wait_for_database(settings, stop):
+            return None
         stored = await startup.open_stores(settings, ending)
         if stored.membership is not None:
             stored.membership.lost.add_done_callback(partial(_end_without_lease, log_writer))

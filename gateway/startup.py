@@ -15,7 +15,7 @@ import os
 import pwd
 import stat
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,6 +48,10 @@ if TYPE_CHECKING:  # its driver is an extra
 log = logging.getLogger(__name__)
 
 NOT_MIGRATED = (SchemaTooNew, NoSchema, MigrationFailed, kept_ledger.NoRoomToKeep)
+
+
+START_RETRY_SECONDS = 0.5
+"""Time between two attempts of a node that starts to reach its database."""
 
 
 class CannotStart(Exception):
@@ -139,6 +143,35 @@ async def open_stores(settings: Settings, ending: AsyncExitStack) -> OpenStores:
     if membership is not None:
         membership.store_time_of(clock_ms)
     return OpenStores(database, sessions, clock, clock_ms, wall_clock, stored_clock.last_ms, membership)
+
+
+async def wait_for_database(settings: Settings, stopping: asyncio.Event) -> bool:
+    """Wait until PostgreSQL answers, or refuses for good, which the start explains; False: `stopping` came first.
+
+    A node that has lost its lease because its database is away starts again, and is there when that is.
+    """
+    try:
+        from gateway.store.postgresql.address import BadAddress
+        from gateway.store.postgresql.server import PostgresqlServer
+    except ImportError:
+        return True
+    url = settings.database
+    assert url is not None, "a node has one"
+    is_told = False
+    while not stopping.is_set():
+        try:
+            await asyncio.to_thread(lambda: PostgresqlServer(url).connect_reader(for_apps=False).close())
+        except StorageUnreachable as error:
+            if not is_told:
+                log.warning("waiting for PostgreSQL: %s", error)
+                is_told = True
+        except (BadAddress, StorageError):
+            return True
+        else:
+            return True
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stopping.wait(), START_RETRY_SECONDS)
+    return False
 
 
 async def _open_postgresql(

@@ -59,6 +59,10 @@ class NodeProcess(Server):
         self.http_port = self.http_port_wanted
         self.database = database
 
+    def __enter__(self) -> NodeProcess:
+        self.start()
+        return self
+
     def kill(self) -> None:
         """SIGKILL, and wait for it."""
         if self.running:

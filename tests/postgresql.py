@@ -9,6 +9,7 @@ import atexit
 import hashlib
 import os
 import subprocess
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -49,7 +50,9 @@ _CONFIGURATION = {
 class Postgresql:
     """A server on a socket in a folder of its own; `url` is there while the block lasts."""
 
-    def __init__(self, **settings: str) -> None:
+    def __init__(self, *, environment: Mapping[str, str] | None = None, **settings: str) -> None:
+        """`environment`: variables of the server besides."""
+        self._environment = environment
         self._settings = _CONFIGURATION | settings
         self._folder = TemporaryDirectory(prefix="fleetpush-postgresql-", ignore_cleanup_errors=True)
         self.url = self.address()
@@ -73,7 +76,8 @@ class Postgresql:
     def start(self) -> None:
         """Start it again where it has been stopped; returns when it answers."""
         path = Path(self._folder.name)
-        run_program("pg_ctl", "start", "--wait", "--pgdata", f"{path}/data", "--log", f"{path}/log")
+        command = ("pg_ctl", "start", "--wait", "--pgdata", f"{path}/data", "--log", f"{path}/log")
+        run_program(*command, env=self._environment)
         self.running = True
 
     def stop(self) -> None:
@@ -98,12 +102,13 @@ class Postgresql:
         return f"postgresql://fleetpush@/{database}?host={self._folder.name}"
 
 
-def run_program(program: str, *arguments: str) -> None:
-    """Run one of PostgreSQL's programs to its end, as nobody where the tests are root. Fails with what it complains
-    of."""
+def run_program(program: str, *arguments: str, env: Mapping[str, str] | None = None) -> None:
+    """Run one of PostgreSQL's programs to its end, as nobody where the tests are root. `env`: variables besides. Fails
+    with what it complains of."""
     done = subprocess.run(
-        [require(program), *arguments], cwd="/", text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        check=False, **unprivileged(),  # type: ignore[call-overload]  # of the types that each has
+        [require(program), *arguments], cwd="/", env=os.environ | (env or {}), text=True, check=False,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        **unprivileged(),  # type: ignore[call-overload]  # of the types that each has
     )  # fmt: skip
     assert done.returncode == 0, f"{program}: {done.stderr}"
 

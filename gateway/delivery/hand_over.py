@@ -283,6 +283,8 @@ class HandOver:
     def hand_over_limited(self, device_no: int, pushes: list[ActivePush]) -> bool:
         """Hand over what the alert limiter lets through for a device; False if it had no room for all of it."""
         device = self.devices.get(device_no)
+        if self._may_serve is not None and not self._may_serve():
+            return True  # the process ends
         if device is None or device.state is HandOverState.CLOSED:
             return True  # it is checked again when the device is back
         if self._hand_over_each(device, pushes, "limited"):

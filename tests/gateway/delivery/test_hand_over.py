@@ -315,3 +315,28 @@ def test_the_time_to_an_acknowledgement_is_that_of_devices_which_were_there() ->
     world.passes(1)
     assert dict(measured.buckets())["+Inf"] == 1, "nobody acknowledges QoS 0"
     world.close()
+
+
+def test_nothing_is_handed_over_without_a_lease() -> None:
+    """Neither what is accepted now nor what was read of a mailbox: another node may serve the device by then. Slices
+    that were under way when it ended go no further."""
+    has_lease = True
+    world = World(mailbox_limit=100, window=30)
+    world.may_serve = lambda: has_lease
+    world.boot()
+    world.connect(1)
+    before = world.push().push_id
+    waiting = world.push({"device": "d2"}).push_id
+    assert world.received(1) == [before]
+    world.engine.connect(world.identities[2], 1)  # its mailbox is about to be read
+    has_lease = False
+    world.settle()
+    after = world.push({"devices": ["d1", "d2"]}).push_id
+    assert world.received(1) == [before]
+    assert world.received(2) == []
+    has_lease = True  # which it never has again: nothing goes on by itself
+    world.settle()
+    assert world.received(2) == []
+    assert world.counts(waiting)["waiting"] == 1
+    assert world.counts(after)["waiting"] == 2
+    world.close()
