@@ -161,6 +161,7 @@ class Components:
             ),
             make_engine=self._make_engine,
             may_serve=None if stored.membership is None else stored.membership.may_serve,
+            elsewhere=None if stored.membership is None else self._devices_elsewhere,
         )
         self.peers: PeerComponents | None = None
         """What this node and its peers ask each other; None: there are no nodes."""
@@ -168,6 +169,8 @@ class Components:
             self.peers = PeerComponents(
                 membership=stored.membership, connected=delivery.hand_over.connected, clock=loop.time
             )
+            assert delivery.new_pushes is not None, "there are nodes"
+            self.peers.nudges.follow(delivery.new_pushes.told)
         self.plans = PlanComponents(
             database=database, delivery=delivery, clock_ms=clock_ms, storage_left=self._storage_left,
             idempotency_ms=DeliveryLimits.of(settings).pushes.idempotency_ms,
@@ -223,6 +226,10 @@ class Components:
     def _nudge_peers(self, app_no: int, push_no: int, device_nos: BitMap | Sequence[int]) -> None:
         assert self.peers is not None, "there are nodes"
         self.peers.nudges.push_stored(app_no, push_no, device_nos)
+
+    def _devices_elsewhere(self) -> BitMap:
+        assert self.peers is not None, "there are nodes"
+        return self.peers.connected_sets.elsewhere()
 
     def _make_engine(self, connections: DeviceConnections) -> EmbeddedEngine:
         self.broker = Broker(
@@ -447,7 +454,7 @@ class Components:
 
     async def sweep(self) -> None:
         """End what has outlived its ttl, and do what else is due, until cancelled."""
-        works = (
+        works = [
             self.delivery.ledger.sweep,
             self.delivery.alert_limiter.tick,
             self.delivery.acceptance.limits.tick,
@@ -457,7 +464,9 @@ class Components:
             self.delivery.analytics.tick,
             self.webhook_sender.tick,
             self._follow_wall_clock,
-        )
+        ]
+        if self.delivery.new_pushes is not None:
+            works.append(self.delivery.new_pushes.tick)
         await repeat(SWEEP_SECONDS, *works)
 
     async def run_schedules(self) -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from pyroaring import BitMap
+
 from gateway.audience.cap_segments import CapSegments
 from gateway.audience.policy import PolicyStore
 from gateway.audience.target_resolution import TargetResolver
@@ -35,6 +37,7 @@ from gateway.delivery.forecast import Forecast
 from gateway.delivery.hand_over import HandOver
 from gateway.delivery.heartbeats import Heartbeats
 from gateway.delivery.ledger import MAX_ATTEMPTS, Ledger
+from gateway.delivery.new_pushes import NewPushes
 from gateway.delivery.presence_hours import PresenceHours
 from gateway.delivery.receipts import Receipts
 from gateway.delivery.reports import Reports
@@ -117,11 +120,13 @@ class DeliveryComponents:
         observers: DeliveryObservers,
         make_engine: Callable[[DeviceConnections], Engine],
         may_serve: Callable[[], bool] | None,
+        elsewhere: Callable[[], BitMap] | None,
     ) -> None:
         """`make_engine` makes the engine that tells the connections what happens; `http_url` is what devices fetch
         attachments by; `storage_left` says whether the disk has room to accept more; `may_serve` whether this node's
-        lease holds (None: there is no lease to lose)."""
-        numbers = PushNumbers()
+        lease holds (None: there is no lease to lose); `elsewhere` gives the devices that are connected to other nodes
+        (None: there are no others)."""
+        numbers = PushNumbers(has_nodes=elsewhere is not None)
         self.ledger = ledger = Ledger(
             database=database, clock_ms=clock_ms, timers=timers, max_attempts=limits.max_attempts
         )
@@ -185,10 +190,24 @@ class DeliveryComponents:
             policies=policies,
             clock_ms=clock_ms,
         )
+        self.new_pushes = new_pushes = (
+            NewPushes(
+                database=database,
+                ledger=ledger,
+                hand_over=hand_over,
+                alert_limiter=alert_limiter,
+                policies=policies,
+                online_of=connections.online_of,
+                clock_ms=clock_ms,
+                elsewhere=elsewhere,
+            )
+            if elsewhere is not None
+            else None
+        )
         ledger.connect(
             on_recorded=connections.recorded,
-            on_ended=hand_over.withdraw,
-            on_devices_ended=hand_over.withdraw_devices,
+            on_ended=hand_over.withdraw if new_pushes is None else new_pushes.withdraw,
+            on_devices_ended=hand_over.withdraw_devices if new_pushes is None else new_pushes.withdraw_devices,
             act_now=lambda: [*hand_over.act_now(), *alert_limiter.act_now()],
             check_in_place=alert_limiter.check_in_place,
             suppress_unwanted=preferences.suppress_unwanted,
@@ -223,6 +242,7 @@ class DeliveryComponents:
             storage_left=storage_left,
             policies=policies,
             alert_limiter=alert_limiter,
+            new_pushes=new_pushes,
             numbers=numbers,
             attachments=self.attachments,
             first_step=lambda name: self.escalations.first_step(name),

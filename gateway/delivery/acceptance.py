@@ -30,6 +30,7 @@ from gateway.delivery.duties import own_collapse_key
 from gateway.delivery.hand_over import HandOver
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.mailbox_limits import MailboxLimits
+from gateway.delivery.new_pushes import NewPushes
 from gateway.delivery.plain_push import plain_push
 from gateway.delivery.push import ActivePush, PushRequest
 from gateway.delivery.push_store import PushStore, StoredPushes
@@ -119,6 +120,7 @@ class Acceptance:
     `clock_ms` gives server time in milliseconds. `storage_left` says whether the disk has room to accept more; it keeps
     a reserve, so that deliveries already accepted can still be recorded when new ones are refused with 507.
     `first_step` gives what is stored along with a push to a duty of this name.
+    `new_pushes` hands out what waits for those of other nodes; None: this is the only server.
     `on_remembered` is called for each answer that is kept with its idempotency key: the app, and about how many bytes.
     `on_stored` is called for each push after its commit; None: there are no other nodes to tell.
     """
@@ -134,6 +136,7 @@ class Acceptance:
         storage_left: Callable[[], bool],
         policies: PolicyStore,
         alert_limiter: AlertLimiter,
+        new_pushes: NewPushes | None,
         numbers: PushNumbers,
         attachments: Attachments,
         first_step: Callable[[str], StoredAlong],
@@ -149,6 +152,7 @@ class Acceptance:
         self._watches = watches
         self._attachments = attachments
         self._alert_limiter = alert_limiter
+        self._new_pushes = new_pushes
         self._database = database
         self._ledger = ledger
         self._hand_over = hand_over
@@ -469,6 +473,8 @@ class Acceptance:
         self.limits.enforced(stored.limited)
         self._ledger.on_ended(stored.losers)
         self._ledger.on_devices_ended(stored.superseded)
+        if self._new_pushes is not None:
+            self._new_pushes.accepted(stored.before, pending_pushes)
         self._hand_out(pending_pushes, accepted_at)
 
     def _begin(self, operation: _Operation) -> None:
@@ -491,6 +497,7 @@ class Acceptance:
         accepted: list[tuple[ActivePush, Sequence[int]]] = []
         watched = self._watches.by_app
         on_stored = self._on_stored
+        new_pushes = self._new_pushes
         for pending in pending_pushes:
             if not pending.push_no:
                 continue
@@ -506,9 +513,13 @@ class Acceptance:
                 self._on_remembered(pending.app.no, len(key) + ANSWER_BYTES + UNKNOWN_BYTES * len(pending.unknown))
             ttl = pending.ttl
             self._ledger.expects_expiry(now_ms + ttl * 1000)
-            devices = pending.devices
             if on_stored is not None:
-                on_stored(pending.app.no, pending.push_no, devices)
+                on_stored(pending.app.no, pending.push_no, pending.devices)
+            if new_pushes is not None and new_pushes.is_left_to_read(pending, now_ms):
+                if pending.in_sets:
+                    self.limits.accepted_set(pending.push_no, pending.app.no, now_ms)
+                continue
+            devices = pending.devices
             if isinstance(devices, BitMap):
                 self.limits.accepted_set(pending.push_no, pending.app.no, now_ms)
                 here = devices & self._hand_over.connected

@@ -135,7 +135,7 @@ class AlertLimiter:
     async def load(self) -> None:
         """Learn whether any delivery is limited; before the first connection, and before `RuleChanges.recover`."""
         is_limited = await self._database.read(is_any_limited)
-        self._ledger.limited = is_limited or not self._policies.apps_limited_at_hand_over().isdisjoint(
+        self._ledger.limited |= is_limited or not self._policies.apps_limited_at_hand_over().isdisjoint(
             self._policies.last_changes
         )
 

@@ -87,16 +87,20 @@ class Digests:
 
 
 class PushNumbers:
-    """Numbers for new pushes, shared by those who store any. Writer thread."""
+    """Numbers for new pushes, shared by those who store any. Writer thread.
 
-    def __init__(self) -> None:
+    `has_nodes`: other nodes draw numbers as well.
+    """
+
+    def __init__(self, has_nodes: bool = False) -> None:
+        self.has_nodes = has_nodes
         self._last: int | None = None
-        """The last number that was used; None where others draw numbers as well."""
+        """The last number that was used; None where it has to be asked for."""
 
     def draw(self, transaction: Transaction, count: int) -> Sequence[int]:
         """Draw the next numbers, in rising order. After some were used `used` has to be called."""
         if self._last is None:
-            if has_sequences(transaction):
+            if self.has_nodes or has_sequences(transaction):
                 return draw_numbers(transaction, "push", count)
             self._last = last_number(transaction, "push")
         return range(self._last + 1, self._last + 1 + count)

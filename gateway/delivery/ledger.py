@@ -122,6 +122,8 @@ class Ledger:
         """Push number -> what wakes the senders that wait for its delivery (`awaited_pushes`)."""
         self.limited = False
         """Whether any delivery may be limited (`Delivery.not_before`)."""
+        self.offer_ms = 0
+        """Milliseconds in which other nodes may hand out a push of ttl 0 as well (`new_pushes`)."""
         self._unwanted: set[int] = set()
         """Handles in flight that were not wanted any more when somebody last changed their mind."""
 
@@ -449,6 +451,7 @@ class Ledger:
         self.flush()
         expired_in_flight = [*self._expired_in_flight, *self.act_now()]
         offered_before = self.accepting_since if self.accepting_since is not None else now_ms + 1
+        offered_before -= self.offer_ms
 
         def on_commit(found: tuple[list[int], bool, int | None]) -> None:
             self._sweep_under_way = False

@@ -25,7 +25,7 @@ Everything but the read itself (`store/deliveries/mailbox_reads`) runs on the lo
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -116,6 +116,11 @@ class MailboxReader:
         self._second_since = self._second_count = 0
         self._storm_since: int | None = None
         self._calm_at = 0
+        self._note_newest: Callable[[Mapping[int, int]], None] | None = None
+
+    def follow(self, note_newest: Callable[[Mapping[int, int]], None]) -> None:
+        """Tell of each read, from now on, the newest push of its apps, before anything is handed over."""
+        self._note_newest = note_newest
 
     def count_connection(self, now_ms: int) -> None:
         """Count a device that connects: STORM_CONNECTS within STORM_MS make a storm."""
@@ -279,6 +284,8 @@ class MailboxReader:
             return  # nothing is read any more: another node serves the devices, and this one ends
         self._under_way = False
         self._ledger.note_ended(ended)
+        if self._note_newest is not None:
+            self._note_newest(newest)
         unknown = {push.no: push for push in loaded}
         # Before the next is read: a device that is queued again may be in that, and must be given nothing of this.
         reading = HandOverState.READING

@@ -46,7 +46,7 @@ from gateway.store.deliveries.ledger_statements import (
 )
 from gateway.store.deliveries.not_before import mark_limited_rows, mark_muted_rows
 from gateway.store.deliveries.push_texts import insert_template, insert_texts
-from gateway.store.deliveries.pushes import insert_pushes
+from gateway.store.deliveries.pushes import insert_pushes, last_push_nos
 from gateway.store.transaction import Transaction
 
 _WAITING = int(DeliveryState.WAITING)
@@ -64,6 +64,8 @@ class StoredPushes:
     """Earlier pushes, and the devices for which they were superseded."""
     limited: EnforcedLimits
     """Mailboxes that were brought below their limits."""
+    before: dict[int, int]
+    """With several nodes, the newest push of each app before these."""
 
 
 class PushStore:
@@ -103,6 +105,7 @@ class PushStore:
         left = len(pending_pushes)
         push_ids = new_push_ids(left, now_ms)
         numbers: Sequence[int] = ()
+        before: dict[int, int] = {}
         stored_count = 0
         for pending in pending_pushes:
             left -= 1
@@ -136,7 +139,10 @@ class PushStore:
                 pending.answer = approval_needed(policy, pending.kind, len(pending.devices))
                 if pending.answer is not None:
                     continue
-            if not numbers:  # as many as may still be needed: gaps are normal
+            if not numbers:
+                if self._numbers.has_nodes:  # under the locks of these apps: what others have stored since is seen
+                    before = last_push_nos(transaction, {each.app.no for each in pending_pushes})
+                # As many as may still be needed: gaps are normal
                 numbers = self._numbers.draw(transaction, left + 1)
             push_no = numbers[stored_count]
             stored_count += 1
@@ -156,7 +162,7 @@ class PushStore:
                 answered[(pending.app.no, key)] = (pending.body_hash, pending)
         if not stored_count:
             self._answer_twins(twins)
-            return StoredPushes([], [], EnforcedLimits())
+            return StoredPushes([], [], EnforcedLimits(), {})
         self._numbers.used(numbers[stored_count - 1])
         insert_pushes(transaction, pushes)
         insert_single_rows(transaction, single)
@@ -164,7 +170,7 @@ class PushStore:
             end_devices(transaction, number, devices, DeliveryState.SUPPRESSED, reason, now_ms)
         if self._mark_limited(transaction, pending_pushes):
             self._ledger.limited = True  # here: whatever reads mailboxes on this thread comes later
-        stored = self._collapse_and_limit(transaction, pending_pushes, numbers[0], now_ms)
+        stored = self._collapse_and_limit(transaction, pending_pushes, numbers[0], now_ms, before)
         for pending in pending_pushes:
             if pending.push_no:
                 pending.answer = AcceptedPush(pending.push_id, pending.targeted, pending.suppressed, pending.unknown)
@@ -339,7 +345,12 @@ class PushStore:
         )
 
     def _collapse_and_limit(
-        self, transaction: Transaction, pending_pushes: list[PendingPush], first_no: int, now_ms: int
+        self,
+        transaction: Transaction,
+        pending_pushes: list[PendingPush],
+        first_no: int,
+        now_ms: int,
+        before: dict[int, int],
     ) -> StoredPushes:
         superseded: list[tuple[int, BitMap]] = []
         for pending in pending_pushes:
@@ -370,6 +381,7 @@ class PushStore:
             [handle for handle in limited.losers if handle >> DEVICE_BITS < first_no],
             [(push_no, devices) for push_no, devices in superseded if push_no < first_no],
             limited,
+            before,
         )
 
 

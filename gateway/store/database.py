@@ -105,6 +105,7 @@ class Database:
         self._readers = ThreadPoolExecutor(READER_THREADS, "database-reader")
         self._own_reader = ThreadPoolExecutor(1, "database-own-reader")
         self._look_ups = ThreadPoolExecutor(1, "database-look-up")
+        self._new_reader = ThreadPoolExecutor(1, "database-new-reader")
         self.reads = ReadQueue(self._readers, READER_THREADS, loop)
         self._local = threading.local()
         self._reader_connections: list[Transaction] = []
@@ -428,6 +429,27 @@ class Database:
 
         self._look_ups.submit(run)
 
+    def read_new(
+        self,
+        operation: Callable[[Transaction], T],
+        on_done: Callable[[T], None],
+        on_error: Callable[[BaseException], None],
+    ) -> None:
+        """Run `operation` over one snapshot, on the thread that is kept for what other nodes have stored.
+
+        Exactly one of the callbacks follows on the loop; as to order it is as with `look_up`.
+        """
+
+        def run() -> None:
+            try:
+                result = self._read(operation)
+            except Exception as error:
+                self._loop.call_soon_threadsafe(on_error, error)
+            else:
+                self._loop.call_soon_threadsafe(on_done, result)
+
+        self._new_reader.submit(run)
+
     def _read(self, operation: Callable[[Transaction], T], raw: Transaction | None = None) -> T:
         """Over this connection of the thread, if it was taken already."""
         try:
@@ -470,7 +492,7 @@ class Database:
         await self._loop.run_in_executor(None, self._writer.join)
         await asyncio.sleep(0)  # the last group's callbacks were scheduled before the thread ended
         self.reads.close()
-        for threads in (self._readers, self._own_reader, self._look_ups):
+        for threads in (self._readers, self._own_reader, self._look_ups, self._new_reader):
             await self._loop.run_in_executor(None, threads.shutdown)
         if self._unsynced:
             return

@@ -117,6 +117,9 @@ class ManualWriter:
     def __init__(self, connection: Transaction) -> None:
         self.connection = connection
         self._written_apps = WrittenApps(connection)
+        self.new_reads: list[_Queued] = []
+        """What is to be read of what other nodes have stored."""
+        self.new_answers: list[Callable[[], None]] = []
         self.queue: list[_Queued] = []
         self.callbacks: list[Callable[[], None]] = []
 
@@ -154,10 +157,31 @@ class ManualWriter:
         for callback in callbacks:
             callback()
 
+    def read_new(
+        self,
+        operation: Callable[[Transaction], T],
+        on_done: Callable[[T], None],
+        on_error: Callable[[BaseException], None],
+    ) -> None:
+        self.new_reads.append(_Queued(operation, on_done, on_error, None, True))
+
+    def take_snapshots(self) -> None:
+        """Read what is to be read of what other nodes have stored; the answers wait for `answer`."""
+        reads, self.new_reads = self.new_reads, []
+        for read in reads:
+            self.new_answers.append(partial(read.on_commit, read.operation(self.connection)))
+
+    def answer(self) -> None:
+        answers, self.new_answers = self.new_answers, []
+        for answer in answers:
+            answer()
+
     def drain(self) -> None:
-        while self.queue or self.callbacks:
+        while self.queue or self.callbacks or self.new_reads or self.new_answers:
             self.call_back()
             self.commit_group()
+            self.take_snapshots()
+            self.answer()
 
     async def write(
         self,

@@ -8,6 +8,8 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pyroaring import BitMap
+
 from gateway.audience.policy import Policy
 from gateway.auth import DeviceIdentity
 from gateway.delivery.acceptance import AcceptanceLimits
@@ -44,8 +46,19 @@ class World:
     """One server's components of delivery; `crash()` starts them anew over the same database."""
 
     def __init__(
-        self, *, devices: int = 3, window: int = 3, mailbox_limit: int = 5, mailbox_bytes: int = 1 << 20
+        self,
+        *,
+        devices: int = 3,
+        window: int = 3,
+        mailbox_limit: int = 5,
+        mailbox_bytes: int = 1 << 20,
+        has_nodes: bool = False,
+        beside: World | None = None,
     ) -> None:
+        """`beside`: another node, over whose database this is one more."""
+        self.has_nodes = has_nodes or beside is not None
+        self.elsewhere = BitMap()
+        """Devices that are connected to another node, as far as that has said so."""
         self.now = START
         self.window = window
         self.limits = DeliveryLimits(
@@ -67,11 +80,11 @@ class World:
         self.cleared: list[tuple[str, str | None]] = []
         """Pushes that devices were told to clear, and the device that was not told."""
         self.loop = asyncio.new_event_loop()
-        self.connection = fresh_database()
-        self.identities: dict[int, DeviceIdentity] = {}
+        self.connection: Transaction = fresh_database() if beside is None else beside.connection
+        self.identities: dict[int, DeviceIdentity] = {} if beside is None else beside.identities
         self._next_device = 1
         self.storage_left = True
-        for _ in range(devices):
+        for _ in range(devices if beside is None else 0):
             self.enrol()
         self.boot()
 
@@ -115,12 +128,14 @@ class World:
             ),
             make_engine=self._make_engine,
             may_serve=self.may_serve,
+            elsewhere=(lambda: self.elsewhere) if self.has_nodes else None,
         )
         self.wired = wired
         self.ledger, self.connections, self.hand_over = wired.ledger, wired.connections, wired.hand_over
         self.policies, self.preferences = wired.policies, wired.preferences
         self.alert_limiter, self.rule_changes = wired.alert_limiter, wired.rule_changes
         self.receipts, self.acceptance = wired.receipts, wired.acceptance
+        self.new_pushes = wired.new_pushes
         self.analytics, self.reports, self.forecast = wired.analytics, wired.reports, wired.forecast
         self.fatigue, self.adaptive_caps = wired.fatigue, wired.adaptive_caps
         self.attachments = wired.attachments
@@ -168,7 +183,7 @@ class World:
 
     def settle(self) -> None:
         """Turn until nothing moves by itself any more."""
-        while self.timers.soon or self.writer.queue or self.writer.callbacks:
+        while self.timers.soon or self.writer.queue or self.writer.callbacks or self.writer.new_reads:
             self.turn()
 
     async def accept(
