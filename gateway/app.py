@@ -222,6 +222,7 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
             components.measurements.measure(),
             components.measurements.watch_loop(),
             *(() if components.peers is None else (components.peers.run(),)),
+            *(() if settings.database is None else (components.ask_database_again(),)),
         ):
             task = loop.create_task(work, name=getattr(work, "__qualname__", "a task"))
             task.add_done_callback(report_failure)

@@ -85,6 +85,8 @@ SWEEP_SECONDS = 0.25
 """Time by which `expired` may be recorded late; nothing is handed over late, whatever this is."""
 DISK_SECONDS = 2.0
 """Time between two checks of the disk, and so for which pushes are refused that there is room for again."""
+DATABASE_SECONDS = 1.0
+"""Time by which a database that is back may be noticed late, if nobody writes."""
 PRESENCE_SECONDS = 10.0
 """Time by which an hour of presence may begin late: short beside an hour, and seldom beside what else is looked at."""
 DAY_MS = 86_400_000
@@ -513,6 +515,10 @@ class Components:
             except Exception as error:  # above all a full disk: it is tried again
                 log.warning("the disk cannot be looked after: %s", error)
             await asyncio.sleep(DISK_SECONDS)
+
+    async def ask_database_again(self) -> None:
+        """Ask a PostgreSQL that was away whether it is back, until cancelled."""
+        await repeat(DATABASE_SECONDS, self._database.ask_again)
 
     async def record_presence(self) -> None:
         """Record in which hours devices are connected, and how far sessions of people were used, until cancelled."""

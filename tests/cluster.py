@@ -35,7 +35,7 @@ USER = "fleetpush"
 HOST = "127.0.0.1"
 CONFIGURATION = {
     "listen_addresses": "'{addresses}'",
-    "unix_socket_directories": "'{folder}'",
+    "unix_socket_directories": "''",  # its lock names a process, and a killed one may not have been buried yet
     "port": "{port}",
     "cluster_name": "{name}",  # what a standby calls itself
     "max_connections": "100",
@@ -137,10 +137,6 @@ class DatabaseCluster:
             machine.kill()
         self._folder.cleanup()
 
-    @property
-    def folder(self) -> Path:
-        return Path(self._folder.name)
-
     def url(self, database: str = "postgres") -> str:
         """The address of a database as the setting `database` has it: all machines, and what they have to be."""
         hosts = ",".join(f"{self._addresses[0]}:{machine.port}" for machine in self.machines)
@@ -186,7 +182,6 @@ class DatabaseCluster:
         primary = f"host={hosts} port={ports} user={USER} target_session_attrs=read-write connect_timeout=2"
         words = {
             "addresses": ",".join(self._addresses),
-            "folder": self.folder,
             "name": machine.name,
             "port": machine.port,
             "primary": primary,

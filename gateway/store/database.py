@@ -92,6 +92,7 @@ class Database:
         self.free_bytes = 0
         """Bytes of the pages that are free inside the file, as of the last check."""
         self.trouble: StorageError | None = None
+        self._is_asking = False
         """Error that keeps the file from being trusted, since it was seen; a new start may mend it."""
         self.lost: asyncio.Future[str] = loop.create_future()
         """Reason why nothing is written any more, if a sync has failed (law 5)."""
@@ -148,6 +149,18 @@ class Database:
     def unready(self) -> str | None:
         """Explain why nothing can be stored at the moment; None: it can, as far as is known."""
         return self._backend.trouble if self.trouble is None else self.trouble.detail
+
+    def ask_again(self) -> None:
+        """Have the writer ask a database that was away, even if nothing else is written.
+
+        A balancer may send nothing here until it has answered.
+        """
+        if self._backend.trouble is not None and not self._is_asking:
+            self._is_asking = True
+            self.submit(lambda transaction: None, self._on_asked, self._on_asked, apps=NO_APP)
+
+    def _on_asked(self, _: object) -> None:
+        self._is_asking = False
 
     def size_bytes(self) -> int:
         """Bytes that the database takes."""

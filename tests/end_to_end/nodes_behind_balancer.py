@@ -1,0 +1,168 @@
+"""Nodes behind the balancer of `examples/cluster`, over a PostgreSQL that outlives its primary, and what befalls them.
+
+The tests are the service manager: a node that ends is started again.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Self
+
+import httpx2
+
+from tests.benchmarks.tools import free_port
+from tests.cluster import HOST, Balancer, DatabaseCluster, NodeAddress
+from tests.end_to_end.harness import Api, StartFailed, wait_for
+from tests.nodes import NODE_URL, NodeProcess
+from tests.third_party import require
+
+RESTART_SECONDS = 0.25
+"""`RestartSec` of examples/cluster/fleetpush.service.conf."""
+NUDGE_RELAY = """\
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 30s
+    timeout server 30s
+listen peers
+    bind {host}:{port}
+    http-request deny deny_status 503 if {{ path /nodes/nudge }}
+    server node {host}:{http_port}
+"""
+"""In front of a node's HTTP port, for its peers: everything but nudges."""
+
+
+class SupervisedNode:
+    """A node and its service manager: it is started again whenever it has ended, unless `held_down`."""
+
+    def __init__(self, process: NodeProcess) -> None:
+        self.process = process
+        self.held_down = False
+        self.ends: list[int] = []
+        """Exit codes, -9 for a kill."""
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._supervise, daemon=True)
+
+    def start(self) -> None:
+        self.process.start()
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closing.set()
+        self._thread.join(40)
+        self.process.__exit__()
+
+    def kill(self) -> None:
+        """SIGKILL; it is back after RESTART_SECONDS and its start."""
+        with suppress(ProcessLookupError):
+            self.process.kill()
+
+    def _supervise(self) -> None:
+        while not self._closing.is_set():
+            if self.process.running or self.held_down:
+                self._closing.wait(0.02)
+                continue
+            self.ends.append(self.process.wait())
+            self._closing.wait(RESTART_SECONDS)
+            with suppress(StartFailed):
+                self.process.start()
+
+
+class NodesBehindBalancer:
+    """`nodes` of them, three at most; `api` asks one of them through the balancer."""
+
+    def __init__(
+        self,
+        folder: Path,
+        nodes: int,
+        *options: str,
+        environments: Mapping[int, Mapping[str, str]] | None = None,
+        nudges: bool = True,
+    ) -> None:
+        """`environments`: of single nodes, by their place. `nudges`: False drops all of them on their way."""
+        self._folder = folder
+        self._count = nodes
+        self._options = options
+        self._environments = environments or {}
+        self._nudges = nudges
+        self._ending = ExitStack()
+        self.database = DatabaseCluster()
+        self.nodes: list[SupervisedNode] = []
+
+    def __enter__(self) -> Self:
+        with ExitStack() as ending:
+            ending.enter_context(self.database)
+            addresses = []
+            for number in range(self._count):
+                behind = f"{HOST}:{free_port()}"
+                listen = ("--listen", f"mqtt://{behind}?proxy=v2", "--trusted-proxies", HOST)
+                environment = dict(self._environments.get(number, {}))
+                process = NodeProcess(self._folder / f"node-{number}", self.database.url(), *listen, *self._options)
+                if not self._nudges:
+                    environment[NODE_URL] = self._relay(ending, process.http_port)
+                process.env |= environment
+                node = SupervisedNode(process)
+                node.start()
+                ending.callback(node.close)
+                self.nodes.append(node)
+                addresses.append(NodeAddress(behind, f"{HOST}:{process.http_port}"))
+            self.balancer = ending.enter_context(Balancer(self._folder, addresses))
+            self.url = f"http://{HOST}:{self.balancer.ports['http']}"
+            self.api = Api(self.url, self.nodes[0].process.admin_key)
+            ending.callback(self.api.close)
+            self.wait_ready()
+            self._ending = ending.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending.close()
+
+    def wait_ready(self) -> None:
+        """Until every node takes pushes, and so does the balancer."""
+
+        def all_ready() -> bool:
+            urls = [*(node.process.url for node in self.nodes), self.url]
+            with suppress(httpx2.HTTPError):
+                return all(httpx2.get(f"{url}/readyz", timeout=5).status_code == 200 for url in urls)
+            return False
+
+        wait_for(all_ready, timeout=60, what="all nodes to take pushes")
+
+    def fail_over(self) -> None:
+        """The primary dies; another one takes its place, and the dead one comes back as a standby."""
+        dead = self.database.primary
+        self.database.fail_over()
+        self.database.rejoin(dead)
+        self.database.wait_synchronous()
+
+    def _relay(self, ending: ExitStack, http_port: int) -> str:
+        port = free_port()
+        configuration = self._folder / f"relay-{port}.cfg"
+        configuration.write_text(NUDGE_RELAY.format(host=HOST, port=port, http_port=http_port))
+        process = subprocess.Popen([require("haproxy"), "-db", "-f", str(configuration)], stderr=subprocess.DEVNULL)
+        ending.callback(process.wait)
+        ending.callback(process.kill)
+        return f"http://{HOST}:{port}"
+
+
+def befall(seconds: float, pause_s: float, faults: Sequence[Callable[[], None]], between: Callable[[], None]) -> int:
+    """Have faults happen in turns, one each `pause_s`; how many."""
+    until, happened = time.monotonic() + seconds, 0
+    while time.monotonic() < until:
+        next_at = time.monotonic() + pause_s
+        while time.monotonic() < next_at:
+            between()
+            time.sleep(0.1)
+        faults[happened % len(faults)]()
+        happened += 1
+    return happened
+
+
+def ends_of(nodes: Iterable[SupervisedNode]) -> list[int]:
+    """How the nodes' processes have ended so far."""
+    return [code for node in nodes for code in node.ends]

@@ -1,0 +1,81 @@
+"""Nodes behind a balancer while one of them, or the primary of the database, is killed again and again.
+
+A few devices for seconds in every run; with `--full` three nodes, 3,000 devices and ten minutes of each fault (issue:
+many machines). What is demanded is in `journalled_fleet`: lost 0, the ledger is what the journals say, order, and no
+repetition of what was booked.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.journalled_fleet import JournalledFleet, decoded_set
+from tests.end_to_end.nodes_behind_balancer import NodesBehindBalancer, befall, ends_of
+from tests.preloaded import preload_environment
+
+DAY_SECONDS = 86_400
+EXIT_LEASE_LOST, EXIT_UNCONFIRMED, EXIT_LATER, KILLED = 69, 74, 75, -9
+
+
+def run(nodes: NodesBehindBalancer, fault: str, devices: int, seconds: float, pause_s: float) -> None:
+    """A fleet while a fault happens every `pause_s`; `fault` names a method of the nodes, or whom to kill."""
+    fleet = JournalledFleet(nodes.api, nodes.balancer.ports["mqtt"], nodes.url, devices)
+    fleet.start()
+    kills = [node.kill for node in nodes.nodes] if fault == "node" else [nodes.fail_over]
+    happened = befall(seconds, pause_s, kills, lambda: fleet.note_recorded(nodes.api))
+    nodes.wait_ready()
+    fleet.finish(nodes.api)
+    verdict = fleet.judge(nodes.api, nodes.database.url())
+    next(device for device in fleet.devices if device.journal).journal.clear()
+    with pytest.raises(AssertionError, match="lost"):  # so it would have been seen
+        fleet.judge(nodes.api, nodes.database.url())
+    ends = ends_of(nodes.nodes)
+    print(f"{happened} times {fault}: {verdict}, ends {ends}")
+    assert set(ends) <= {KILLED, EXIT_LEASE_LOST, EXIT_UNCONFIRMED, EXIT_LATER}, ends
+
+
+@pytest.mark.long
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("fault", ["node", "primary"])
+def test_one_node_loses_nothing(tmp_path: Path, fault: str) -> None:
+    with NodesBehindBalancer(tmp_path, 1) as nodes:
+        run(nodes, fault, devices=60, seconds=9, pause_s=3)
+
+
+@pytest.mark.full_only
+@pytest.mark.timeout(120)  # times ten
+@pytest.mark.parametrize("fault", ["node", "primary"])
+def test_three_nodes_lose_nothing(tmp_path: Path, fault: str) -> None:
+    with NodesBehindBalancer(tmp_path, 3) as nodes:
+        run(nodes, fault, devices=3_000, seconds=600, pause_s=10 if fault == "node" else 60)
+
+
+@pytest.mark.full_only
+@pytest.mark.timeout(120)
+def test_three_nodes_whose_nudges_are_all_dropped(tmp_path: Path) -> None:
+    with NodesBehindBalancer(tmp_path, 3, nudges=False) as nodes:
+        run(nodes, "node", devices=3_000, seconds=600, pause_s=60)
+
+
+@pytest.mark.full_only
+@pytest.mark.timeout(120)
+def test_three_nodes_whose_clocks_are_a_day_apart(tmp_path: Path) -> None:
+    environments = {}
+    for number in (1, 2):
+        ahead = tmp_path / f"clock-{number}"
+        ahead.write_text(f"{number * DAY_SECONDS} {number * DAY_SECONDS} 0")
+        environments[number] = {**preload_environment(), "CLOCK_SHIM": str(ahead)}
+    with NodesBehindBalancer(tmp_path, 3, environments=environments) as nodes:
+        run(nodes, "node", devices=3_000, seconds=600, pause_s=10)
+
+
+def test_the_judge_reads_sets_as_the_format_has_them() -> None:
+    """Examples by hand: a list, runs, and bits."""
+    listed = bytes.fromhex("3a300000 01000000 0000 0200 10000000 0100 0200 0500".replace(" ", ""))
+    assert list(decoded_set(listed)) == [1, 2, 5]
+    runs = bytes.fromhex("3b300000 01 0100 0600 0200 0300 0200 0900 0300".replace(" ", ""))
+    assert list(decoded_set(runs)) == [65536 + n for n in (3, 4, 5, 9, 10, 11, 12)]
+    bits = bytes.fromhex("3a300000 01000000 0000 ff1f 10000000".replace(" ", "")) + b"\x55" * 2_048 + bytes(6_144)
+    assert list(decoded_set(bits))[:3] == [0, 2, 4]
