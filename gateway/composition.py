@@ -162,6 +162,7 @@ class Components:
                 push_stored=None if stored.membership is None else self._nudge_peers,
             ),
             make_engine=self._make_engine,
+            sent_elsewhere=None if stored.membership is None else self._sent_elsewhere,
             may_serve=None if stored.membership is None else stored.membership.may_serve,
             elsewhere=None if stored.membership is None else self._devices_elsewhere,
         )
@@ -169,7 +170,10 @@ class Components:
         """What this node and its peers ask each other; None: there are no nodes."""
         if stored.membership is not None:
             self.peers = PeerComponents(
-                membership=stored.membership, connected=delivery.hand_over.connected, clock=loop.time
+                membership=stored.membership,
+                connected=delivery.hand_over.connected,
+                sent_of=delivery.ledger.sent_of,
+                clock=loop.time,
             )
             assert delivery.new_pushes is not None, "there are nodes"
             self.peers.nudges.follow(delivery.new_pushes.told)
@@ -232,6 +236,10 @@ class Components:
     def _devices_elsewhere(self) -> BitMap:
         assert self.peers is not None, "there are nodes"
         return self.peers.connected_sets.elsewhere()
+
+    async def _sent_elsewhere(self, push_nos: Sequence[int], device_no: int | None) -> Mapping[int, BitMap]:
+        assert self.peers is not None, "there are nodes"
+        return await self.peers.sent_deliveries.elsewhere(push_nos, device_no)
 
     def _make_engine(self, connections: DeviceConnections) -> EmbeddedEngine:
         self.broker = Broker(
@@ -344,7 +352,7 @@ class Components:
 
     def services(self, ending: Callable[[], bool]) -> Services:
         """Collect the components that the API needs. `ending` says whether the server is on its way out."""
-        device_deliveries = DeviceDeliveries(self._database, self.delivery.ledger)
+        device_deliveries = DeviceDeliveries(self._database, self.delivery.in_flight)
         device_timeline = DeviceTimeline(self._database)
         return Services(
             database=self._database,

@@ -36,9 +36,11 @@ from gateway.delivery.fatigue import Fatigue
 from gateway.delivery.forecast import Forecast
 from gateway.delivery.hand_over import HandOver
 from gateway.delivery.heartbeats import Heartbeats
+from gateway.delivery.in_flight import InFlight
 from gateway.delivery.ledger import MAX_ATTEMPTS, Ledger
 from gateway.delivery.new_pushes import NewPushes
 from gateway.delivery.presence_hours import PresenceHours
+from gateway.delivery.recalls import SentElsewhere
 from gateway.delivery.receipts import Receipts
 from gateway.delivery.reports import Reports
 from gateway.delivery.rule_changes import RuleChanges
@@ -119,17 +121,20 @@ class DeliveryComponents:
         storage_left: Callable[[], bool],
         observers: DeliveryObservers,
         make_engine: Callable[[DeviceConnections], Engine],
+        sent_elsewhere: SentElsewhere | None,
         may_serve: Callable[[], bool] | None,
         elsewhere: Callable[[], BitMap] | None,
     ) -> None:
         """`make_engine` makes the engine that tells the connections what happens; `http_url` is what devices fetch
         attachments by; `storage_left` says whether the disk has room to accept more; `may_serve` whether this node's
-        lease holds (None: there is no lease to lose); `elsewhere` gives the devices that are connected to other nodes
-        (None: there are no others)."""
+        lease holds (None: there is no lease to lose); `elsewhere` gives the devices that are connected to other nodes,
+        and `sent_elsewhere` asks these what is in flight there (None: there are no others)."""
         numbers = PushNumbers(has_nodes=elsewhere is not None)
         self.ledger = ledger = Ledger(
             database=database, clock_ms=clock_ms, timers=timers, max_attempts=limits.max_attempts
         )
+        ledger.recalls.sent_elsewhere = sent_elsewhere
+        self.in_flight = in_flight = InFlight(ledger, sent_elsewhere)
         self.policies = policies = PolicyStore(
             database=database,
             segments=CapSegments(lambda app_no, name: self.targets.of_segment(app_no, name)),
@@ -288,7 +293,7 @@ class DeliveryComponents:
             storage_left=storage_left,
             on_day_closed=self.adaptive_caps.review,
         )
-        self.reports = Reports(database, ledger)
+        self.reports = Reports(database, ledger, in_flight)
         self.awaited_pushes = AwaitedPushes(
             database=database,
             ledger=ledger,

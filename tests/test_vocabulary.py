@@ -78,6 +78,7 @@ TIMES_OF_ANOTHER_UNIT: dict[str, str] = {
     "gateway.enrolment.guesses": "seconds of the loop",
     "gateway.nodes.components": "seconds of the loop",
     "gateway.nodes.peer_client": "seconds of the loop",
+    "gateway.nodes.sent_deliveries": "seconds of the loop",
     "gateway.people.components": "seconds of the loop",
     "gateway.people.identity_provider": "seconds of the loop",
     "gateway.people.oidc_sign_in": "seconds of the wall clock, as ID tokens have them",

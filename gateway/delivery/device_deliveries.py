@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 
 from gateway.delivery.delivery_description import describe_delivery
 from gateway.delivery.history_pages import HistoryPage, SliceSize, fill_history, search_history
-from gateway.delivery.ledger import Ledger
+from gateway.delivery.in_flight import InFlight
 from gateway.delivery.push_texts import shown_text
 from gateway.delivery_states import PRIORITIES
 from gateway.pages import to_json
@@ -41,9 +41,9 @@ CONTENT_BYTES = 8 * 1024 * 1024
 class DeviceDeliveries:
     """Lists the deliveries of a device. Loop."""
 
-    def __init__(self, database: Database, ledger: Ledger) -> None:
+    def __init__(self, database: Database, in_flight: InFlight) -> None:
         self._database = database
-        self._ledger = ledger
+        self._in_flight = in_flight
 
     async def page(
         self, app_no: int, device_no: int, limit: int, cursor: str | None, wanted: Wanted = EVERYTHING
@@ -55,7 +55,7 @@ class DeviceDeliveries:
 
         size = SliceSize(FIRST_PUSHES, MOST_PUSHES, time.monotonic)
         found = await search_history(self._database, app_no, cursor, limit, size, find)
-        in_flight = {no for no in found.hits if self._ledger.is_sent(no, device_no)}
+        in_flight = await self._in_flight.pushes_to(device_no, found.hits)
 
         def describe(transaction: Transaction) -> HistoryPage:
             described = _described(transaction, device_no, found.hits, in_flight, wanted)

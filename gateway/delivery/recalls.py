@@ -9,7 +9,7 @@ or by the next start.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from pyroaring import BitMap
@@ -24,6 +24,10 @@ from gateway.store.protocols import Writer
 from gateway.store.transaction import Transaction
 
 T = TypeVar("T")
+
+SentElsewhere = Callable[[Sequence[int], int | None], Awaitable[Mapping[int, BitMap]]]
+"""Asks the other nodes what is in flight there: (push numbers, the one device that it is about, or None for all) ->
+devices by push number."""
 
 KEPT_RECALLS = 10_000
 """Recalls that are remembered; it is only needed until they are on disk."""
@@ -53,6 +57,8 @@ class Recalls:
         self._clock_ms = clock_ms
         self.noted: dict[int, None] = {}
         """Pushes that are recalled on disk, or about to be; the newest of them."""
+        self.sent_elsewhere: SentElsewhere | None = None
+        """None: there are no other nodes."""
         self._refused: set[int] = set()
         """Pushes whose recall could not be stored, and of which something may have been left in a mailbox."""
 
@@ -79,17 +85,24 @@ class Recalls:
         self.note([push_no])  # again: another recall of it may have been refused meanwhile
         if final is not None:
             return final
+        elsewhere: Iterable[int] = ()
+        if self.sent_elsewhere is not None:
+            elsewhere = (await self.sent_elsewhere([push_no], None)).get(push_no, ())
+
+        def sent() -> list[int]:
+            return [*self._ledger.sent_of(push_no), *elsewhere]
+
         found = Counter(cancelled=0, in_flight=0, too_late=0)
         after: int | None = 0
         while after is not None:  # if the server ends before the last, `recover_rows` does the rest
             seen = after
             try:
                 part, after = await self._database.write(
-                    lambda rows: recall_rows(rows, push_no, seen, self._ledger.sent_of(push_no), now_ms),  # noqa: B023  awaited here
+                    lambda rows: recall_rows(rows, push_no, seen, sent(), now_ms),  # noqa: B023  awaited here
                     app_no,
                 )
             except (StorageError, Problem):
-                self._finish(push_no, seen, now_ms)
+                self._finish(push_no, seen, now_ms, sent)
                 raise
             found.update(part)
         return dict(found)
@@ -116,15 +129,15 @@ class Recalls:
         push = self._ledger.pushes.get(push_no)
         return push_no in self.noted or (push is not None and push.recalled)
 
-    def _finish(self, push_no: int, after: int, now_ms: int) -> None:
+    def _finish(self, push_no: int, after: int, now_ms: int, sent: Callable[[], list[int]]) -> None:
         """Take back the rest of a push that is recalled on disk, behind this device, as soon as that can be stored."""
 
         def go_on(found: tuple[dict[str, int], int | None]) -> None:
             if found[1] is not None:
-                self._finish(push_no, found[1], now_ms)
+                self._finish(push_no, found[1], now_ms, sent)
 
         self._ledger.submit_until_done(
-            lambda rows: recall_rows(rows, push_no, after, self._ledger.sent_of(push_no), now_ms),
+            lambda rows: recall_rows(rows, push_no, after, sent(), now_ms),
             go_on,
             lambda: self._ledger.pushes.apps_of((push_no,)),
         )

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from gateway.delivery.delivery_description import describe_delivery
 from gateway.delivery.escalation_progress import describe_escalations, escalation_members, sent_steps
+from gateway.delivery.in_flight import InFlight
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.push_texts import described_template, described_text, page_of_texts
 from gateway.delivery_states import PRIORITIES, DeliveryState
@@ -66,9 +67,10 @@ class SingleDelivery(NamedTuple):
 class Reports:
     """Answers the questions of senders about their pushes. Loop."""
 
-    def __init__(self, database: Database, ledger: Ledger) -> None:
+    def __init__(self, database: Database, ledger: Ledger, in_flight: InFlight) -> None:
         self._database = database
         self._ledger = ledger
+        self._in_flight = in_flight
 
     async def push(self, app_no: int, push_id: str) -> dict[str, Any]:
         """A push with `counts` and `reached`. Raises Problem 404, or 410 when its counts are no longer kept."""
@@ -81,7 +83,7 @@ class Reports:
         if not numbers:
             raise _unknown_push(push_id)
         push_no = numbers[0]
-        sent = {number: self._ledger.sent_of(number) for number in numbers}
+        sent = await self._in_flight.devices_of(numbers)
 
         def read(transaction: Transaction) -> dict[str, Any] | None:
             described = next((push for _, push in _read_pushes(transaction, {push_no: sent[push_no]})), None)
@@ -124,7 +126,7 @@ class Reports:
             return numbers, False
 
         numbers, more = await self._database.read(choose, app_no)
-        in_flight = {no: self._ledger.sent_of(no) for no in numbers}
+        in_flight = await self._in_flight.devices_of(numbers)
 
         def read(transaction: Transaction) -> ListPage:
             page = fill_page(_read_pushes(transaction, in_flight), limit, itemgetter(1), itemgetter(0))
@@ -162,7 +164,7 @@ class Reports:
         """
         after = cursor_number(cursor)
         push_no = await self._number(app_no, push_id)
-        in_flight = set(self._ledger.sent_of(push_no))
+        in_flight = set((await self._in_flight.devices_of([push_no]))[push_no])
         # What is in flight waits on disk.
         stored = None if state is DeliveryState.SENT else state
 
@@ -191,7 +193,7 @@ class Reports:
     async def reasons(self, app_no: int, push_id: str) -> dict[str, Any]:
         """A push's deliveries by state and reason, as the API shows them. Raises Problem 404, 410."""
         push_no = await self._number(app_no, push_id)
-        sent = self._ledger.sent_of(push_no)
+        sent = (await self._in_flight.devices_of([push_no]))[push_no]
 
         def read(transaction: Transaction) -> dict[str, Any]:
             targeted = _targeted(transaction, push_no)
@@ -241,13 +243,20 @@ class Reports:
         Read on the writer thread, where a row and its overlay cannot disagree; a page is small.
         """
         priority, after = _pair(cursor)
+        is_sent = self._ledger.is_sent
+        sent: set[int] = set()
+        if self._in_flight.is_shared:
+            numbers = await self._database.read_soon(
+                lambda rows: [one.push_no for one in mailbox_page(rows, device_no, priority, after, limit)]
+            )
+            sent = await self._in_flight.pushes_to(device_no, numbers)
 
         def read(transaction: Transaction) -> dict[str, Any]:
             entries = mailbox_page(transaction, device_no, priority, after, limit + 1)
             items = [
                 {
                     "push_id": entry.push_id,
-                    "state": "sent" if self._ledger.is_sent(entry.push_no, device_no) else "waiting",
+                    "state": "sent" if is_sent(entry.push_no, device_no) or entry.push_no in sent else "waiting",
                     "priority": PRIORITIES[entry.priority],
                     "kind": entry.kind,
                     "collapse_key": entry.collapse_key,

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from pyroaring import BitMap
 
-from gateway.nodes import connected_sets, nudges
+from gateway.nodes import connected_sets, nudges, sent_deliveries
 from gateway.nodes.connected_sets import ConnectedSets
 from gateway.nodes.membership import Membership, Node
 from gateway.nodes.nudges import Nudges
 from gateway.nodes.peer_client import PeerClient
 from gateway.nodes.peer_routes import PeerVerbs
+from gateway.nodes.sent_deliveries import SentDeliveries
 
 
 class PeerComponents:
     """The client and the answers of this node, and what they are for. `connected` is the set of devices that are
-    connected here, `clock` gives seconds that only grow. Runs on the *loop*."""
+    connected here, `sent_of` gives those to which a push is in flight from here, `clock` seconds that only grow. Runs
+    on the *loop*."""
 
-    def __init__(self, *, membership: Membership, connected: BitMap, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        *,
+        membership: Membership,
+        connected: BitMap,
+        sent_of: Callable[[int], Collection[int]],
+        clock: Callable[[], float],
+    ) -> None:
         self.client = PeerClient(clock)
         self.verbs = PeerVerbs(lambda: membership.own.secret)
         self.connected_sets = ConnectedSets(
@@ -29,8 +38,12 @@ class PeerComponents:
             ask=self.client.ask,
         )
         self.nudges = Nudges(holders=self.connected_sets.holders, ask=self.client.ask)
+        self.sent_deliveries = SentDeliveries(
+            sent_of=sent_of, peers=membership.peers, holders=self.connected_sets.holders, ask=self.client.ask
+        )
         self.verbs.add(connected_sets.VERB, self.connected_sets.answer)
         self.verbs.add(nudges.VERB, self.nudges.answer)
+        self.verbs.add(sent_deliveries.VERB, self.sent_deliveries.answer)
         membership.follow(lambda joined: None, self._ended)
 
     async def run(self) -> None:

@@ -38,7 +38,7 @@ class PlanComponents:
             database=database,
             acceptance=delivery.acceptance,
             escalations=delivery.escalations,
-            ledger=delivery.ledger,
+            in_flight=delivery.in_flight,
             runner=self.schedule_runner,
             clock_ms=clock_ms,
             storage_left=storage_left,

@@ -19,7 +19,7 @@ from pydantic import ConfigDict, StringConstraints
 
 from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.escalations import Escalations
-from gateway.delivery.ledger import Ledger
+from gateway.delivery.in_flight import InFlight
 from gateway.delivery.push import PushRequest
 from gateway.delivery.push_timing import DATES_OF_DAY, DEVICE_ZONE, SCHEDULE_FIELDS, Repeat, has_few_dates, scheduled_by
 from gateway.delivery.reports import cursor_number, read_counts
@@ -82,7 +82,7 @@ class ScheduleStore:
         database: Database,
         acceptance: Acceptance,
         escalations: Escalations,
-        ledger: Ledger,
+        in_flight: InFlight,
         runner: ScheduleRunner,
         clock_ms: Callable[[], int],
         storage_left: Callable[[], bool],
@@ -92,7 +92,7 @@ class ScheduleStore:
         self._database = database
         self._acceptance = acceptance
         self._escalations = escalations
-        self._ledger = ledger
+        self._in_flight = in_flight
         self._runner = runner
         self._clock_ms = clock_ms
         self._storage_left = storage_left
@@ -238,7 +238,7 @@ class ScheduleStore:
         return await self._database.read(read, app_no)
 
     async def _sent(self, schedule_no: int, before: int, limit: int) -> dict[int, list[int]]:
-        """The hand-overs in memory of the pushes of so many runs before this one, by push number."""
+        """The deliveries in flight of the pushes of so many runs before this one, by push number."""
 
         def read(transaction: Transaction) -> list[int]:
             numbers: list[int] = []
@@ -248,7 +248,7 @@ class ScheduleStore:
                     break
             return numbers
 
-        return {no: list(self._ledger.sent_of(no)) for no in await self._database.read(read)}
+        return await self._in_flight.devices_of(await self._database.read(read))
 
     def _runs(
         self, transaction: Transaction, schedule_no: int, before: int, sent: dict[int, list[int]]

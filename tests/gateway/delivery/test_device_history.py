@@ -89,7 +89,7 @@ def test_a_device_that_gets_little_is_found_behind_what_others_get(
         world.acknowledge_all(2)
     database: Any = world.writer
     histories: list[Any] = [
-        DeviceDeliveries(database, world.ledger).page,
+        DeviceDeliveries(database, world.wired.in_flight).page,
         partial(DeviceTimeline(database).page, wanted="delivery.delivered".__eq__),
     ]
     for ask in histories:

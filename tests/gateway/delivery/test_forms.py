@@ -344,7 +344,7 @@ class Play:
     async def _ask_device_deliveries(self, device_no: int, device_id: str, found: dict[str, Any]) -> list[Any]:
         """The deliveries to a device: those of all pushes, the newest first, a few pushes at a time."""
         database: Any = self.world.writer
-        history = DeviceDeliveries(database, self.world.ledger)
+        history = DeviceDeliveries(database, self.world.wired.in_flight)
 
         def ask(limit: int, wanted: Wanted) -> Awaitable[list[Any]]:
             return _whole(lambda cursor: history.page(APP.no, device_no, limit, cursor, wanted))

@@ -19,6 +19,7 @@ from gateway.delivery.device_connections import DeviceConnections
 from gateway.delivery.engine import Body, Message
 from gateway.delivery.history_pages import HistoryPage
 from gateway.delivery.push import PushRequest
+from gateway.delivery.recalls import SentElsewhere
 from gateway.delivery.submission import AcceptedPush, AppRef, PendingPush, Submission
 from gateway.delivery.uplink import UplinkLimits
 from gateway.delivery_components import DeliveryComponents, DeliveryLimits, DeliveryObservers
@@ -76,6 +77,8 @@ class World:
         self.on_returned: Callable[[int, str, str], None] = lambda *device: None
         self.on_settings: Callable[[str, str], None] = lambda app_id, device_id: None
         self.may_serve: Callable[[], bool] | None = None
+        self.sent_elsewhere: SentElsewhere | None = None
+        """What other nodes have in flight, if there are any; `boot` gives it to the components."""
         self.stopped_at = 0
         self.cleared: list[tuple[str, str | None]] = []
         """Pushes that devices were told to clear, and the device that was not told."""
@@ -127,6 +130,7 @@ class World:
                 push_stored=None,
             ),
             make_engine=self._make_engine,
+            sent_elsewhere=self.sent_elsewhere,
             may_serve=self.may_serve,
             elsewhere=(lambda: self.elsewhere) if self.has_nodes else None,
         )
