@@ -149,15 +149,14 @@ class Broker:
         for one in stored.sessions:
             assert one.client_id not in self.sessions, "it is in the memory of one broker, and was released"
             session = self._restore(one, messages, now)
-            self._publish_due_will(session, now)
-            if session.expires_at is not None and session.expires_at <= now:
-                self._end_session(session)
+            if shared_state.store.shared is not None:
+                shared_state.store.shared.withdraw_release(one.client_id)
+            self._end_due(session, now)
 
     def release(self, client_id: str, on_released: Callable[[], None]) -> None:
         """End the connection of a client for another broker, and call back when its session is in the store alone.
 
-        Only over a shared store. Until then the client must not be let in here; of one that is unknown, at once.
-        """
+        Only over a shared store. Until then the client must not be let in here."""
         if (session := self.sessions.get(client_id)) is not None:
             self._disconnect(session, ReasonCode.SESSION_TAKEN_OVER, "session taken over")
         if self.sessions.get(client_id) is not session or session is None:
@@ -523,19 +522,20 @@ class Broker:
         if self.shared_state.store.shared is not None:
             self._release_when_stored(session)
             return None
-        self._publish_due_will(session, now)
-        # [MQTT-4.1.0-2]
-        if session.expires_at is not None and session.expires_at <= now:
-            self._end_session(session)
-            return None
-        return session.next_deadline()
+        return None if self._end_due(session, now) else session.next_deadline()
 
-    def _publish_due_will(self, session: Session, now: float) -> None:
+    def _end_due(self, session: Session, now: float) -> bool:
+        """Publish the will of a session if that is due, and end it if it has expired; return whether it has."""
         will = session.will
         if will is not None and will.due_at is not None and will.due_at <= now:
             session.will = None
             session.save()
             self.wills.publish(session.client_id, will)
+        # [MQTT-4.1.0-2]
+        if session.expires_at is None or session.expires_at > now:
+            return False
+        self._end_session(session)
+        return True
 
     def _restore(self, stored: StoredSession, messages: dict[int, SharedMessage], now: float) -> Session:
         session = Session(stored.client_id, stored.principal, self.shared_state, self._session_due)

@@ -110,6 +110,9 @@ class SharedSessions(Protocol):
     def draw_number(self) -> int:
         """Return a number that no broker over this store is given again; at least 1."""
 
+    def withdraw_release(self, client_id: str) -> None:
+        """Take back a release that is not stored yet: the broker has the session in memory again."""
+
     def release_session(self, client_id: str) -> None:
         """Note that this broker has the session in memory no longer, and that all of it was stored before."""
 

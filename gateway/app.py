@@ -159,6 +159,8 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
         ending.push_async_callback(components.flush)
         if components.peers is not None:
             ending.push_async_callback(components.peers.end)
+        if components.takeover is not None:
+            ending.push_async_callback(components.takeover.end)
         await components.recover()
         components.certificate_ends = listener_config.certificate_ends(tls)
         components.enrolment.fleet_ca = listener_config.fleet_ca(tls, settings.data_dir)

@@ -354,6 +354,11 @@ class DeviceAuthenticator:
     def exchange(self, method: str, credentials: Credentials) -> None:
         """Devices have a token and no other method."""
 
+    @property
+    def revocations(self) -> int:
+        """Number of times that credentials have become void."""
+        return self._revocations
+
     def forget(self) -> None:
         """A token is void or a device removed: call this when that has committed, before its connections are closed.
 

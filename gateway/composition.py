@@ -67,6 +67,7 @@ from gateway.measurements import Measurements
 from gateway.metrics import Metrics, MetricsSources
 from gateway.metrics_key import MetricsKey
 from gateway.nodes.components import PeerComponents
+from gateway.nodes.takeover import DeliveryCalls, Takeover
 from gateway.overview import Overview
 from gateway.people.components import PeopleComponents
 from gateway.periodic import ServerTimers, repeat
@@ -109,6 +110,10 @@ class Components:
         """Set when the ports are open, before the first request."""
         self.certificate_ends: Mapping[str, float] = {}
         """See `metrics.MetricsSources.certificates`."""
+        self.takeover: Takeover | None = None
+        """Devices that come from other nodes, and go there; None: there are no nodes."""
+        if stored.membership is not None and stored.shared_sessions is not None:
+            self.takeover = Takeover(sessions=stored.shared_sessions, database=database, membership=stored.membership)
         self.membership = stored.membership
         """This node among others; None: the server has its database alone."""
         self._settings = settings
@@ -177,6 +182,9 @@ class Components:
             )
             assert delivery.new_pushes is not None, "there are nodes"
             self.peers.nudges.follow(delivery.new_pushes.told)
+            assert self.takeover is not None, "there are nodes"
+            calls = DeliveryCalls(delivery.ledger.flush, delivery.connections.note_held)
+            self.takeover.connect(self.broker, calls, self._authenticator, self.peers.client, self.peers.verbs)
         self.plans = PlanComponents(
             database=database, delivery=delivery, clock_ms=clock_ms, storage_left=self._storage_left,
             idempotency_ms=DeliveryLimits.of(settings).pushes.idempotency_ms,
@@ -243,8 +251,9 @@ class Components:
 
     def _make_engine(self, connections: DeviceConnections) -> EmbeddedEngine:
         self.broker = Broker(
-            _broker_settings(self._settings), self._sessions, self._authenticator, connections, self._broker_clock
-        )
+            _broker_settings(self._settings), self._sessions, self.takeover or self._authenticator, connections,
+            self._broker_clock,
+        )  # fmt: skip
         return EmbeddedEngine(self.broker)
 
     def _wire_http(self) -> None:
@@ -335,8 +344,10 @@ class Components:
         await self.delivery.policies.segments.load(self.delivery.policies.cap_segments())
         await self.enrolments.load(self._database)
         await self.delivery.alert_limiter.load()
-        await self.delivery.connections.recover()
-        await self.delivery.receipts.recover(self.broker.numbers())
+        is_alone = self.membership is None
+        await self.delivery.connections.recover(is_alone=is_alone)
+        if is_alone:  # or the messages of the other nodes' sessions would be forgotten
+            await self.delivery.receipts.recover(self.broker.numbers())
         await self.delivery.rule_changes.recover()
         await self.delivery.escalations.load()
         await self.campaigns.load()

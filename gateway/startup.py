@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from broker.clock import ServerClock
+from broker.group_commit import GroupCommit
 from broker.sqlite_file import Fault, fault_of
 from broker.sqlite_store import SqliteStore, StoreInUse, StoreTooNew
 from gateway import data_directory, disk_space, kept_ledger, replacement
@@ -38,6 +39,7 @@ from gateway.store.connections import first_damage
 from gateway.store.database import Database
 from gateway.store.errors import DRIVER_ERRORS, OutcomeUnknown, StorageBusy, StorageError, StorageUnreachable
 from gateway.store.migrations import HEAD, MigrationFailed, NoSchema, SchemaTooNew, SchemaUnsuitable
+from gateway.store.nodes.broker_sessions import SharedSessionStore
 from gateway.store.server_time import TOLD_MS, StoredClock, WallClock
 from gateway.store.transaction import Transaction
 from gateway.timestamps import wall_time
@@ -67,7 +69,7 @@ class OpenStores:
     """The two databases and the clock that continues theirs."""
 
     database: Database
-    sessions: SqliteStore
+    sessions: GroupCommit
     clock: Callable[[], float]
     """Server time in seconds, for the broker."""
     clock_ms: Callable[[], int]
@@ -78,6 +80,8 @@ class OpenStores:
     """The last server time that an earlier run has stored, in milliseconds; 0: there was none."""
     membership: Membership | None = None
     """This node among those that share the database. None: the server has it alone."""
+    shared_sessions: SharedSessionStore | None = None
+    """`sessions` of a node, which are in the database as well. None: they are in a file of the server's own."""
 
 
 async def open_stores(settings: Settings, ending: AsyncExitStack) -> OpenStores:
@@ -89,7 +93,7 @@ async def open_stores(settings: Settings, ending: AsyncExitStack) -> OpenStores:
     if settings.clock_speed != 1 and (bool(data_directory.traces(data_dir)) if in_postgresql else ledger.exists()):
         raise _no_faster_clock(f"{data_dir} holds data already, and a faster clock is for a fresh data directory")
     clock: ServerClock
-    sessions: SqliteStore
+    sessions: GroupCommit
     stored_clock: StoredClock
 
     def clock_ms() -> int:
@@ -100,24 +104,33 @@ async def open_stores(settings: Settings, ending: AsyncExitStack) -> OpenStores:
         if settings.clock_speed != 1 and stored.last_ms:
             raise _no_faster_clock("the database holds a ledger already, and a faster clock is for a fresh one")
         stored_clock = stored
-        sessions = _open_sessions(data_dir, is_new=stored.last_ms == 0)
-        ending.push_async_callback(sessions.close)
+        own_time = 0.0
+        if shared_sessions is None:
+            sessions = own_sessions = _open_sessions(data_dir, is_new=stored.last_ms == 0)
+            ending.push_async_callback(sessions.close)
+            own_time = own_sessions.last_time()
         origin = stored.boot_origin_ms if stored.is_of_this_boot else None
         clock = ServerClock(
-            max(stored.last_ms / 1000, sessions.last_time()),
+            max(stored.last_ms / 1000, own_time),
             settings.clock_speed,
             None if origin is None else origin / 1000,
         )
         return clock_ms
 
     membership: Membership | None = None
+    shared_sessions: SharedSessionStore | None = None
 
     async def join(backend: PostgresqlServer) -> None:
-        nonlocal membership
+        nonlocal membership, sessions, shared_sessions
         if settings.node_url is not None:
             membership = await Membership.join(backend.connect_lease(), data_dir, settings.node_url)
             ending.push_async_callback(membership.end)
             backend.share(membership.writer_epoch)
+            from gateway.store.postgresql.session_store import PostgresqlSessions
+
+            loop = asyncio.get_running_loop()
+            sessions = shared_sessions = await PostgresqlSessions.open(backend, membership.writer_epoch, loop)
+            ending.push_async_callback(sessions.close)
 
     if settings.database is None:
         is_new = is_new_directory(data_dir)
@@ -142,7 +155,9 @@ async def open_stores(settings: Settings, ending: AsyncExitStack) -> OpenStores:
             )  # fmt: skip
     if membership is not None:
         membership.store_time_of(clock_ms)
-    return OpenStores(database, sessions, clock, clock_ms, wall_clock, stored_clock.last_ms, membership)
+    return OpenStores(
+        database, sessions, clock, clock_ms, wall_clock, stored_clock.last_ms, membership, shared_sessions
+    )
 
 
 async def wait_for_database(settings: Settings, stopping: asyncio.Event) -> bool:

@@ -280,6 +280,9 @@ class FakeSharedStore(FakeStore):
         self._last_number += 1
         return self._last_number
 
+    def withdraw_release(self, client_id: str) -> None:
+        self.held.add(client_id)
+
     def release_session(self, client_id: str) -> None:
         self.held.discard(client_id)
 

@@ -51,6 +51,7 @@ MAY_IMPORT_BROKER = (
     "gateway.app",
     "gateway.composition",
     "gateway.listener_config",
+    "gateway.nodes.takeover",
     "gateway.store.nodes.broker_sessions",
     "gateway.store.postgresql.session_store",
 )

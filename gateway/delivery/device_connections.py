@@ -123,22 +123,33 @@ class DeviceConnections:
         self._hand_over.connect(engine)
         self._engine, self._on_ready, self._on_returned = engine, on_ready, on_returned
 
-    async def recover(self) -> None:
+    async def recover(self, *, is_alone: bool = True) -> None:
         """Tell the ledger what the engine still holds after a restart; before the first connection.
 
         It is in flight and cannot be handed over again. Sessions and deliveries of devices whose removal was
-        interrupted go.
+        interrupted go. `is_alone`: what was in flight otherwise was so here, and not at another node.
         """
         for principal in await self._sessions_without_device():
             self._engine.remove_session(principal, lambda: None)
         now_ms = self._clock_ms()
         while await self._database.write(lambda transaction: revoke_removed_rows(transaction, now_ms)):
             pass
-        self._interrupted = set(self._engine.unfinished())
+        if not is_alone:
+            return
         held = self._engine.past_pubrec()
         await self._ledger.recover([handle for _, handle in held])
+        for client_id, handle in await self.note_held(held, self._engine.unfinished()):
+            self._engine.forget(client_id, handle)
+
+    async def note_held(self, held: Sequence[tuple[str, int]], interrupted: Iterable[int]) -> list[tuple[str, int]]:
+        """Tell the ledger of deliveries past PUBREC (client and handle) in sessions that come from the store.
+
+        `interrupted`: handles of QoS 2 whose connection has ended with its server. Answers which of `held` are of no
+        push any more, and to be forgotten.
+        """
+        self._interrupted |= set(interrupted)
         if not held:
-            return
+            return []
         numbers = {handle >> DEVICE_BITS for _, handle in held}
         devices = {handle & DEVICE_MASK for _, handle in held}
         while found := await self._database.write(
@@ -147,12 +158,14 @@ class DeviceConnections:
             for push in found:
                 self._ledger.pushes.add(push)
                 numbers.discard(push.no)
+        unknown = []
         for client_id, handle in held:
             held_push = self._ledger.pushes.get(handle >> DEVICE_BITS)
             if held_push is None:  # the push left by retention: nothing to record
-                self._engine.forget(client_id, handle)
+                unknown.append((client_id, handle))
             else:
                 held_push.sent.add(handle & DEVICE_MASK)
+        return unknown
 
     async def _sessions_without_device(self) -> list[str]:
         """Principals of stored sessions without a device: it was removed, and a kill came in between."""

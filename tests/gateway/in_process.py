@@ -139,6 +139,7 @@ class InProcessGateway:
     ) -> InProcessGateway:
         """Start as a node of the database at an address of PostgreSQL, which other nodes share."""
         from gateway.store.postgresql.server import PostgresqlServer
+        from gateway.store.postgresql.session_store import PostgresqlSessions
 
         ending = AsyncExitStack()
         backend = await asyncio.to_thread(PostgresqlServer.open, address, has_nodes=True)
@@ -146,12 +147,12 @@ class InProcessGateway:
         ending.push_async_callback(membership.end)
         membership.store_time_of(lambda: clock.milliseconds)
         backend.share(membership.writer_epoch)
-        sessions = SqliteStore(folder / "broker.db", loop)
+        sessions = await PostgresqlSessions.open(backend, membership.writer_epoch, loop)
         ending.push_async_callback(sessions.close)
         path = folder / "fleetpush.db"
         database = await Database.over(backend, path, lambda stored: lambda: clock.milliseconds, lambda: False)
         ending.push_async_callback(database.close)
-        stored = OpenStores(database, sessions, clock, lambda: clock.milliseconds, None, membership=membership)
+        stored = OpenStores(database, sessions, clock, lambda: clock.milliseconds, None, 0, membership, sessions)
         return await cls._build(folder, stored, clock, ending, settings | {"database": address, "node_url": url})
 
     @classmethod
@@ -187,6 +188,8 @@ class InProcessGateway:
         self.components.feed.end()
         await self.components.webhook_sender.end()
         await self.components.people.end()
+        if self.components.takeover is not None:
+            await self.components.takeover.end()
         await self.components.flush()
         await self._ending.aclose()
 

@@ -260,14 +260,15 @@ def load_sessions(transaction: Transaction, client_ids: Iterable[str], no: int, 
         " AND (s.node_no IS NULL OR (s.node_no = ? AND s.node_epoch = ?) OR NOT is_live(s.node_no, s.node_epoch))"
         " ORDER BY s.client_id FOR UPDATE OF s)"
         " UPDATE mqtt_session AS m SET node_no = ?, node_epoch = ? FROM found AS f WHERE m.client_id = f.client_id"
-        " RETURNING f.client_id, f.principal, f.expiry_interval, f.expires_at, f.number, f.node_no, f.will_topic,"
+        " RETURNING f.client_id, f.principal, f.expiry_interval, f.expires_at, f.number,"
+        " f.node_no IS NOT NULL AND (f.node_no <> ? OR f.node_epoch <> ?), f.will_topic,"
         " f.will_payload, f.will_qos, f.will_retain, f.will_properties, f.will_expires_at, f.will_due_at, f.will_delay,"
         " f.will_number",
-        (wanted, no, epoch, no, epoch),
+        (wanted, no, epoch, no, epoch, no, epoch),
     ).fetchall()
     sessions: dict[str, StoredSession] = {}
     interrupted = set()
-    for client_id, principal, expiry_interval, expires_at, number, holder, topic, *columns in found:
+    for client_id, principal, expiry_interval, expires_at, number, was_ended, topic, *columns in found:
         will = None
         if topic is not None:
             *of_message, due_at, delay, will_number = columns
@@ -275,7 +276,7 @@ def load_sessions(transaction: Transaction, client_ids: Iterable[str], no: int, 
         sessions[client_id] = StoredSession(
             client_id, principal, expiry_interval, optional_seconds(expires_at), will=will, number=number
         )
-        if holder is not None:
+        if was_ended:
             interrupted.add(client_id)
     left = [client_id for client_id in wanted if client_id not in sessions]
     elsewhere = transaction.execute(

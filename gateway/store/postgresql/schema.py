@@ -27,7 +27,7 @@ _TYPES = (("INTEGER", "BIGINT"), ("SERIAL", "BIGSERIAL"), ("BIGBIGSERIAL", "BIGS
 _FOREIGN_KEY = re.compile(r",\s*FOREIGN KEY\([^)]*\) REFERENCES [^(]*\([^)]*\)")
 _ON_TABLES = "CREATE FUNCTION note_numbers"
 """What begins here in functions.sql names tables, and comes after them."""
-_OF_NODES = ("nodes.sql", "tasks.sql", "invalidations.sql", "sessions.sql")
+_OF_NODES = ("nodes.sql", "tasks.sql", "invalidations.sql", "sessions.sql", "connections.sql")
 """Files of tables that a file of SQLite does not have."""
 _FIGURES = {
     "INVALIDATIONS_LOCK": INVALIDATIONS_LOCK,

@@ -119,6 +119,9 @@ class PostgresqlSessions(GroupCommit):
     def _note_numbers(self, first: int) -> None:
         self._next_numbers, self._is_drawing = first, False
 
+    def withdraw_release(self, client_id: str) -> None:
+        self._collecting.released.discard(client_id)
+
     def release_session(self, client_id: str) -> None:
         self._changed()
         self._collecting.released.add(client_id)

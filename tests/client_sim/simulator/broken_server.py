@@ -664,13 +664,13 @@ def no_sessions() -> None:
 def no_mailbox() -> None:
     recover = DeviceConnections.recover
 
-    async def recover_mostly(self: DeviceConnections) -> None:
+    async def recover_mostly(self: DeviceConnections, *, is_alone: bool = True) -> None:
         def lose(connection: Transaction) -> None:
             connection.execute("DELETE FROM delivery WHERE state = 0 AND push_no % 20 = 0")
             connection.execute("DELETE FROM waiting_set WHERE push_no % 20 = 0")
 
         await self._database.write(lose)
-        await recover(self)
+        await recover(self, is_alone=is_alone)
 
     DeviceConnections.recover = recover_mostly  # type: ignore[method-assign]
 
