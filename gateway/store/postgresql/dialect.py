@@ -9,7 +9,8 @@ operator of the schema (`functions.sql`), so that the statement stays as it is. 
 - a query in FROM has a name (before PostgreSQL 16), and an upsert the columns in which rows may be the same;
 - the types of values are known before they come, by their first use;
 - the devices of a set are rows, without a JSON array between; the end of a text is not at a negative place;
-- conditions are of type boolean, which columns of flags are not.
+- conditions are of type boolean, which columns of flags are not;
+- a list that a statement has made is stored with blanks between its items, and is searched without them.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ _GRAMMAR: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\bjson_each\(devices_json\(([\w.]+)\)\) AS (\w+)"), r"set_devices(\1) AS \2(value)"),
     (re.compile(r"\bsubstr\(((?:[^(),]|\([^()]*\))+), -(\d+)\)"), r"right(\1, \2)"),
     (re.compile(r"=="), "="),
+    (re.compile(r"\binstr\((\w+\.devices), "), r"instr(list_text(\1), "),
     # A text out of JSON has no number, and of a pair PostgreSQL says it is not NULL when neither half is.
     (re.compile(r"(->> (?:'\d+'|\d+)|\bvalue) IS NOT NULL\b"), r"\1 IS DISTINCT FROM NULL"),
     (re.compile(r"\bLIKE\b"), "ILIKE"),

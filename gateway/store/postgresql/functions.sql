@@ -69,6 +69,8 @@ CREATE FUNCTION json_array_length(x text, path text) RETURNS bigint LANGUAGE sql
 CREATE FUNCTION json_array_length(x jv, path text) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$ SELECT jsonb_array_length((x).t::jsonb #> jpath(path))::bigint $$;
 CREATE FUNCTION max(VARIADIC x bigint[]) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$ SELECT CASE WHEN array_position(x, NULL) IS NULL THEN (SELECT pg_catalog.max(e) FROM unnest(x) e) END $$;
 CREATE FUNCTION min(VARIADIC x bigint[]) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$ SELECT CASE WHEN array_position(x, NULL) IS NULL THEN (SELECT pg_catalog.min(e) FROM unnest(x) e) END $$;
+-- A list of numbers; one of lists has texts inside, and is left alone.
+CREATE FUNCTION list_text(t text) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT CASE WHEN t LIKE '[[%' THEN t ELSE replace(t, ' ', '') END $$;
 CREATE FUNCTION instr(t text, part text) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$ SELECT strpos(t, part)::bigint $$;
 CREATE FUNCTION substr(t text, at bigint) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT pg_catalog.substr(t, at::int) $$;
 CREATE FUNCTION substr(t text, at bigint, n bigint) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT pg_catalog.substr(t, at::int, n::int) $$;

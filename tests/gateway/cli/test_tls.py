@@ -28,6 +28,9 @@ from tests.gateway.in_process import InProcessGateway
 from tests.third_party import Listener, require
 
 
+READS_THE_FILE = pytest.mark.sqlite("`tls device` reads its file")
+
+
 @pytest.fixture(autouse=True)
 def _nothing_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
@@ -157,6 +160,7 @@ def test_a_running_server_is_told_by_the_command_that_is_printed() -> None:
 # -- device ------------------------------------------------------------------------------------------------------------
 
 
+@READS_THE_FILE
 async def test_a_device_gets_a_certificate_of_its_credential(gateway: InProcessGateway) -> None:
     await gateway.enrol("kiosk-1")
     run("init", "--data-dir", "data")
@@ -175,6 +179,7 @@ async def test_a_device_gets_a_certificate_of_its_credential(gateway: InProcessG
     assert subject_of(certificate) == f"serialNumber={credential_generation(token_hash)},CN=kiosk-1"
 
 
+@READS_THE_FILE
 async def test_a_device_of_another_application(gateway: InProcessGateway) -> None:
     await gateway.call("POST", "/v1/apps", 201, json={"id": "shop"})
     shop = await gateway.key_for("devices", app="shop")
@@ -186,6 +191,7 @@ async def test_a_device_of_another_application(gateway: InProcessGateway) -> Non
     assert "application 'shop'" in run("device", "kiosk-9", "--app", "shop", "--data-dir", "data", expect=1).stderr
 
 
+@READS_THE_FILE
 async def test_only_an_enrolled_device_gets_one(gateway: InProcessGateway) -> None:
     await gateway.enrol("kiosk-1")
     run("init", "--data-dir", "data")
@@ -196,6 +202,7 @@ async def test_only_an_enrolled_device_gets_one(gateway: InProcessGateway) -> No
     assert not Path("data/tls/devices").exists()
 
 
+@READS_THE_FILE
 async def test_a_device_certificate_needs_a_server_and_a_ca(gateway: InProcessGateway) -> None:
     await gateway.enrol("kiosk-1")
     assert "fleetpush tls init" in run("device", "kiosk-1", "--data-dir", "data", expect=1).stderr
@@ -210,6 +217,7 @@ def subject_of(certificate: Path) -> str:
 # -- show --------------------------------------------------------------------------------------------------------------
 
 
+@READS_THE_FILE
 async def test_all_certificates_are_shown_with_their_days(gateway: InProcessGateway) -> None:
     assert "fleetpush tls init" in run("show", "--data-dir", "data").stderr
     await gateway.enrol("kiosk-1")
@@ -291,6 +299,7 @@ def test_with_the_ca_mosquitto_sub_and_paho_trust_the_server(tmp_path: Path, por
         assert distrusted.returncode != 0, "trusting another CA"
 
 
+@READS_THE_FILE
 async def test_with_its_certificate_a_device_needs_no_password(
     tmp_path: Path, gateway: InProcessGateway, port: int
 ) -> None:

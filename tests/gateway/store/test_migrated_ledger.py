@@ -29,6 +29,8 @@ from tests.costs.server import KeptSocket
 from tests.gateway.in_process import START, InProcessGateway
 from tests.gateway.store.test_migrations import ledger_of
 
+pytestmark = pytest.mark.sqlite("files of an earlier version")
+
 REVISION = "0016"
 DEVICES = 40
 NEWS, PRICES, RELEASED, UNRELEASED, FIRST_OF_DEEP = 1, 2, 3, 4, 10

@@ -167,7 +167,11 @@ class Register(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.world = World(devices=0)
-        self.world.connection.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('device', ?)", (SEGMENT - 4,))
+        self.world.connection.execute(
+            "INSERT INTO device (no, app_no, id, token_hash, created_at, updated_at) VALUES (?, 1, 'last', x'', 0, 0)",
+            (SEGMENT - 4,),
+        )
+        self.world.connection.execute("DELETE FROM device")
         database: Any = self.world.writer
         self.register = DeviceRegistry(
             database=database,
