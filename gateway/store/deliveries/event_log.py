@@ -320,6 +320,9 @@ def measure_entries(transaction: Transaction, after: int, size_bytes: int) -> Ev
 
 # -- reading -----------------------------------------------------------------------------------------------------------
 
+_IN_ORDER = "/* ORDER BY 1, 2 */"
+"""By entry and place. SQLite joins by loops, which have this order, and would sort for it all the same. PostgreSQL has
+other ways to join, and is told (`postgresql/dialect`)."""
 _DELIVERIES = (
     "SELECT e.no, x.key, e.type, e.at, p.id, v.id, p.channel, coalesce(e.reason, d.reason), d.action, d.result"
     " FROM json_each(?1) AS w CROSS JOIN event AS e ON e.no = w.value"
@@ -327,18 +330,18 @@ _DELIVERIES = (
     "  WHERE o.no = e.outcome_no))) AS x CROSS JOIN push AS p ON p.no = e.push_no"
     " LEFT JOIN delivery AS d ON d.push_no = e.push_no AND d.device_no = x.value"
     " CROSS JOIN device AS v ON v.no = x.value"
-    " WHERE (e.no > ?2 OR x.key > ?3) AND x.value % ?4 = ?5 LIMIT ?6"
+    f" WHERE (e.no > ?2 OR x.key > ?3) AND x.value % ?4 = ?5 {_IN_ORDER} LIMIT ?6"
 )
 _CONNECTIONS = (
     "SELECT e.no, x.key, e.type, x.value ->> 1, v.id, x.value ->> 2"
     " FROM json_each(?1) AS w CROSS JOIN event AS e ON e.no = w.value"
     " CROSS JOIN json_each(e.devices) AS x CROSS JOIN device AS v ON v.no = x.value ->> 0"
-    " WHERE (e.no > ?2 OR x.key > ?3) AND v.no % ?4 = ?5 LIMIT ?6"
+    f" WHERE (e.no > ?2 OR x.key > ?3) AND v.no % ?4 = ?5 {_IN_ORDER} LIMIT ?6"
 )
 _OTHER = (
     "SELECT e.no, 0, e.type, e.at, v.id, e.content FROM json_each(?1) AS w CROSS JOIN event AS e ON e.no = w.value"
     " LEFT JOIN device AS v ON v.no = e.device_no"
-    " WHERE (e.no > ?2 OR 0 > ?3) AND coalesce(e.device_no, 0) % ?4 = ?5 LIMIT ?6"
+    f" WHERE (e.no > ?2 OR 0 > ?3) AND coalesce(e.device_no, 0) % ?4 = ?5 {_IN_ORDER} LIMIT ?6"
 )
 _FORMS = dict.fromkeys(DELIVERY_TYPES, _DELIVERIES) | dict.fromkeys(CONNECTION_TYPES, _CONNECTIONS)
 """Statements that read the entries of a type."""

@@ -4,6 +4,7 @@ A statement is translated once, and kept. What both databases have and call diff
 operator of the schema (`functions.sql`), so that the statement stays as it is. What is left is grammar:
 
 - `?`, `?1` and `:name` are the driver's `%s` and `%(name)s`;
+- what it alone has to be told is in a comment: rows of a join have no order but one that is asked for;
 - INDEXED BY has no equal, and the order of joins is the statement's (`address.SETTINGS`): `CROSS JOIN x ON` is
   `JOIN x ON` there, and a join without ON a CROSS JOIN;
 - a query in FROM has a name (before PostgreSQL 16), and an upsert the columns in which rows may be the same;
@@ -47,6 +48,7 @@ _GRAMMAR: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\bjson_each\(devices_json\(([\w.]+)\)\) AS (\w+)"), r"set_devices(\1) AS \2(value)"),
     (re.compile(r"\bsubstr\(((?:[^(),]|\([^()]*\))+), -(\d+)\)"), r"right(\1, \2)"),
     (re.compile(r"=="), "="),
+    (re.compile(r"/\*(.*?)\*/"), r"\1"),
     (re.compile(r"\binstr\((\w+\.devices), "), r"instr(list_text(\1), "),
     # A text out of JSON has no number, and of a pair PostgreSQL says it is not NULL when neither half is.
     (re.compile(r"(->> (?:'\d+'|\d+)|\bvalue) IS NOT NULL\b"), r"\1 IS DISTINCT FROM NULL"),
