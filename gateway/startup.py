@@ -220,7 +220,7 @@ async def _open_postgresql(
         ) from error
     except (StorageUnreachable, StorageBusy) as error:
         raise MayStartLater(f"--database: {error}") from error
-    except (BadAddress, SchemaTooNew, SchemaUnsuitable, StorageError) as error:
+    except (BadAddress, SchemaTooNew, SchemaUnsuitable, MigrationFailed, StorageError) as error:
         raise CannotStart(f"--database: {error}") from error
     data_directory.write_private(data_dir / data_directory.POSTGRESQL_FILE, f"{backend.name}\n")
     return database

@@ -32,6 +32,7 @@ NUMBERS_WITHOUT_UNIT = {
     "gateway.app.EXIT_LEASE_LOST": "an exit code",
     "gateway.app.EXIT_REFUSED": "an exit code",
     "gateway.store.postgresql.schema.LEAST_MAJOR_VERSION": "a version",
+    "gateway.store.postgresql.upgrade.PREPARING_LOCK": "the number of a lock",
     "broker.sqlite_tables.SCHEMA_VERSION": "a version",
     "broker.outbound.DUP_FLAG": "a bit of the fixed header",
     "gateway.audit_evidence.FORMAT_VERSION": "a version",

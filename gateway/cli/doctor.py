@@ -233,6 +233,7 @@ def check_postgresql(url: str, data_dir: Path) -> Iterator[Finding]:
         from gateway.store.postgresql.address import BadAddress
         from gateway.store.postgresql.examination import Unreachable, examine_ledger, verify_audit_logs
         from gateway.store.postgresql.schema import LEAST_MAJOR_VERSION
+        from gateway.store.postgresql.upgrade import BASE
     except ImportError as error:
         yield Finding("fail", subject, str(error), "pip install 'fleetpush[postgresql]'")
         return
@@ -262,11 +263,17 @@ def check_postgresql(url: str, data_dir: Path) -> Iterator[Finding]:
         else:
             yield Finding("ok", "schema", f"no ledger yet; `{PROGRAM} serve` makes it")
         return
-    if found.schema_version != HEAD:
-        text = f"{found.schema_version} is not this version's ({HEAD}), and there is no way from one to the other yet"
+    if found.schema_version < BASE or (found.oldest_program or HEAD) > HEAD:
+        text = f"{found.schema_version} is not known to this version ({HEAD})"
         yield Finding("fail", "schema", text, "run the version of Fleetpush that wrote it, or name another database")
         return
-    yield Finding("ok", "schema", f"{HEAD} is this version's")
+    if found.schema_version < HEAD:
+        text = f"{found.schema_version} is older; the next `serve` migrates it to {HEAD} (pg_dump keeps the way back)"
+    elif found.schema_version > HEAD:
+        text = f"{found.schema_version} is newer than this version's ({HEAD}), which may run on it"
+    else:
+        text = f"{HEAD} is this version's"
+    yield Finding("ok", "schema", text)
     yield audit_finding(*verify_audit_logs(url))
     yield check_clock(time.time(), None if found.clock_ms is None else found.clock_ms / 1000)
     text = "PostgreSQL's own (pg_dump, base backups), and the data directory beside it: nothing here sees whether it is"

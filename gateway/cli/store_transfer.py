@@ -26,8 +26,8 @@ def migrate_store(
     except ImportError as error:
         fail(f"{error}; install the extra: pip install 'fleetpush[postgresql]'")
     from gateway import data_directory
-    from gateway.store.errors import DRIVER_ERRORS
-    from gateway.store.migrations import SchemaTooNew, SchemaUnsuitable
+    from gateway.store.errors import DRIVER_ERRORS, StorageBusy
+    from gateway.store.migrations import MigrationFailed, SchemaTooNew, SchemaUnsuitable
 
     source = found_data_dir(data_dir)
     ledger = source / data_directory.LEDGER
@@ -38,7 +38,9 @@ def migrate_store(
             copied = transfer(ledger, to)
     except data_directory.DirectoryInUse:
         fail(f"{source} is in use: stop its server first")
-    except (TransferRefused, BadAddress, SchemaTooNew, SchemaUnsuitable, OSError, *DRIVER_ERRORS) as error:
+    except (TransferRefused, BadAddress, StorageBusy, OSError, *DRIVER_ERRORS) as error:
+        fail(f"nothing was copied: {error}")
+    except (SchemaTooNew, SchemaUnsuitable, MigrationFailed) as error:
         fail(f"nothing was copied: {error}")
     except psycopg.Error as error:
         fail(f"nothing was copied: PostgreSQL: {str(error).partition(chr(10))[0]}")

@@ -99,7 +99,7 @@ def test_what_keeps_it_from_starting_is_one_line(over: Server, postgresql: Postg
     code, line = refusal(other, postgresql.address("theirs"))
     assert (code, "another program" in line) == (EXIT_REFUSED, True), line
     with psycopg.connect(address, autocommit=True) as connection:
-        connection.execute("UPDATE fleetpush.alembic_version SET version_num = '9999'")
+        connection.execute("UPDATE fleetpush.alembic_version SET version_num = '9999', oldest_program = '9999'")
     code, line = refusal(over.data_dir, address)
     assert (code, "newer version" in line) == (EXIT_REFUSED, True), line
     done = fleetpush("serve", "--data-dir", str(over.data_dir), "--http-port", "0", "--mqtt-port", "0")

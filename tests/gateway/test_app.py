@@ -141,6 +141,7 @@ def test_a_damaged_ledger_is_refused_with_its_remedy(tmp_path: Path) -> None:
     assert "restore" in said
 
 
+@pytest.mark.sqlite("the other is in end_to_end/test_postgresql")
 def test_a_newer_schema_is_refused_and_left_alone(start: Start) -> None:
     server = start()
     server.stop()

@@ -4,6 +4,8 @@ Made by that version's own code (`python -m tests.released.make TREE`), and kill
 for a device that is away, what a device has and has not acknowledged, a QoS 2 message on either side of PUBREC, events.
 `released` unpacks one; its `facts` say what was true, and so has to be after an upgrade.
 
+`pNNNN.sql.xz` are schemas in PostgreSQL that such servers have left (`test_postgresql_upgrade`).
+
 Add one when a schema is released that people have data in; those that are here stay what they are.
 """
 

@@ -1,6 +1,8 @@
-"""`python -m tests.released.make TREE`: have the version in a checkout leave a data directory, and keep it here.
+"""`python -m tests.released.make TREE [--postgresql]`: have the version in a checkout leave its data, and keep it here.
 
     git worktree add /tmp/old REVISION && python -m tests.released.make /tmp/old
+
+`--postgresql`: its ledger in PostgreSQL, as `pNNNN.sql.xz`, on which the upgrade of such a schema is tried.
 
 Its server runs with this environment's packages. What waits is given twenty years, so that it still does when the test
 is run; nothing else is changed.
@@ -9,7 +11,9 @@ is run; nothing else is changed.
 from __future__ import annotations
 
 import json
+import lzma
 import sqlite3
+import subprocess
 import sys
 import tarfile
 import tempfile
@@ -17,10 +21,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from tests.end_to_end.harness import Api, Server, wait_for
+import psycopg
+
+from tests.end_to_end.harness import DATABASE, Api, Server, wait_for
 from tests.end_to_end.test_events import Stream
 from tests.end_to_end.wire_device import V5, Publish, WireDevice
+from tests.postgresql import Postgresql
 from tests.released import FACTS, HERE
+from tests.third_party import require
 
 TWENTY_YEARS_MS = 20 * 365 * 86_400_000
 KEPT = ("fleetpush.db", "broker.db", "admin.key")
@@ -41,6 +49,25 @@ def main(tree: Path) -> None:
             for name in (*KEPT, FACTS):
                 tar.add(data_dir / name, name, filter=anonymous)
     print(f"r{revision}.tar.xz: {(HERE / f'r{revision}.tar.xz').stat().st_size:,} bytes")
+
+
+def dump(tree: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder, Postgresql() as postgresql:
+        program = (sys.executable, "-B", "-m", "gateway")
+        env = {"PYTHONPATH": str(tree), DATABASE: postgresql.address()}
+        server = Server(Path(folder) / "data", program=program, env=env)
+        try:
+            live(server.start())
+        finally:
+            server.__exit__()
+        with psycopg.connect(postgresql.address()) as connection:
+            row = connection.execute("SELECT version_num FROM fleetpush.alembic_version").fetchone()
+        assert row is not None, "it has served"
+        command = [require("pg_dump"), "--schema=fleetpush", "--no-owner", postgresql.address()]
+        found = subprocess.run(command, check=True, capture_output=True).stdout
+        kept = HERE / f"p{row[0]}.sql.xz"
+        kept.write_bytes(lzma.compress(found, preset=9))
+    print(f"{kept.name}: {kept.stat().st_size:,} bytes")
 
 
 def live(server: Server) -> dict[str, Any]:
@@ -160,4 +187,5 @@ def anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve())
+    make = dump if sys.argv[2:] == ["--postgresql"] else main
+    make(Path(sys.argv[1]).resolve())

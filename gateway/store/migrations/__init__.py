@@ -1,7 +1,8 @@
 """Schema versions: run at start, under a lock, in one transaction; a schema from the future is refused.
 
 `versions/` holds one Alembic revision per change, `env.py` is what Alembic runs. The whole upgrade is one SQLite
-transaction, so a crash in the middle leaves the old schema, and two servers that start at once migrate once. Before it
+transaction, so a crash in the middle leaves the old schema, and two servers that start at once migrate once. A schema
+in PostgreSQL goes through the same revisions, from a later one on (`store/postgresql/upgrade`). Before it
 the file is kept as it was (`kept_ledger`): the way back from a version that starts, and is wrong.
 
 Alembic is loaded when there is something to migrate: with the templates and the other databases that it knows, it is a
@@ -23,6 +24,10 @@ from gateway import kept_ledger
 
 HEAD = "0034"
 """The newest revision in `versions/`; a test compares."""
+OLDEST_PROGRAM = "0034"
+"""The oldest revision whose program may run on a schema of HEAD in PostgreSQL, beside this one; a test compares it with
+`oldest_program` of the revisions. A file has one program at a time."""
+FOLDER = Path(__file__).parent
 
 
 class SchemaTooNew(Exception):
@@ -38,7 +43,7 @@ class NoSchema(Exception):
 
 
 class MigrationFailed(Exception):
-    """A revision could not be carried out; the file is as it was. The message says how to go on."""
+    """A revision could not be carried out; the ledger is as it was. The message says how to go on."""
 
 
 def migrate(engine: Engine, path: Path, *, fresh: bool = True, keep_old: bool = True) -> None:
@@ -71,7 +76,7 @@ def _upgrade(connection: Connection, path: Path, current: str | None, *, keep_ol
     from alembic.script import ScriptDirectory
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))  # it is interpolated
+    config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))  # it is interpolated
     script = ScriptDirectory.from_config(config)
     if current is not None and current not in {revision.revision for revision in script.walk_revisions()}:
         raise SchemaTooNew(f"the data was written by a newer version (schema {current}; this one knows {HEAD})")

@@ -25,6 +25,8 @@ class Examination(NamedTuple):
     """Tables in our schema; 0 before the first start."""
     schema_version: str | None
     """None: there is no ledger in the schema."""
+    oldest_program: str | None
+    """The oldest schema version whose program may run on it."""
     clock_ms: int | None
     """The last stored server time; None: nothing has been stored."""
 
@@ -41,18 +43,20 @@ def examine_ledger(url: str, schema: str = SCHEMA) -> Examination:
             off = [name for name in DURABLE if _value(connection, f"SHOW {name}") == "off"]
             tables = _value(connection, "SELECT count(*) FROM pg_tables WHERE schemaname = %s", schema)
             version: str | None = None
+            oldest: str | None = None
             clock_ms: int | None = None
             if _value(connection, "SELECT to_regclass(%s)::text", f"{schema}.alembic_version") is not None:
                 version = str(_value(connection, f"SELECT version_num FROM {schema}.alembic_version"))
+                oldest = str(_value(connection, f"SELECT oldest_program FROM {schema}.alembic_version"))
                 clock_ms = _value(connection, f"SELECT max(at) FROM {schema}.clock")  # type: ignore[assignment]
             major = connection.info.server_version // 10_000
-            return Examination(address.place, major, off, int(str(tables)), version, clock_ms)
+            return Examination(address.place, major, off, int(str(tables)), version, oldest, clock_ms)
     except psycopg.Error as error:
         raise Unreachable(one_line(error)) from error
 
 
 def verify_audit_logs(url: str, schema: str = SCHEMA) -> tuple[list[str], int]:
-    """Verify the audit logs of all apps of a ledger of this version.
+    """Verify the audit logs of all apps of a ledger.
 
     Answers what is wrong, a line for each app, and the number of entries. Raises BadAddress, Unreachable.
     """

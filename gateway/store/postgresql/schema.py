@@ -17,18 +17,25 @@ from sqlmodel import SQLModel
 
 from gateway.store import models  # noqa: F401 - defines the tables
 from gateway.store.attribute_index import INDEXED_ATTRIBUTES, NAME_CHARACTERS, PREFIX_CHARACTERS
-from gateway.store.migrations import HEAD, NoSchema, SchemaTooNew, SchemaUnsuitable
+from gateway.store.migrations import HEAD, OLDEST_PROGRAM, NoSchema, SchemaTooNew, SchemaUnsuitable
 from gateway.store.nodes.broker_sessions import SESSION_NUMBERS
 from gateway.store.nodes.invalidations import INVALIDATIONS_LOCK
 from gateway.store.postgresql.address import Address
+from gateway.store.postgresql.upgrade import (
+    BASE,
+    PREPARING_LOCK,
+    StoredVersion,
+    stored_version,
+    upgrade,
+    with_our_types,
+)
 from gateway.store.segments.terms import COMPONENT_DIGITS, VERSION_CHARACTERS, VERSION_COMPONENTS
 
-_TYPES = (("INTEGER", "BIGINT"), ("SERIAL", "BIGSERIAL"), ("BIGBIGSERIAL", "BIGSERIAL"), ("BLOB", "BYTEA"))
-_FOREIGN_KEY = re.compile(r",\s*FOREIGN KEY\([^)]*\) REFERENCES [^(]*\([^)]*\)")
 _ON_TABLES = "CREATE FUNCTION note_numbers"
 """What begins here in functions.sql names tables, and comes after them."""
 _OF_NODES = ("nodes.sql", "tasks.sql", "invalidations.sql", "sessions.sql", "connections.sql")
 """Files of tables that a file of SQLite does not have."""
+_FILES = ("functions.sql", *_OF_NODES)
 _FIGURES = {
     "INVALIDATIONS_LOCK": INVALIDATIONS_LOCK,
     "SESSION_NUMBERS": SESSION_NUMBERS,
@@ -41,22 +48,20 @@ _FIGURES = {
     "COMPONENT_DIGITS": COMPONENT_DIGITS,
 }
 """Figures that the files of SQL have by name: `@NAME@`."""
-_PREPARING = 0x666C_6565_7470_7574
-"""The advisory lock of who makes a schema ("fleetput")."""
 LEAST_MAJOR_VERSION = 15
 """The oldest major version of PostgreSQL that the statements are tested with."""
 
 
 def prepare(address: Address, schema: str, *, fresh: bool = True) -> None:
-    """Make the schema if it is not there, and may be made (`fresh`).
+    """Make the schema if it is not there, and may be made (`fresh`), or upgrade it.
 
-    Raises NoSchema, SchemaTooNew, SchemaUnsuitable, psycopg.Error.
+    Raises NoSchema, SchemaTooNew, SchemaUnsuitable, MigrationFailed, StorageBusy, psycopg.Error.
     """
     with address.connect(f"search_path={schema}") as connection:
         major = connection.info.server_version // 10_000
         if major < LEAST_MAJOR_VERSION:
             raise SchemaUnsuitable(f"this is PostgreSQL {major}, and it has to be {LEAST_MAJOR_VERSION} at least")
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", (_PREPARING,))
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", (PREPARING_LOCK,))
         there = _tables(connection, schema)
         if not there:
             if not fresh:
@@ -66,11 +71,18 @@ def prepare(address: Address, schema: str, *, fresh: bool = True) -> None:
             return
         if "alembic_version" not in there:
             raise SchemaUnsuitable(f"schema {schema} holds the tables of another program")
-        (version,) = connection.execute("SELECT version_num FROM alembic_version").fetchone() or ("",)
-        if version > HEAD:
-            raise SchemaTooNew(f"the data was written by a newer version (schema {version}; this one knows {HEAD})")
-        if version != HEAD:
-            raise SchemaUnsuitable(f"the data is of schema {version}, and there is no way from there to {HEAD}")
+        stored = stored_version(connection)
+    if stored.revision < BASE:
+        raise SchemaUnsuitable(f"the data is of schema {stored.revision}, and there is no way from there to {HEAD}")
+    if stored.revision < HEAD:
+        upgrade(address, schema, [_file(name) for name in _FILES])
+    require_program(stored)
+
+
+def require_program(stored: StoredVersion) -> None:
+    """Raises SchemaTooNew for a schema on which this program may not run."""
+    if stored.oldest_program > HEAD:
+        raise SchemaTooNew(f"the data was written by a newer version (schema {stored.revision}; this one knows {HEAD})")
 
 
 def _tables(connection: psycopg.Connection[Any], schema: str) -> set[str]:
@@ -86,10 +98,10 @@ def _fill(connection: psycopg.Connection[Any]) -> None:
     connection.execute(f"{_ON_TABLES}{on_tables}".encode())
     for name in _OF_NODES:
         connection.execute(_file(name).encode())
-    connection.execute("CREATE TABLE alembic_version (version_num TEXT NOT NULL)")
+    connection.execute("CREATE TABLE alembic_version (version_num TEXT NOT NULL, oldest_program TEXT NOT NULL)")
     connection.execute("CREATE TABLE server_start (no BIGINT NOT NULL, groups BIGINT NOT NULL DEFAULT 0)")
     connection.execute("INSERT INTO server_start (no) VALUES (0)")
-    connection.execute("INSERT INTO alembic_version VALUES (%s)", (HEAD,))
+    connection.execute("INSERT INTO alembic_version VALUES (%s, %s)", (HEAD, OLDEST_PROGRAM))
 
 
 def _file(name: str) -> str:
@@ -102,11 +114,7 @@ def table_statements() -> list[str]:
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy's
     statements = []
     for table in SQLModel.metadata.sorted_tables:
-        text = str(CreateTable(table).compile(dialect=dialect))
-        for theirs, ours in _TYPES:
-            text = re.sub(rf"\b{theirs}\b", ours, text)
-        text = re.sub(r"\bVARCHAR\b", 'TEXT COLLATE "C"', text)
-        statements.append(_FOREIGN_KEY.sub("", text))
+        statements.append(with_our_types(str(CreateTable(table).compile(dialect=dialect))))
         for index in sorted(table.indexes, key=lambda index: str(index.name)):
             condition = index.dialect_options["sqlite"]["where"]
             made = str(CreateIndex(index).compile(dialect=dialect))

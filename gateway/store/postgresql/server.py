@@ -36,13 +36,15 @@ from gateway.store.errors import (
     StorageUnreachable,
     causes,
 )
+from gateway.store.migrations import HEAD, SchemaTooNew
 from gateway.store.nodes import leases
 from gateway.store.nodes.leases import NodeEpoch
 from gateway.store.postgresql import server_starts
 from gateway.store.postgresql.address import read_address
 from gateway.store.postgresql.connection import Connection
 from gateway.store.postgresql.lease_connection import PostgresqlLeaseConnection
-from gateway.store.postgresql.schema import prepare
+from gateway.store.postgresql.schema import prepare, require_program
+from gateway.store.postgresql.upgrade import program_lock, stored_version
 from gateway.store.server_time import STORE_TIME
 from gateway.store.transaction import Transaction
 
@@ -127,7 +129,7 @@ class PostgresqlServer:
     def open(cls, url: str, schema: str = SCHEMA, *, fresh: bool = True, has_nodes: bool = False) -> PostgresqlServer:
         """Make the schema if there is none and there may be none (`fresh`). `has_nodes`: others write to it as well.
 
-        Raises BadAddress, NoSchema, SchemaTooNew, SchemaUnsuitable, StorageError.
+        Raises BadAddress, NoSchema, SchemaTooNew, SchemaUnsuitable, MigrationFailed, StorageError.
         """
         server = cls(url, schema, has_nodes=has_nodes)
         try:
@@ -158,6 +160,7 @@ class PostgresqlServer:
         connection = self._connected(*(_OF_A_WRITER if self.has_nodes else ()))
         try:
             self._lock_schema(connection, time.monotonic() + LOCK_SECONDS)
+            self._lock_version(connection)
             if not self.has_nodes:
                 self._start_no = server_starts.add_start(connection)
                 leases.end_all(connection)
@@ -197,6 +200,13 @@ class PostgresqlServer:
                 raise StorageBusy(f"{other} {self.name}: end that one first")
             time.sleep(_LOCK_PAUSE_SECONDS)
 
+    def _lock_version(self, connection: Transaction) -> None:
+        """Keep an upgrade away on whose schema this program cannot run, as long as the connection lasts. Raises
+        SchemaTooNew when that has come first."""
+        lock = program_lock(self._schema, HEAD)
+        connection.execute("SELECT pg_advisory_lock_shared(hashtextextended(?, 0))", (lock,))
+        require_program(stored_version(connection))
+
     def begin(self, connection: Transaction, apps: Apps, shared: frozenset[int]) -> None:
         """Begin a transaction with the locks of its apps, before the snapshot of its first statement is taken.
 
@@ -224,6 +234,10 @@ class PostgresqlServer:
         connection = cast(Transaction, raw)
         try:
             self._lock_schema(connection, time.monotonic())
+            try:
+                self._lock_version(connection)
+            except SchemaTooNew as error:
+                raise WrittenByAnother(str(error)) from error
             if not self.has_nodes and server_starts.recorded_groups(connection, self._start_no) is None:
                 raise WrittenByAnother(_WRITTEN)  # nodes do write, and are told by the row of their epoch
         except Exception:

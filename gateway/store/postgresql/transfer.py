@@ -98,11 +98,12 @@ def _rows(file: sqlite3.Connection, query: str) -> Iterator[tuple[Any, ...]]:
 
 
 def _numbers(target: psycopg.Connection[Any]) -> list[tuple[str, str, str]]:
-    """Table, column and sequence of each column that numbers its rows."""
-    return target.execute(
+    """Table, column and sequence of each column that numbers its rows, of the tables that a file has, too."""
+    numbered = target.execute(
         "SELECT table_name, column_name, pg_get_serial_sequence(table_name, column_name)"
         " FROM information_schema.columns WHERE table_schema = current_schema() AND column_default LIKE 'nextval(%'"
     ).fetchall()
+    return [number for number in numbered if number[0] in SQLModel.metadata.tables]
 
 
 def _go_on_numbering(

@@ -279,7 +279,7 @@ def test_schemas_of_others_are_left_alone(server: Postgresql) -> None:
         with pytest.raises(SchemaUnsuitable, match="another program"):
             PostgresqlServer.open(server.url, "theirs")
         PostgresqlServer.open(server.url, "newer")
-        connection.execute("UPDATE newer.alembic_version SET version_num = '9999'")
+        connection.execute("UPDATE newer.alembic_version SET version_num = '9999', oldest_program = '9999'")
         with pytest.raises(SchemaTooNew):
             PostgresqlServer.open(server.url, "newer")
 

@@ -65,7 +65,9 @@ async def test_a_fleet_goes_on_where_it_was(
     file.close()
 
     monkeypatch.setattr(postgresql, "is_used", lambda: True)
-    pool = SimpleNamespace(backend_for=lambda folder: PostgresqlServer(server.url, "moved"))
+    pool = SimpleNamespace(
+        backend_for=lambda folder: PostgresqlServer(server.url, "moved"), give_back=lambda folder: None
+    )
     monkeypatch.setattr(postgresql, "schema_pool", lambda: pool)
     gateway = await InProcessGateway.build(tmp_path, asyncio.get_running_loop())
     try:
