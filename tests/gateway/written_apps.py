@@ -29,7 +29,6 @@ NOT_OF_AN_APP: Final = frozenset(
         "clock_offset",
         "analytics_position",  # of who counts for all apps, one at a time
         "fatigue_position",
-        "deep_mailbox",
         "presence_hour",  # OR-ed
         "received_message",  # of a session, which is one node's
     }

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from gateway.store.deliveries import delivery_sets
+from tests.gateway.delivery.machinery import ManualWriter
 from tests.gateway.delivery.world import World
 
 ALWAYS_IN_BOTH = {
@@ -31,10 +32,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(autouse=True)
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """How pushes to so few devices are stored: as rows, as they would be, or all as sets."""
+    """How pushes to so few devices are stored: as rows, as they would be, or all as sets; those by a node of several,
+    whose operations are asked for their apps before they run."""
     chosen = getattr(request, "param", "rows")
     if chosen == "sets":
         store_everything_as_sets(monkeypatch)
+        monkeypatch.setattr(ManualWriter, "is_of_a_node", True)
     return str(chosen)
 
 

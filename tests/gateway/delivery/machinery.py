@@ -19,7 +19,7 @@ from sqlmodel import SQLModel, create_engine
 from gateway.auth import DeviceIdentity
 from gateway.delivery.engine import ACKNOWLEDGED, COMPLETED, LOST, ConnectionFacts, EngineEvents, Message
 from gateway.store import models
-from gateway.store.app_locks import DeclaredApps
+from gateway.store.app_locks import DeclaredApps, locks_for
 from gateway.store.audience.device_sets import ALL_TAG, add_to_sets
 from gateway.store.set_functions import add_set_functions
 from gateway.store.transaction import Transaction
@@ -109,10 +109,14 @@ class _Queued:
     on_error: Callable[[BaseException], None]
     apps: DeclaredApps
     is_shared: bool
+    app_no: int | None = None
 
 
 class ManualWriter:
     """The database's writer, one step at a time."""
+
+    is_of_a_node = False
+    """Whether each group is asked first for the apps that it would lock, as where there are other nodes."""
 
     def __init__(self, connection: Transaction) -> None:
         self.connection = connection
@@ -140,6 +144,8 @@ class ManualWriter:
         group, self.queue = self.queue[:size], self.queue[len(self.queue) if size is None else size :]
         if not group:
             return
+        if self.is_of_a_node:
+            locks_for(group)
         self.connection.execute("BEGIN")
         for queued in group:
             self.connection.execute("SAVEPOINT operation")
