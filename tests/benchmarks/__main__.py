@@ -29,6 +29,7 @@ from tests.benchmarks import (
     handshakes,
     latency,
     memory,
+    nodes,
     restart,
     segments,
     soak,
@@ -54,9 +55,10 @@ BENCHMARKS: dict[str, ModuleType] = {
     "consoles": consoles,
     "deaf": deaf,
     "stores": stores,
+    "nodes": nodes,
     "soak": soak,
 }
-APART = frozenset({"soak", "stores"})
+APART = frozenset({"nodes", "soak", "stores"})
 """Not among those that run without a NAME."""
 
 
