@@ -29,11 +29,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from gateway.audience.policy import CRITICAL
 from gateway.delivery.engine import Message
 from gateway.delivery.heartbeat_states import SERVER_APP
 from gateway.delivery.ledger import RETRY_SECONDS, Ledger
 from gateway.delivery.push import ActivePush, load_pushes
 from gateway.delivery_states import PRIORITIES
+from gateway.store.deliveries.alert_uses import limited_deliveries
 from gateway.store.deliveries.mailbox_reads import ALL_PRIORITIES, MailboxRead, read_mailboxes
 from gateway.store.deliveries.pushes import last_push_nos
 from gateway.store.protocols import Timers, Writer
@@ -195,11 +197,24 @@ class MailboxReader:
         for device in connected:
             device.state = HandOverState.READING
         self._under_way = True
+        # One server checks what is limited with the first read: it has nobody to share that with.
+        is_shared = priority > 0 or not self._ledger.limited or self._note_newest is not None
+        self._submit(connected, priority, READ_ROWS // len(connected) + in_flight, is_shared)
+
+    def _submit(self, connected: list[DeviceConnection], priority: int, limit: int, is_shared: bool) -> None:
+        """Have the writer read a page of each. Nodes that read the same app do so together, if it `is_shared`; if that
+        finds something to be checked in its place, which writes, the page is read again and alone."""
+
+        def on_commit(found: tuple[dict[int, int], list[MailboxRead], list[ActivePush], list[int]] | None) -> None:
+            if found is None:
+                self._submit(connected, priority, limit, False)
+            else:
+                self._on_read(connected, *found)
+
         self._ledger.flush()  # what is acknowledged need not be read and passed over
-        is_shared = not self._ledger.limited
         self._database.submit(
-            self._operation(connected, priority, READ_ROWS // len(connected) + in_flight, is_shared),
-            lambda found: self._retry(connected) if found is None else self._on_read(connected, *found),
+            self._operation(connected, priority, limit, is_shared),
+            on_commit,
             lambda error: self._on_error(connected, error),
             apps=lambda: frozenset([device.app_no for device in connected]),
             is_shared=is_shared,
@@ -231,8 +246,7 @@ class MailboxReader:
     def _operation(
         self, connected: list[DeviceConnection], priority: int, limit: int, is_shared: bool
     ) -> Callable[[Transaction], tuple[dict[int, int], list[MailboxRead], list[ActivePush], list[int]] | None]:
-        """An operation that reads a page of each. None, if it `is_shared` and would have to check what it reads, which
-        may have to be written: nothing was limited when it was submitted."""
+        """An operation that reads a page of each; None, if it `is_shared` and finds what has to be checked."""
         devices = [device.device_no for device in connected]
         apps = {device.app_no for device in connected}
         ledger = self._ledger
@@ -240,13 +254,14 @@ class MailboxReader:
         def operation(
             transaction: Transaction,
         ) -> tuple[dict[int, int], list[MailboxRead], list[ActivePush], list[int]] | None:
-            if is_shared and ledger.limited:
+            is_checked = priority == 0 and ledger.limited
+            if is_checked and is_shared and limited_deliveries(transaction, devices, CRITICAL):
                 return None
             # The time of the reading: a push of ttl 0 that was accepted since this was submitted is no mailbox's.
             now_ms = self._clock_ms()
             pages = read_mailboxes(transaction, devices, apps, priority, limit, ledger.is_sent, now_ms, ledger.limited)
             ended: list[int] = []
-            if ledger.limited and priority == 0:
+            if is_checked and not is_shared:
                 passed, ended = ledger.check_in_place(transaction, devices, now_ms)
                 pages = [page.with_checked(passed.get(no, [])) for no, page in zip(devices, pages, strict=False)]
             get_for = ledger.pushes.get_for

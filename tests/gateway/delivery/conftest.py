@@ -10,6 +10,7 @@ from tests.gateway.delivery.world import World
 
 ALWAYS_IN_BOTH = {
     "test_acceptance",
+    "test_alert_limiter",
     "test_hand_over",
     "test_mailbox_reader",
     "test_missed_pushes",
