@@ -14,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
 
 from pyroaring import BitMap
 
@@ -24,7 +24,6 @@ from broker.log_writer import LogWriter
 from broker.network.descriptor_shares import share_of, share_out
 from broker.network.listeners import raise_open_files_limit
 from broker.network.proxies import TrustedProxies
-from broker.settings import BrokerSettings
 from gateway import data_directory, disk_space, kept_ledger
 from gateway.api.admission import Admission
 from gateway.api.body_budget import BodyBudget
@@ -47,15 +46,15 @@ from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery.device_connections import DeviceConnections
 from gateway.delivery.device_deliveries import DeviceDeliveries
 from gateway.delivery.device_timeline import DeviceTimeline
-from gateway.delivery.engine import EmbeddedEngine
+from gateway.delivery.engine import EmbeddedEngine, broker_settings
 from gateway.delivery.event_log_quota import EventLogQuota
 from gateway.delivery.idempotency_quota import IdempotencyQuota
 from gateway.delivery.missed_pushes import MissedPushes
 from gateway.delivery.notices import Notices
 from gateway.delivery.push import most_values
-from gateway.delivery.retention import Retention, RetentionPeriods
+from gateway.delivery.retention import Retention
 from gateway.delivery.uplink_quota import UplinkQuota
-from gateway.delivery_components import DeliveryComponents, DeliveryLimits, DeliveryObservers
+from gateway.delivery_components import DeliveryComponents, DeliveryLimits, DeliveryObservers, kept_periods
 from gateway.devices import MqttAddress
 from gateway.disk_space import DiskSpace
 from gateway.enrolment.components import EnrolmentComponents
@@ -66,8 +65,10 @@ from gateway.keys import Keys
 from gateway.measurements import Measurements
 from gateway.metrics import Metrics, MetricsSources
 from gateway.metrics_key import MetricsKey
+from gateway.node_components import NodeComponents, SharedParts
 from gateway.nodes.components import PeerComponents
 from gateway.nodes.takeover import DeliveryCalls, Takeover
+from gateway.nodes.tasks import TaskName
 from gateway.overview import Overview
 from gateway.people.components import PeopleComponents
 from gateway.periodic import ServerTimers, repeat
@@ -92,10 +93,6 @@ PRESENCE_SECONDS = 10.0
 """Time by which an hour of presence may begin late: short beside an hour, and seldom beside what else is looked at."""
 DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
-SIDE_CONNECTIONS = 8
-"""Connections of one device besides its own: a helper or two, and what the network has not yet told us is gone."""
-MAX_UNSTORED_BYTES = 512 * 1024
-"""Bytes of one connection of a device that are not stored yet. Each is there several times on its way to the disk."""
 
 
 class Components:
@@ -116,6 +113,11 @@ class Components:
             self.takeover = Takeover(sessions=stored.shared_sessions, database=database, membership=stored.membership)
         self.membership = stored.membership
         """This node among others; None: the server has its database alone."""
+        self.nodes: NodeComponents | None = None
+        """What a node has besides; None: there is one server."""
+        if stored.membership is not None:
+            self.nodes = NodeComponents(database=database, membership=stored.membership, clock_ms=clock_ms)
+        self._confirm = None if self.nodes is None else self.nodes.invalidations.confirm
         self._settings = settings
         self._metrics_key = MetricsKey.read(settings.metrics_key) if settings.metrics_key is not None else None
         self._database = database
@@ -134,7 +136,7 @@ class Components:
         self.enrolments = EnrolmentQuota(clock_ms)
         self.event_log_quota = EventLogQuota(database)
         self.uplink_quota = UplinkQuota(database)
-        self._kept = _kept(settings)
+        self._kept = kept_periods(settings)
         self._retention = Retention(database, self._kept)
         self.audit = AuditLog(database, clock_ms, int(settings.audit_days * DAY_MS))
         self._wire_http()
@@ -170,6 +172,7 @@ class Components:
             sent_elsewhere=None if stored.membership is None else self._sent_elsewhere,
             may_serve=None if stored.membership is None else stored.membership.may_serve,
             elsewhere=None if stored.membership is None else self._devices_elsewhere,
+            confirm=self._confirm,
         )
         self.peers: PeerComponents | None = None
         """What this node and its peers ask each other; None: there are no nodes."""
@@ -216,23 +219,20 @@ class Components:
             clock_ms=clock_ms, clock=loop.time, share_of=share_of, mqtt_address=lambda: self.mqtt_address,
         )  # fmt: skip
         self.campaigns = Campaigns(
-            database=database,
-            acceptance=delivery.acceptance,
-            targets=delivery.targets,
-            policies=delivery.policies,
-            clock_ms=clock_ms,
-            storage_left=self._storage_left,
-            recall=delivery.escalations.recall,
-        )
+            database=database, acceptance=delivery.acceptance, targets=delivery.targets, policies=delivery.policies,
+            clock_ms=clock_ms, storage_left=self._storage_left, recall=delivery.escalations.recall,
+        )  # fmt: skip
+        if self.nodes is not None:
+            shared = SharedParts(
+                delivery, self.campaigns, self.plans.schedule_runner, self._webhooks, self.webhook_sender, self.feed,
+                self._key_cache, self.people.sessions, self.event_log_quota, self.uplink_quota, self._idempotency_quota,
+            )  # fmt: skip
+            self.nodes.connect(shared, self._stopped_at)
         self.broker.start()
         self.measurements = Measurements(
-            database=database,
-            ledger=delivery.ledger,
-            hand_over=delivery.hand_over,
-            acceptance=delivery.acceptance,
-            connections=delivery.connections,
-            clock_ms=clock_ms,
-        )
+            database=database, ledger=delivery.ledger, hand_over=delivery.hand_over, acceptance=delivery.acceptance,
+            connections=delivery.connections, clock_ms=clock_ms,
+        )  # fmt: skip
         sources = self._sources(log_writer)
         self.metrics = Metrics(sources)
         self.overview = Overview(sources, clock_ms, self.enrolments.count)
@@ -249,9 +249,13 @@ class Components:
         assert self.peers is not None, "there are nodes"
         return await self.peers.sent_deliveries.elsewhere(push_nos, device_no)
 
+    def _owns(self, name: TaskName) -> bool:
+        """Whether this server does what one of several nodes does."""
+        return self.nodes is None or self.nodes.tasks.is_owned(name)
+
     def _make_engine(self, connections: DeviceConnections) -> EmbeddedEngine:
         self.broker = Broker(
-            _broker_settings(self._settings), self._sessions, self.takeover or self._authenticator, connections,
+            broker_settings(self._settings), self._sessions, self.takeover or self._authenticator, connections,
             self._broker_clock,
         )  # fmt: skip
         return EmbeddedEngine(self.broker)
@@ -339,23 +343,26 @@ class Components:
     async def recover(self) -> None:
         """Load what is on disk into the components, after a start and before the first connection. Runs on the
         *loop*."""
+        if self.nodes is not None:
+            await self.nodes.begin()
         await self.people.sessions.load()
         await self.delivery.policies.load()
         await self.delivery.policies.segments.load(self.delivery.policies.cap_segments())
         await self.enrolments.load(self._database)
         await self.delivery.alert_limiter.load()
-        is_alone = self.membership is None
+        is_alone = self.nodes is None
         await self.delivery.connections.recover(is_alone=is_alone)
         if is_alone:  # or the messages of the other nodes' sessions would be forgotten
             await self.delivery.receipts.recover(self.broker.numbers())
         await self.delivery.rule_changes.recover()
         await self.delivery.escalations.load()
-        await self.campaigns.load()
-        await self.delivery.heartbeats.load()
         await self.delivery.watches.load(self._stopped_at)
-        await self.plans.schedule_runner.load()
-        await self.delivery.analytics.load()
-        await self.delivery.fatigue.load()
+        if is_alone:  # or the owner of each task loads it
+            await self.campaigns.load()
+            await self.delivery.heartbeats.load()
+            await self.plans.schedule_runner.load()
+            await self.delivery.analytics.load()
+            await self.delivery.fatigue.load()
         await self.delivery.presence_hours.load()
         await self._webhooks.load()
         await self.delivery.attachments.load()
@@ -433,6 +440,7 @@ class Components:
             overview=self.overview,
             metrics_key=self._metrics_key,
             peer_verbs=None if self.peers is None else self.peers.verbs,
+            confirm=self._confirm,
             unready=lambda: "the server is ending; try again when it is back" if ending() else self._trouble(),
         )
 
@@ -468,6 +476,12 @@ class Components:
             ),
         ]
 
+    def works_of_one(self) -> list[Coroutine[Any, Any, None]]:
+        """Make the loops of which a database needs one; with several nodes, this node's part in them."""
+        if self.nodes is not None:
+            return [self.nodes.run()]
+        return [self.delivery.analytics.count_large(), self.campaigns.run(), self.delivery.fatigue.run()]
+
     def status(self) -> str:
         """Describe the server in one line, for its service manager."""
         trouble = self._trouble()
@@ -475,14 +489,13 @@ class Components:
 
     async def sweep(self) -> None:
         """End what has outlived its ttl, and do what else is due, until cancelled."""
+        delivery = self.delivery
+        alone = [delivery.ledger.sweep, delivery.escalations.tick, delivery.heartbeats.tick, delivery.analytics.tick]
         works = [
-            self.delivery.ledger.sweep,
-            self.delivery.alert_limiter.tick,
-            self.delivery.acceptance.limits.tick,
-            self.delivery.escalations.tick,
-            self.delivery.heartbeats.tick,
-            self.delivery.watches.tick,
-            self.delivery.analytics.tick,
+            *(alone if self.nodes is None else self.nodes.ticks()),
+            delivery.alert_limiter.tick,
+            delivery.acceptance.limits.tick,
+            delivery.watches.tick,
             self.webhook_sender.tick,
             self._follow_wall_clock,
         ]
@@ -494,7 +507,8 @@ class Components:
         """Send what is due of schedules, until cancelled."""
         while True:
             try:
-                await self.plans.schedule_runner.run_due()
+                if self._owns(TaskName.SCHEDULES):
+                    await self.plans.schedule_runner.run_due()
             except Exception as error:  # above all a full disk: it is tried again
                 log.warning("what is due of schedules cannot be sent: %s", error)
             await asyncio.sleep(SWEEP_SECONDS)
@@ -508,18 +522,25 @@ class Components:
         while True:
             try:
                 await self.enrolment.token_expiry.run()
-                await self._retention.run(self._clock_ms())
+                if self._owns(TaskName.RETENTION):
+                    await self._remove_kept_long_enough()
                 await self.audit.remove_old()
-                await self.plans.schedule_runner.remove_ended(self._kept.deliveries)
                 wall_seconds = wall_time.of(self._clock_ms()) / 1000
                 await asyncio.to_thread(kept_ledger.remove_expired, self._settings.data_dir, wall_seconds)
-                await self.campaigns.remove_old(self._clock_ms() - self._kept.counts)
                 await self.delivery.attachments.remove_expired()
                 while await self._database.give_back():
                     pass
             except Exception as error:  # above all a full disk: it is tried again
                 log.warning("nothing could be removed: %s", error)
             await asyncio.sleep(self._retention.pause)
+
+    async def _remove_kept_long_enough(self) -> None:
+        """Remove what was kept long enough from tables that all nodes share."""
+        await self._retention.run(self._clock_ms())
+        await self.plans.schedule_runner.remove_ended(self._kept.deliveries)
+        await self.campaigns.remove_old(self._clock_ms() - self._kept.counts)
+        if self.nodes is not None:
+            await self.nodes.remove_seen()
 
     async def watch_disk(self) -> None:
         """Look after the ledger's file while the disk is full, and put something by while it is not."""
@@ -548,9 +569,10 @@ class Components:
         """Keep the event log, and what devices say, within their bounds, until cancelled."""
         while True:
             try:
-                await self.event_log_quota.run()
-                await self.uplink_quota.run()
-                await self._idempotency_quota.run()
+                if self._owns(TaskName.QUOTAS):
+                    await self.event_log_quota.run()
+                    await self.uplink_quota.run()
+                    await self._idempotency_quota.run()
             except Exception as error:  # above all a full disk: it is tried again
                 log.warning("the oldest events, messages or answers cannot be removed: %s", error)
             await asyncio.sleep(SWEEP_SECONDS)
@@ -569,31 +591,3 @@ class Components:
                 log.error("the last outcomes could not be stored; their pushes will be sent again: %s", error)
         self.delivery.receipts.end()
         self._timers.end()
-
-
-def _kept(settings: Settings) -> RetentionPeriods:
-    return RetentionPeriods(
-        deliveries=int(settings.retention_days * DAY_MS),
-        counts=int(settings.counts_days * DAY_MS),
-        idempotency=int(settings.idempotency_hours * HOUR_MS),
-        uplink=int(settings.uplink_days * DAY_MS),
-        # An event says what is in the row of its delivery: it must not outlive it.
-        events=int(min(settings.event_days, settings.retention_days) * DAY_MS),
-    )
-
-
-def _broker_settings(settings: Settings) -> BrokerSettings:
-    """Devices and networks do not become faster with the clock: what is waited for from them takes as long as ever."""
-    speed = settings.clock_speed
-    usual = BrokerSettings(
-        max_inflight=settings.max_inflight,
-        ack_timeout=settings.ack_timeout * speed,
-        max_message_rate=settings.device_message_rate / speed,
-        max_byte_rate=settings.device_byte_rate / speed,
-        max_unstored_bytes=MAX_UNSTORED_BYTES,
-        max_connections_per_user=SIDE_CONNECTIONS,
-        max_connections_per_address=settings.connections_per_address,
-    )
-    return replace(
-        usual, connect_timeout=usual.connect_timeout * speed, keep_alive_grace=usual.keep_alive_grace * speed
-    )

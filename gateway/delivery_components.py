@@ -6,7 +6,7 @@ hand; `composition` has its laws.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -43,6 +43,7 @@ from gateway.delivery.presence_hours import PresenceHours
 from gateway.delivery.recalls import SentElsewhere
 from gateway.delivery.receipts import Receipts
 from gateway.delivery.reports import Reports
+from gateway.delivery.retention import RetentionPeriods
 from gateway.delivery.rule_changes import RuleChanges
 from gateway.delivery.text_rendering import TextRenderer
 from gateway.delivery.uplink import UplinkLimits
@@ -53,6 +54,7 @@ from gateway.store.database import Database
 from gateway.store.protocols import Timers
 
 HOUR_MS = 3_600_000
+DAY_MS = 86_400_000
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -78,6 +80,18 @@ class DeliveryLimits:
             uplink=UplinkLimits(settings.uplink_keep),
             max_attempts=settings.max_attempts,
         )
+
+
+def kept_periods(settings: Settings) -> RetentionPeriods:
+    """The periods for which the settings of a server ask."""
+    return RetentionPeriods(
+        deliveries=int(settings.retention_days * DAY_MS),
+        counts=int(settings.counts_days * DAY_MS),
+        idempotency=int(settings.idempotency_hours * HOUR_MS),
+        uplink=int(settings.uplink_days * DAY_MS),
+        # An event says what is in the row of its delivery: it must not outlive it.
+        events=int(min(settings.event_days, settings.retention_days) * DAY_MS),
+    )
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -124,14 +138,20 @@ class DeliveryComponents:
         sent_elsewhere: SentElsewhere | None,
         may_serve: Callable[[], bool] | None,
         elsewhere: Callable[[], BitMap] | None,
+        confirm: Callable[[], Awaitable[None]] | None,
     ) -> None:
         """`make_engine` makes the engine that tells the connections what happens; `http_url` is what devices fetch
         attachments by; `storage_left` says whether the disk has room to accept more; `may_serve` whether this node's
         lease holds (None: there is no lease to lose); `elsewhere` gives the devices that are connected to other nodes,
-        and `sent_elsewhere` asks these what is in flight there (None: there are no others)."""
+        `sent_elsewhere` asks these what is in flight there, and `confirm` waits until all of them know what is stored
+        (None: there are no others)."""
         numbers = PushNumbers(has_nodes=elsewhere is not None)
         self.ledger = ledger = Ledger(
-            database=database, clock_ms=clock_ms, timers=timers, max_attempts=limits.max_attempts
+            database=database,
+            clock_ms=clock_ms,
+            timers=timers,
+            max_attempts=limits.max_attempts,
+            confirm=confirm,
         )
         ledger.recalls.sent_elsewhere = sent_elsewhere
         self.in_flight = in_flight = InFlight(ledger, sent_elsewhere)
@@ -274,7 +294,7 @@ class DeliveryComponents:
             timers=timers,
             storage_left=storage_left,
             store_made=self.acceptance.store_made,
-            connected=lambda: hand_over.connected,
+            connected=lambda: hand_over.connected if elsewhere is None else hand_over.connected | elsewhere(),
         )
         self.callers = WaitingCallers(clock_ms)
         self.calls = Calls(database=database, acceptance=self.acceptance, callers=self.callers)

@@ -113,6 +113,7 @@ GATEWAY_LAYERS = (
     ("audit",),
     ("people",),
     ("nodes",),
+    ("node_components",),
     ("api",),
     ("measurements",),
     ("metrics",),

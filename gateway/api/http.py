@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import cache
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
@@ -48,10 +49,12 @@ from gateway.api.openapi import DESCRIPTION
 from gateway.api.request_cycle import WHOLE_ANSWER
 from gateway.api.services import Services, known_parameters, provide
 from gateway.api.session_cookies import SAFE_METHODS
+from gateway.errors import Problem
 from gateway.nodes.peer_routes import PATH as NODES_PATH
 from gateway.nodes.peer_routes import PeerVerbs
 from gateway.program import installed_version
 from gateway.store.audited_writes import CURRENT, Attempt
+from gateway.store.errors import StorageError
 
 
 class Api(FastAPI):
@@ -117,7 +120,10 @@ class Api(FastAPI):
             await send(message)
 
         try:
-            await super().__call__(scope, receive, watch)
+            if self.found.confirm is None:
+                await super().__call__(scope, receive, watch)
+            else:
+                await self._answer_when_confirmed(self.found.confirm, scope, receive, watch)
         finally:
             attempt: Attempt | None = scope.get(ATTEMPT)
             if attempt is not None:
@@ -136,6 +142,29 @@ class Api(FastAPI):
             return
         await Response(content, 200, media_type="application/octet-stream")(scope, receive, send)
 
+    async def _answer_when_confirmed(
+        self, confirm: Callable[[], Awaitable[None]], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Answer a request that has changed something when every node knows of it."""
+        is_refused = False
+
+        async def wait(message: Message) -> None:
+            nonlocal is_refused
+            if is_refused:
+                return  # the rest of an answer that is not given
+            attempt: Attempt | None = scope.get(ATTEMPT)
+            if message["type"] == "http.response.start" and message["status"] < 400 and _has_changed(attempt):
+                try:
+                    await confirm()
+                except (Problem, StorageError) as error:
+                    is_refused = True
+                    response, _ = await problems.answer(Request(scope, receive), error)
+                    await response(scope, receive, send)
+                    return
+            await send(message)
+
+        await super().__call__(scope, receive, wait)
+
     def _refused(self, attempt: Attempt | None, status: int) -> None:
         """Note in the audit log that a request was answered with a problem after it was admitted."""
         if attempt is None or attempt.is_refused:
@@ -144,6 +173,11 @@ class Api(FastAPI):
             self.found.audit.fail(attempt, status)
         elif status == 403:
             self.found.audit.refuse(attempt, "forbidden")
+
+
+def _has_changed(attempt: Attempt | None) -> bool:
+    """Whether a request has changed anything that nodes keep in memory; pushes are none of that."""
+    return attempt is not None and attempt.stored_as is not None and not attempt.action.startswith("push.send")
 
 
 def _head_of(send: Send) -> Send:

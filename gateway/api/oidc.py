@@ -10,6 +10,7 @@ is on a way that this server began.
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 from html import escape
 from typing import TYPE_CHECKING, Annotated, Final
 from urllib.parse import urlencode
@@ -79,7 +80,7 @@ async def come_back(request: Request) -> Response:
                 return _failed(request, SignInFailed(refusal.code, refusal.detail))
         return _failed(request, failed)
     try:
-        token = await _begin_session(people, finished, host)
+        token = await _begin_session(people, finished, host, services(request).confirm)
     except RateLimited:
         return _failed(request, SignInFailed("busy", f"{finished.principal.key_id} signs in again and again"))
     response = Response(_page(finished.to), media_type="text/html", headers=_NO_STORE)
@@ -88,7 +89,9 @@ async def come_back(request: Request) -> Response:
     return response
 
 
-async def _begin_session(people: PeopleComponents, finished: FinishedSignIn, host: str) -> str:
+async def _begin_session(
+    people: PeopleComponents, finished: FinishedSignIn, host: str, confirm: Callable[[], Awaitable[None]] | None
+) -> str:
     """Begin the session of a person who came back, with its entry in the audit log; its cookie's value."""
     principal = finished.principal
     attempt = Attempt(principal.app_no, actor_of(principal), "session.begin", "", host, {PERSON: principal.name})
@@ -97,6 +100,8 @@ async def _begin_session(people: PeopleComponents, finished: FinishedSignIn, hos
         token, _ = await people.sessions.begin(principal, finished.before)
     finally:
         attempt.is_open = False
+    if confirm is not None:
+        await confirm()  # the next request of the browser may come to another node
     return token
 
 

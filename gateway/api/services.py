@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -136,6 +136,8 @@ class Services:
     """The key that metrics ask for, if they do."""
     peer_verbs: PeerVerbs | None
     """The questions of other nodes that are answered; None: there are no nodes."""
+    confirm: Callable[[], Awaitable[None]] | None
+    """Waits until every node knows what is stored; None: there is one server."""
     unready: Callable[[], str | None]
     """A function that says why requests should go elsewhere for now; None when they should not."""
 

@@ -6,9 +6,11 @@ memory for every app (a few hundred bytes each), because every push is checked b
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field, StringConstraints, field_validator
@@ -26,9 +28,6 @@ from gateway.printable import Printable
 from gateway.store.audience.policy import (
     StoredAdaptation,
     StoredChannel,
-    all_adapted_caps,
-    all_channels,
-    all_policies,
     apps_with_quiet_hours,
     apps_with_restrictions,
     changes_of_rules,
@@ -38,7 +37,10 @@ from gateway.store.audience.policy import (
     replace_adapted_cap,
     replace_channel,
     replace_policy,
+    stored_adapted_caps,
     stored_channel,
+    stored_channels,
+    stored_policies,
     stored_policy,
 )
 from gateway.store.audience.preferences import MAX_CHANNELS
@@ -291,32 +293,52 @@ class PolicyStore:
         """Apps of which some device has quiet hours of its own."""
         self._on_changed = on_changed
         self._changes = 0
+        self._reloading = asyncio.Lock()
+        """Held while an app is read again: what was read first is not put in the place of what was read later."""
         self.last_changes: dict[int, int] = {}
         """App number -> number of the last change of its rules that holds. The table `rule_change` has it as well until
         everything that waits has been put under them (`delivery/rule_changes`)."""
 
     async def load(self) -> None:
         """Read all policies and channels; before the first push."""
+        await self._database.read(self._read)
+        if not self._changes:
+            self._changes = max(self.last_changes.values(), default=0)
 
-        def read(transaction: Transaction) -> None:
-            for app_no, content in all_policies(transaction):
-                self._rules[app_no] = replace(self.of(app_no), policy=Policy.model_validate_json(content))
-            for found in all_channels(transaction):
-                fields = ChannelFields.model_validate_json(found.content)
-                channel = _with_caps(Channel(fields, found.created_at, found.updated_at), None)
-                self._put(found.app_no, found.channel_id, channel)
-            for step in all_adapted_caps(transaction):
-                adapting = self.of(step.app_no).channels.get(step.channel_id)
-                if adapting is not None:
-                    adapted = AdaptedCap(step.per_day, json.loads(step.content), step.reviewed_day, step.changed_at)
-                    self._put(step.app_no, step.channel_id, _with_caps(adapting, adapted))
-            self.restricted.update(apps_with_restrictions(transaction))
-            self.timed.update(apps_with_quiet_hours(transaction))
-            for app_no, number in changes_of_rules(transaction):
-                self.last_changes[app_no] = number
-                self._changes = max(self._changes, number)
+    def number_changes_from(self, first: int) -> None:
+        """Have changes numbered from here on, as no other node ever does; before `load`."""
+        self._changes = first
 
-        await self._database.read(read)
+    async def reload(self, app_no: int) -> None:
+        """Read the rules of an app again, which another node has changed, and have what waits checked by them."""
+        async with self._reloading:
+            fresh = PolicyStore(
+                database=self._database, segments=self.segments, clock_ms=self._clock_ms, on_changed=self._on_changed
+            )
+            await self._database.read(partial(fresh._read, app_no=app_no))
+            self._rules[app_no] = fresh.of(app_no)
+            self.restricted |= fresh.restricted
+            self.timed |= fresh.timed
+            if app_no in fresh.last_changes:
+                self.last_changes[app_no] = fresh.last_changes[app_no]
+        self._on_changed(app_no)
+
+    def _read(self, transaction: Transaction, app_no: int | None = None) -> None:
+        """Add what is stored of all apps, or of one. Reader thread."""
+        for of_app, content in stored_policies(transaction, app_no):
+            self._rules[of_app] = replace(self.of(of_app), policy=Policy.model_validate_json(content))
+        for found in stored_channels(transaction, app_no):
+            fields = ChannelFields.model_validate_json(found.content)
+            channel = _with_caps(Channel(fields, found.created_at, found.updated_at), None)
+            self._put(found.app_no, found.channel_id, channel)
+        for step in stored_adapted_caps(transaction, app_no):
+            adapting = self.of(step.app_no).channels.get(step.channel_id)
+            if adapting is not None:
+                adapted = AdaptedCap(step.per_day, json.loads(step.content), step.reviewed_day, step.changed_at)
+                self._put(step.app_no, step.channel_id, _with_caps(adapting, adapted))
+        self.restricted.update(apps_with_restrictions(transaction, app_no))
+        self.timed.update(apps_with_quiet_hours(transaction, app_no))
+        self.last_changes.update(changes_of_rules(transaction, app_no))
 
     def of(self, app_no: int) -> Rules:
         return self._rules.get(app_no, DEFAULT)

@@ -24,7 +24,7 @@ import logging
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from functools import partial
 from typing import Any, Literal
@@ -44,6 +44,7 @@ from gateway.store.analytics.funnels import (
     Tally,
     Uncounted,
     add_up_hours,
+    changed_pushes,
     count_part,
     count_rows,
     known_hours,
@@ -135,15 +136,47 @@ class Analytics:
         """Large ones that this server has counted: what has come to them since is in one of those sets."""
         self._adding_up: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
         """Locks by app."""
+        self.horizon: Callable[[], Awaitable[tuple[int, int]]] | None = None
+        """How far the numbers of events and pushes can be followed, where several nodes store them; None: this server
+        stores all of them, and the ledger notes what has changed."""
+        self.is_counting = True
+        """Whether this server counts, of several; others answer what is stored."""
+        self._followed = CountedTo(0, 0)
+        """What other nodes have changed is known up to here."""
         self._lock = asyncio.Lock()
         """Held while a large push is counted: a later count must not be replaced by an earlier one."""
 
     async def load(self) -> None:
         """Find the pushes that were not counted before a restart."""
+        if self.horizon is not None:
+            self._followed = CountedTo(*await self.horizon())
         numbers, is_known = await self._database.read(uncounted_pushes)
         if not is_known:
             log.info("what had not been counted before the restart is not known: the newest pushes are counted anew")
-        self._ledger.changed.update(numbers)
+        if self.horizon is None:
+            self._ledger.changed.update(numbers)
+        else:
+            self._aged, self._position = numbers, self._followed
+
+    async def follow_others(self) -> None:
+        """Find what all nodes have changed, once everything before is counted. For the node that counts."""
+        assert self.horizon is not None, "there are others"
+        is_early = self._clock_ms() - self._aged_at < GATHER_MS
+        if self._aged or self._on_writer or is_early or not self._storage_left():
+            return
+        reached = CountedTo(*await self.horizon())
+        if reached == self._followed:
+            return
+        changed = await self._database.read(partial(changed_pushes, after=self._followed, to=reached))
+        self._followed = reached
+        self._aged |= changed
+        self._position = reached
+        self._aged_at = self._clock_ms()
+        self.tick()
+
+    def forget_changes(self) -> None:
+        """Forget what this node has changed: it is found in the log, by whichever counts."""
+        self._ledger.changed.clear()
 
     def tick(self) -> None:
         """Count what has changed. Called a few times a second."""
@@ -151,6 +184,7 @@ class Analytics:
             not self._aged
             and self._clock_ms() - self._aged_at >= GATHER_MS
             and self._ledger.changed
+            and self.horizon is None
             and not self._reading_position
             and self._storage_left()
         ):
@@ -223,7 +257,8 @@ class Analytics:
         # And what is being counted: it may have been read before its last change.
         changed = self._aged.union(self._ledger.changed, self._large, self._on_writer, self._on_reader)
         if push_no is not None:  # an old one may never have been counted, or not since a crash
-            changed = {push_no} if push_no in changed or push_no not in self._counted else set()
+            is_counted = push_no in self._counted and self.horizon is None
+            changed = {push_no} if push_no in changed or not is_counted else set()
         for waiting in (self._aged, self._ledger.changed, self._large):
             waiting -= changed
         asked = frozenset(changed)
@@ -243,7 +278,7 @@ class Analytics:
                 apps = partial(self._ledger.pushes.apps_of, some)
                 rest = await self._database.write(partial(count_rows, push_nos=some), apps=apps)
                 changed.update(rest.left)
-                for large in rest.large:
+                for large in rest.large if self.is_counting else ():
                     if deadline is not None and time.monotonic() > deadline:
                         changed.add(large)
                     else:

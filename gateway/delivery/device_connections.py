@@ -364,6 +364,11 @@ class DeviceConnections:
             revoked += more
         return revoked
 
+    def forget_device(self, client_id: str) -> None:
+        """Close the connections of a device that another node has removed, and delete its session."""
+        self._engine.remove_session(client_id, lambda: None)
+        self.disconnect_device(client_id, ReasonCode.ADMINISTRATIVE_ACTION)
+
     def disconnect_device(self, client_id: str, reason_code: int = ReasonCode.NOT_AUTHORIZED) -> int:
         """Close all connections of a device, side connections included, and let nobody in who was looked up before.
 

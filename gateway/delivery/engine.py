@@ -12,6 +12,7 @@ bound method.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from broker.broker import Broker
@@ -20,6 +21,8 @@ from broker.events import ACKNOWLEDGED, COMPLETED, LOST, UNHANDLED, BrokerEvents
 from broker.message import Body, Message
 from broker.protocol.packets import Properties, ReasonCode
 from broker.reception import PACKET_ID_BITS
+from broker.settings import BrokerSettings
+from gateway.settings import Settings
 
 __all__ = [
     "ACKNOWLEDGED",
@@ -35,9 +38,14 @@ __all__ = [
     "Message",
     "Properties",
     "ReasonCode",
+    "broker_settings",
 ]
 
 EngineEvents = BrokerEvents
+SIDE_CONNECTIONS = 8
+"""Connections of one device besides its own: a helper or two, and what the network has not yet told us is gone."""
+MAX_UNSTORED_BYTES = 512 * 1024
+"""Bytes of one connection of a device that are not stored yet. Each is there several times on its way to the disk."""
 
 
 class Engine(Protocol):
@@ -148,3 +156,23 @@ class EmbeddedEngine:
 
     def disconnect(self, principal: str, reason_code: int) -> int:
         return self._broker.disconnect_principal(principal, reason_code)
+
+
+def broker_settings(settings: Settings) -> BrokerSettings:
+    """Make the settings of the embedded broker from those of the server.
+
+    Devices and networks do not become faster with the clock: what is waited for from them takes as long as ever.
+    """
+    speed = settings.clock_speed
+    usual = BrokerSettings(
+        max_inflight=settings.max_inflight,
+        ack_timeout=settings.ack_timeout * speed,
+        max_message_rate=settings.device_message_rate / speed,
+        max_byte_rate=settings.device_byte_rate / speed,
+        max_unstored_bytes=MAX_UNSTORED_BYTES,
+        max_connections_per_user=SIDE_CONNECTIONS,
+        max_connections_per_address=settings.connections_per_address,
+    )
+    return replace(
+        usual, connect_timeout=usual.connect_timeout * speed, keep_alive_grace=usual.keep_alive_grace * speed
+    )

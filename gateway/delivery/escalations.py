@@ -36,6 +36,7 @@ from gateway.store.deliveries.escalations import (
     StepPush,
     count_all_running,
     count_running,
+    due_or_uncleared,
     end_recalled,
     insert_escalation,
     later_step_ids,
@@ -185,6 +186,8 @@ class Escalations:
         self._clearing = False
         self._clear_again = False
         """Something has ended since it was last looked for what to clear."""
+        self.is_shared = False
+        """Whether other nodes store escalations as well: then one of them has `tick` called, and clears screens."""
         self.in_use = False
         """Whether there is any escalation: receipts are looked up then."""
         self.running = 0
@@ -205,8 +208,16 @@ class Escalations:
             return (*count_all_running(transaction), next_due(transaction, -1))
 
         self.in_use, self.running, first = await self._database.read(read)
+        self.in_use = self.in_use or self.is_shared
         self._next_due = FAR_MS if first is None else first
         self._clear_again = self.in_use  # what the last run has not cleared: at the first tick
+
+    async def follow_others(self) -> None:
+        """Learn what other nodes have stored: when the next step is due, and whether screens are to be cleared."""
+        first, is_uncleared = await self._database.read_soon(due_or_uncleared)
+        if first is not None:
+            self.expect(first)
+        self._clear_again = self._clear_again or is_uncleared
 
     def first_step(self, name: str) -> FirstStep:
         """Make what is stored along with a push to this duty."""
@@ -234,7 +245,8 @@ class Escalations:
     def tick(self) -> None:
         """Send the steps that are due. Called a few times a second; costs nothing until something is."""
         if self._clear_again and not self._clearing:
-            self._clear()
+            self._clearing = True
+            self._clear_next((0, -1))
         if self._next_due == FAR_MS or self._under_way or self._clock_ms() < self._next_due or not self._storage_left():
             return
         self._under_way = True
@@ -335,7 +347,7 @@ class Escalations:
     def _clear(self) -> None:
         """Take back what was sent of escalations that have ended, one after the other."""
         self._clear_again = True
-        if not self._clearing:
+        if not self._clearing and not self.is_shared:
             self._clearing = True
             self._clear_next((0, -1))
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Awaitable, Callable
 
 from gateway.store.database import Database
 from gateway.store.deliveries.event_log import MeasuredEntries, measure_entries, remove_events_to
@@ -73,6 +74,8 @@ class EventLogQuota:
         self._database = database
         self._parts: dict[int, _Part] = {}
         self._seen = 0
+        self.horizon: Callable[[], Awaitable[int]] | None = None
+        """How far the log can be measured, where several nodes write it; None: to its end."""
         self._measured_operations = -1
         """`Database.operations` when everything had been seen."""
         self.removed = 0
@@ -86,12 +89,13 @@ class EventLogQuota:
     async def run(self) -> None:
         """Measure what has been added, and make room. Called a few times a second; not again before it has ended."""
         operations = self._database.operations
-        if self._measured_operations == operations:
+        if self._measured_operations == operations and self.horizon is None:
             return
-        more = True
+        horizon = None if self.horizon is None else await self.horizon()
+        more = horizon is None or horizon > self._seen
         while more:
             measurement = await self._database.read(
-                lambda transaction: measure_entries(transaction, self._seen, CHUNK_BYTES)
+                lambda transaction: measure_entries(transaction, self._seen, CHUNK_BYTES, horizon)
             )
             self._seen, more = measurement.seen, measurement.more
             for app_no, chunk in measurement.grown.items():

@@ -16,7 +16,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -39,6 +39,7 @@ from gateway.store.analytics.alert_days import (
     remove_days,
     store_day,
     store_followed,
+    stored_position,
 )
 from gateway.store.analytics.funnels import DAY_MS
 from gateway.store.database import Database
@@ -95,6 +96,8 @@ class Fatigue:
         self._clock_ms = clock_ms
         self._on_day_closed = on_day_closed
         self._position: FatiguePosition | None = None
+        self.horizon: Callable[[], Awaitable[int]] | None = None
+        """How far the event log can be followed, where several nodes write it; None: to its end."""
         self._lock = asyncio.Lock()
         """Held while something is counted: one reader at a time adds to what is stored."""
 
@@ -128,9 +131,10 @@ class Fatigue:
     async def _follow(self) -> None:
         assert self._position is not None, _LOADED
         more = True
+        horizon = None if self.horizon is None else await self.horizon()
         while more:
             began = time.monotonic()
-            followed = await self._database.read(partial(follow_events, after=self._position.event_no))
+            followed = await self._database.read(partial(follow_events, after=self._position.event_no, horizon=horizon))
             if followed.reached > self._position.event_no:
                 await self._database.write(partial(store_followed, followed=followed))
                 self._position = self._position._replace(event_no=followed.reached)
@@ -186,6 +190,8 @@ class Fatigue:
         Of the days from `since` to before `until` (ms), whole days; of the last REPORT_DAYS if neither is given.
         """
         position = self._position
+        if self.horizon is not None:  # another node may be counting
+            position = await self._database.read_soon(stored_position)
         assert position is not None, _LOADED
         last = position.closed_day if until is None else min(position.closed_day, -(-until // DAY_MS) - 1)
         first = last - REPORT_DAYS + 1 if since is None else since // DAY_MS

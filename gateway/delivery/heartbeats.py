@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pyroaring import BitMap
@@ -130,6 +131,12 @@ class Heartbeats:
 
         first = await self._database.write(operation)
         self._next = FAR_MS if first is None else first
+
+    async def follow_others(self) -> None:
+        """Learn when the next beat is due: another node may have stored a heartbeat."""
+        first = await self._database.read_soon(partial(next_beat, after=-1))
+        if first is not None and not self._under_way:
+            self._next = min(self._next, first)
 
     # -- beats -----------------------------------------------------------------------------------------------------
 

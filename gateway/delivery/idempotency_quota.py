@@ -8,6 +8,7 @@ BYTES_OF_APP, its oldest answers are forgotten before their day is over: those o
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 
 from gateway.store.access.apps import every_app
@@ -22,6 +23,10 @@ KEPT_SHARE = 0.9
 """Share of the bound that is kept when it was passed."""
 
 
+SHARED_MEASURE_SECONDS = 600.0
+"""Time between two measurements of all apps where other nodes store answers as well: as much passes the bound."""
+
+
 class IdempotencyQuota:
     """Keeps every app's remembered answers within BYTES_OF_APP. Loop."""
 
@@ -30,6 +35,10 @@ class IdempotencyQuota:
         self._sizes: Counter[int] = Counter()
         """Bytes by app, without what has left since it was measured."""
         self._loaded = False
+        self.is_shared = False
+        """Whether other nodes store answers, too, which only a new measurement finds."""
+        self._measured_at = 0.0
+        """When all apps were measured, in seconds of a monotonic clock."""
         self.removed = 0
         """Answers that were forgotten before their time, for metrics."""
 
@@ -39,7 +48,8 @@ class IdempotencyQuota:
 
     async def run(self) -> None:
         """Measure and forget until the bound is kept. Called a few times a second; not again before it ends."""
-        if not self._loaded:
+        if not self._loaded or (self.is_shared and time.monotonic() - self._measured_at >= SHARED_MEASURE_SECONDS):
+            self._measured_at = time.monotonic()
             for app_no in await self._database.read(every_app):
                 self._sizes[app_no] = sum((await self._measure(app_no)).values())
             self._loaded = True

@@ -29,7 +29,7 @@ back.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import chain
 from typing import TypeVar
@@ -80,11 +80,17 @@ RETRY_SECONDS = 0.5
 class Ledger:
     """Owner of the delivery states: rows on disk, hand-overs in memory. Loop.
 
-    `clock_ms` gives server time in milliseconds. `connect` comes before anything else.
+    `clock_ms` gives server time in milliseconds. `confirm` is that of `Recalls`. `connect` comes before anything else.
     """
 
     def __init__(
-        self, *, database: Writer, clock_ms: Callable[[], int], timers: Timers, max_attempts: int = MAX_ATTEMPTS
+        self,
+        *,
+        database: Writer,
+        clock_ms: Callable[[], int],
+        timers: Timers,
+        max_attempts: int = MAX_ATTEMPTS,
+        confirm: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.pushes = ActivePushes()
         self._database = database
@@ -115,7 +121,7 @@ class Ledger:
         """Server time at which the writer has last stored pushes, and ended what they supersede. Outcomes and receipts
         that it stores afterwards are no earlier, though they may have been reported before: the times of a delivery are
         in the order of its events. Writer thread."""
-        self.recalls = Recalls(self, database, clock_ms)
+        self.recalls = Recalls(self, database, clock_ms, confirm)
         self.changed: set[int] = set()
         """Numbers of pushes of which something is on disk that was not counted yet (`analytics`)."""
         self.awaited: dict[int, Callable[[], None]] = {}
@@ -442,14 +448,34 @@ class Ledger:
     def sweep(self) -> None:
         """End what has outlived its ttl. Called a few times a second; costs nothing until something is due."""
         now_ms = self._clock_ms()
-        ended_meanwhile = {no for no in self._expired_in_flight if not self.is_in_flight(no)}
-        if (now_ms < self._next_expiry and not ended_meanwhile) or self._sweep_under_way:
+        if self._sweep_under_way:
             return
-        self._sweep_under_way = True
-        self._expired_in_flight -= ended_meanwhile
+        if now_ms < self._next_expiry and not (self._expired_in_flight and self._ended_in_flight()):
+            return
         self._next_expiry = now_ms + 86_400_000  # lowered by what is accepted meanwhile, and by the sweep's answer
+        self._start_sweep(now_ms, None)
+
+    def sweep_apps(self, apps: frozenset[int]) -> None:
+        """End what has outlived its ttl in these apps, unless a sweep is under way."""
+        if not self._sweep_under_way:
+            self._start_sweep(self._clock_ms(), apps)
+
+    def expired_in_flight(self) -> list[int]:
+        """List expired pushes with nothing left but what is in flight, and those of ttl 0 that are fanned out."""
+        return [*self._expired_in_flight, *self.act_now()]
+
+    def forget_ended(self) -> None:
+        """Forget those of `expired_in_flight` that are not in flight any more, so that they are swept."""
+        self._expired_in_flight -= self._ended_in_flight()
+
+    def _ended_in_flight(self) -> set[int]:
+        return {no for no in self._expired_in_flight if not self.is_in_flight(no)}
+
+    def _start_sweep(self, now_ms: int, apps: frozenset[int] | None) -> None:
+        self._sweep_under_way = True
+        self.forget_ended()
         self.flush()
-        expired_in_flight = [*self._expired_in_flight, *self.act_now()]
+        expired_in_flight = self.expired_in_flight()
         offered_before = self.accepting_since if self.accepting_since is not None else now_ms + 1
         offered_before -= self.offer_ms
 
@@ -459,8 +485,10 @@ class Ledger:
             self._expired_in_flight.update(in_flight)
             if next_expiry is not None:
                 self.expects_expiry(next_expiry)
-            if more:
+            if more and apps is None:
                 self.sweep()
+            elif more:
+                self._start_sweep(self._clock_ms(), apps)
 
         def on_error(error: BaseException) -> None:
             log.error("expired deliveries cannot be ended, trying again: %s", error)
@@ -468,9 +496,10 @@ class Ledger:
             self._next_expiry = now_ms
 
         self._database.submit(
-            lambda transaction: sweep_rows(transaction, now_ms, offered_before, expired_in_flight, self.sent_of),
+            lambda transaction: sweep_rows(transaction, now_ms, offered_before, expired_in_flight, self.sent_of, apps),
             on_commit,
             on_error,
+            apps=apps,
         )
 
     # -- commands of the API ---------------------------------------------------------------------------------------

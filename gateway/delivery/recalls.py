@@ -51,7 +51,15 @@ class Deliveries(Protocol):
 class Recalls:
     """Takes pushes back. Loop."""
 
-    def __init__(self, ledger: Deliveries, database: Writer, clock_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        ledger: Deliveries,
+        database: Writer,
+        clock_ms: Callable[[], int],
+        confirm: Callable[[], Awaitable[None]] | None,
+    ) -> None:
+        """`confirm` waits until every other node knows what is stored; None: there are no others."""
+        self._confirm = confirm
         self._ledger = ledger
         self._database = database
         self._clock_ms = clock_ms
@@ -85,6 +93,12 @@ class Recalls:
         self.note([push_no])  # again: another recall of it may have been refused meanwhile
         if final is not None:
             return final
+        if self._confirm is not None:  # or what is cancelled here could be on its way from there
+            try:
+                await self._confirm()
+            except (StorageError, Problem):
+                self._finish(push_no, 0, now_ms, lambda: self._ledger.sent_of(push_no))
+                raise
         elsewhere: Iterable[int] = ()
         if self.sent_elsewhere is not None:
             elsewhere = (await self.sent_elsewhere([push_no], None)).get(push_no, ())

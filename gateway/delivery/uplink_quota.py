@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from gateway.store.database import Database
@@ -37,6 +38,8 @@ class UplinkQuota:
         self._sizes: Counter[int] = Counter()
         """Bytes by app, without what has left since it was measured anew."""
         self._seen = 0
+        self.horizon: Callable[[], Awaitable[int]] | None = None
+        """How far messages can be measured, where several nodes store some; None: to the last."""
         self._measured_operations = -1
         """`Database.operations` when everything had been measured."""
         self.removed = 0
@@ -50,11 +53,14 @@ class UplinkQuota:
     async def run(self) -> None:
         """Measure new messages, and keep to the bounds. Called a few times a second; not again before it ends."""
         operations = self._database.operations
-        if self._measured_operations == operations:
+        if self._measured_operations == operations and self.horizon is None:
             return
-        more = True
+        horizon = None if self.horizon is None else await self.horizon()
+        more = horizon is None or horizon > self._seen
         while more:
-            found = await self._database.read(partial(measure_uplinks, after=self._seen, count=MEASURED_MESSAGES))
+            found = await self._database.read(
+                partial(measure_uplinks, after=self._seen, count=MEASURED_MESSAGES, horizon=horizon)
+            )
             self._sizes.update(found.sizes)
             self._seen, more = found.to, found.more
         for app_no in [app_no for app_no, size in self._sizes.items() if size > BYTES_OF_APP]:

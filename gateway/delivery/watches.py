@@ -16,6 +16,7 @@ heard last is stored with the next operation that has something to say, or after
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -34,14 +35,20 @@ from gateway.store.database import Database
 from gateway.store.deliveries.event_log import log_of_app
 from gateway.store.deliveries.watches import (
     HeardWatch,
+    StoredWatch,
     count_other_watches,
     note_heard,
+    note_later_heard,
+    note_silence,
     remove_watch,
     replace_watch,
+    stored_watch,
     stored_watches,
 )
 from gateway.store.transaction import Transaction
 from gateway.timestamps import rfc3339, rfc3339_or_none
+
+log = logging.getLogger(__name__)
 
 MAX_WATCHES = 20
 """Watches of an app: each of its pushes is compared with them."""
@@ -51,6 +58,10 @@ GRACE_MS = 60_000
 """Time that a sender has after a start, at least, unless its own is shorter."""
 STORE_MS = 10_000
 """Time by which what is stored of when somebody was heard may be behind."""
+SHARED_STORE_MS = 1_000
+"""The same where other nodes have to know it before they call somebody silent."""
+SHARED_GRACE_MS = 3_000
+"""Time by which silence is told of later there: what another node has heard is stored, and read, by then."""
 
 
 class WatchFields(DescribedModel):
@@ -102,6 +113,24 @@ class Watch:
         }
 
 
+def _watch_of(row: StoredWatch) -> Watch:
+    """A watch as it is stored."""
+    fields = WatchFields.model_validate_json(row.content)
+    return Watch(
+        AppRef(row.app_no, row.app_id), row.name, fields, row.created_at, row.updated_at, row.due_at, row.heard_at,
+        row.silent_at,
+    )  # fmt: skip
+
+
+def _times_of(watch: Watch) -> HeardWatch:
+    return HeardWatch(watch.due_at, watch.heard_at, watch.silent_at, watch.app.no, watch.name, watch.updated_at)
+
+
+def _about(watch: Watch) -> dict[str, Any]:
+    """The content of each event of a watch."""
+    return {"watch": watch.name, "channel": watch.fields.channel, "key_id": watch.fields.key_id}
+
+
 def unknown_watch(name: str) -> Problem:
     return problem("watch_not_found", f"no watch {name!r} in this app; make it with PUT /v1/watches/{name}")
 
@@ -121,6 +150,8 @@ class Watches:
         self._unstored: dict[Watch, None] = {}
         """Watches that were heard since they were stored."""
         self._store_at = 0
+        self.is_shared = False
+        """Whether other nodes hear senders too, of whom one tells when somebody is silent or back."""
 
     async def load(self, stopped_at: int) -> None:
         """Read all watches, and give senders the time that the server was down. `stopped_at`: the last server time
@@ -128,12 +159,58 @@ class Watches:
         rows = await self._database.read(stored_watches)
         now_ms = self._clock_ms()
         down = max(0, now_ms - stopped_at) if stopped_at else 0
-        for app_no, app_id, name, content, created_at, updated_at, due_at, heard_at, silent_at in rows:
-            fields = WatchFields.model_validate_json(content)
-            every = fields.every_s * 1000
-            due_at = min(max(due_at + down, now_ms + min(every, GRACE_MS)), now_ms + every)
-            watch = Watch(AppRef(app_no, app_id), name, fields, created_at, updated_at, due_at, heard_at, silent_at)
-            self.by_app.setdefault(app_no, {})[name] = watch
+        self.by_app = {}
+        for row in rows:
+            watch = _watch_of(row)
+            every = watch.fields.every_s * 1000
+            watch.due_at = min(max(watch.due_at + down, now_ms + min(every, GRACE_MS)), now_ms + every)
+            self.by_app.setdefault(row.app_no, {})[row.name] = watch
+
+    async def reload(self, app_no: int, name: str) -> None:
+        """Know of a watch what is stored: another node has made, replaced or removed it."""
+        row = await self._database.read_soon(partial(stored_watch, app_no=app_no, name=name))
+        of_app = self.by_app.setdefault(app_no, {})
+        known = of_app.get(name)
+        if row is None:
+            of_app.pop(name, None)
+        elif known is None or known.updated_at != row.updated_at:
+            of_app[name] = _watch_of(row)
+        if not of_app:
+            del self.by_app[app_no]
+
+    async def follow_others(self) -> None:
+        """Learn what other nodes have heard, and which senders are silent. Called again and again."""
+        if not self.by_app:
+            return
+        for row in await self._database.read(stored_watches):
+            known = self.by_app.get(row.app_no, {}).get(row.name)
+            if known is not None and known.updated_at == row.updated_at:
+                if row.heard_at is not None and row.heard_at > (known.heard_at or 0):
+                    known.heard_at, known.due_at = row.heard_at, row.due_at
+                known.silent_at = row.silent_at
+
+    async def declare(self) -> None:
+        """Tell of those that are silent, or are back, wherever they were heard. For the node that does so."""
+        await self.follow_others()
+        now_ms = self._clock_ms()
+        for watch in self.all():
+            if watch.silent_at is None and watch.due_at + SHARED_GRACE_MS <= now_ms:
+                heard_at = rfc3339_or_none(watch.heard_at)
+                content = {"heard_at": heard_at, "every_s": watch.fields.every_s}
+                await self._note_silence("sender.silent", watch, content, now_ms)
+            elif watch.silent_at is not None and (watch.heard_at or 0) > watch.silent_at:
+                await self._note_silence("sender.back", watch, {"silent_at": rfc3339(watch.silent_at)}, None)
+
+    async def _note_silence(self, event: str, watch: Watch, content: dict[str, Any], silent_at: int | None) -> None:
+        now_ms = self._clock_ms()
+        content = _about(watch) | content
+
+        def operation(transaction: Transaction) -> None:
+            if note_silence(transaction, watch.app.no, watch.name, watch.updated_at, silent_at):
+                log_of_app(transaction, event, now_ms, watch.app.no, content)
+
+        await self._database.write(operation, apps=frozenset((watch.app.no,)))
+        watch.silent_at = silent_at
 
     def all(self) -> list[Watch]:
         """Every watch, for metrics."""
@@ -146,7 +223,7 @@ class Watches:
             if watch.fits(pending):
                 watch.heard_at, watch.due_at = now_ms, now_ms + watch.fields.every_s * 1000
                 self._unstored[watch] = None
-                if watch.silent_at is not None:
+                if watch.silent_at is not None and not self.is_shared:
                     self._tell("sender.back", watch, {"silent_at": rfc3339(watch.silent_at)}, None)
 
     def tick(self) -> None:
@@ -154,6 +231,10 @@ class Watches:
         if not self.by_app:
             return
         now_ms = self._clock_ms()
+        if self.is_shared:
+            if self._unstored and now_ms >= self._store_at:
+                self._store_heard()
+            return
         for watch in self.all():
             if watch.silent_at is None and watch.due_at <= now_ms:
                 heard_at = rfc3339_or_none(watch.heard_at)
@@ -162,20 +243,27 @@ class Watches:
             self._store([])
 
     def _tell(self, event: str, watch: Watch, content: dict[str, Any], silent_at: int | None) -> None:
-        about = {"watch": watch.name, "channel": watch.fields.channel, "key_id": watch.fields.key_id}
         watch.silent_at = silent_at
         self._unstored[watch] = None
-        self._store([(event, watch, about | content)])
+        self._store([(event, watch, _about(watch) | content)])
+
+    def _store_heard(self) -> None:
+        """Store what was heard here, for the node that tells of silence."""
+        self._store_at = self._clock_ms() + SHARED_STORE_MS
+        changed, self._unstored = [_times_of(watch) for watch in self._unstored], {}
+        apps = frozenset(one.app_no for one in changed)
+
+        def on_error(error: BaseException) -> None:
+            log.warning("when senders were heard could not be stored: %s", error)  # they are heard again, or it is late
+
+        self._database.submit(partial(note_later_heard, changed=changed), lambda _: None, on_error, apps=apps)
 
     def _store(self, events: list[tuple[str, Watch, dict[str, Any]]]) -> None:
         """Store what has changed, with its events. Whatever was replaced or removed meanwhile is left out."""
         now_ms = self._clock_ms()
         self._store_at = now_ms + STORE_MS
         unstored, self._unstored = self._unstored, {}
-        changed = [
-            HeardWatch(one.due_at, one.heard_at, one.silent_at, one.app.no, one.name, one.updated_at)
-            for one in unstored
-        ]
+        changed = [_times_of(watch) for watch in unstored]
 
         def operation(transaction: Transaction) -> None:
             note_heard(transaction, changed)

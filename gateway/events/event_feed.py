@@ -174,6 +174,12 @@ class EventFeed:
             if kept.done():
                 self._shared_bytes -= _size(self._shared.pop(older))
 
+    def find_new(self) -> None:
+        """Find what other nodes have added, if anybody follows. Called a few times a second where there are some."""
+        if self._followers and not self._scheduled:
+            self._scheduled = True
+            self._find_new_entries()
+
     def _grown(self) -> None:
         """A group has committed."""
         if self._followers and not self._scheduled and not self.ended:

@@ -135,6 +135,8 @@ class WebhookSender:
         self._closing: set[asyncio.Task[None]] = set()
         self._tested: set[str] = set()
         self._ended = False
+        self.sends = True
+        """Whether this server sends; with several nodes one of them does."""
         self.succeeded = self.failed = self.dead_letters = self.disabled = 0
         """Requests answered with 2xx and others, dead letters made, webhooks disabled; for metrics."""
 
@@ -150,6 +152,7 @@ class WebhookSender:
         return [(now_ms - began) / 1000 for began in since if began is not None]
 
     def start(self) -> None:
+        """Begin to send to all webhooks that are enabled, if it is this server that sends."""
         for webhook in self._store.webhooks.values():
             self.webhook_changed(webhook)
 
@@ -207,7 +210,7 @@ class WebhookSender:
 
     def _add(self, webhook: WebhookState) -> None:
         wanted = webhook.id in self._store.webhooks and webhook.fields.enabled
-        if not wanted or self._ended or webhook.id in self._receivers:
+        if not wanted or self._ended or not self.sends or webhook.id in self._receivers:
             return
         receiver = _Receiver(
             webhook,

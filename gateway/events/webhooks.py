@@ -161,6 +161,11 @@ class WebhookState:
         """Time since which its receiver does not take some of what is sent; None: it does."""
         return min((lane.failing_since for lane in self.lanes if lane.failing_since is not None), default=None)
 
+    def restart_lanes(self) -> None:
+        """Have all lanes go on at once, as if nothing had failed."""
+        for lane in self.lanes:
+            lane.attempts, lane.failing_since, lane.next_at = 0, None, 0
+
     def secrets(self, now_ms: int) -> list[str]:
         """Return the secrets to sign with: the present one, and for a day the one before."""
         old = [self.old_secret] if self.old_secret is not None and now_ms < self.old_secret_until else []
@@ -203,40 +208,46 @@ class WebhookStore:
         self._on_changed, self._on_replay = on_changed, on_replay
 
     async def load(self) -> None:
-        """Load all webhooks, once, after a start."""
+        """Load all webhooks, after a start, or before this node sends what is for them."""
 
         def read(transaction: Transaction) -> tuple[list[rows.WebhookRow], list[rows.LaneRow]]:
             return rows.stored_webhooks(transaction), rows.stored_lanes(transaction)
 
         webhooks, lanes = await self._database.read(read)
-        for row in webhooks:
-            fields = WebhookFields.model_construct(
-                url=row.url, types=row.types, description=row.description, enabled=row.disabled_at is None
-            )
-            self.webhooks[row.id] = WebhookState(
-                no=row.no,
-                id=row.id,
-                app_no=row.app_no,
-                fields=fields,
-                secret=row.secret,
-                old_secret=row.old_secret,
-                old_secret_until=row.old_secret_until or 0,
-                disabled_at=row.disabled_at,
-                disabled_reason=row.disabled_reason,
-                succeeded_at=row.succeeded_at,
-                failed_at=row.failed_at,
-                last_error=row.last_error,
-                dropped=row.dropped,
-                created_at=row.created_at,
-                updated_at=row.updated_at,
-                wanted=type_filter(row.types),
-            )
-        by_no = {webhook.no: webhook for webhook in self.webhooks.values()}
+        by_no = {row.no: _state_of(row) for row in webhooks}
         for lane in lanes:
-            position = Position(lane.entry, lane.place)
-            by_no[lane.webhook_no].lanes.append(
-                LaneProgress(lane.lane, position, lane.attempts, lane.failing_since, lane.next_at)
-            )
+            by_no[lane.webhook_no].lanes.append(_progress_of(lane))
+        self.webhooks = {webhook.id: webhook for webhook in by_no.values()}
+
+    async def reload(self, webhook_id: str) -> None:
+        """Know of a webhook what is stored: another node has made, changed or removed it. How far its lanes have come
+        is known best by who sends."""
+
+        def read(transaction: Transaction) -> WebhookState | None:
+            found = rows.stored_webhooks(transaction, webhook_id)
+            if not found:
+                return None
+            stored = _state_of(found[0])
+            stored.lanes = [_progress_of(lane) for lane in rows.stored_lanes(transaction, stored.no)]
+            return stored
+
+        stored = await self._database.read(read)
+        known = self.webhooks.get(webhook_id)
+        if stored is None:
+            if self.webhooks.pop(webhook_id, None) is not None and known is not None:
+                self._on_changed(known)
+        elif known is None:
+            self.webhooks[webhook_id] = stored
+            self._on_changed(stored)
+        elif (known.updated_at, known.disabled_at) != (stored.updated_at, stored.disabled_at):
+            known.secret, known.old_secret, known.old_secret_until = (
+                stored.secret, stored.old_secret, stored.old_secret_until,
+            )  # fmt: skip
+            known.fields, known.wanted, known.updated_at = stored.fields, stored.wanted, stored.updated_at
+            known.disabled_at, known.disabled_reason = stored.disabled_at, stored.disabled_reason
+            if stored.fields.enabled:
+                known.restart_lanes()
+            self._on_changed(known)
 
     def of_app(self, app_no: int) -> list[WebhookState]:
         return [webhook for webhook in self.webhooks.values() if webhook.app_no == app_no]
@@ -322,8 +333,7 @@ class WebhookStore:
         webhook.fields, webhook.wanted, webhook.updated_at = fields, wanted, now_ms
         webhook.disabled_at, webhook.disabled_reason = disabled
         if fields.enabled:
-            for lane in webhook.lanes:
-                lane.attempts, lane.failing_since, lane.next_at = 0, None, 0
+            webhook.restart_lanes()
         self._on_changed(webhook)
         return webhook.described()
 
@@ -386,6 +396,35 @@ class WebhookStore:
             if not may_be_asked(host, self._allowed):
                 raise _private(host)
         return type_filter(fields.types)
+
+
+def _state_of(row: rows.WebhookRow) -> WebhookState:
+    """A webhook as it is stored, without its lanes."""
+    fields = WebhookFields.model_construct(
+        url=row.url, types=row.types, description=row.description, enabled=row.disabled_at is None
+    )
+    return WebhookState(
+        no=row.no,
+        id=row.id,
+        app_no=row.app_no,
+        fields=fields,
+        secret=row.secret,
+        old_secret=row.old_secret,
+        old_secret_until=row.old_secret_until or 0,
+        disabled_at=row.disabled_at,
+        disabled_reason=row.disabled_reason,
+        succeeded_at=row.succeeded_at,
+        failed_at=row.failed_at,
+        last_error=row.last_error,
+        dropped=row.dropped,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        wanted=type_filter(row.types),
+    )
+
+
+def _progress_of(lane: rows.LaneRow) -> LaneProgress:
+    return LaneProgress(lane.lane, Position(lane.entry, lane.place), lane.attempts, lane.failing_since, lane.next_at)
 
 
 def _letter(letter: rows.DeadLetterRow) -> dict[str, Any]:

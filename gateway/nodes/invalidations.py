@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from gateway.errors import problem
-from gateway.nodes.tasks import TaskOwner
+from gateway.nodes.membership import Node
 from gateway.store.app_locks import NO_APP
 from gateway.store.database import Database
 from gateway.store.nodes.invalidations import (
@@ -45,14 +45,10 @@ LONGEST_SECONDS = 12.0
 that ends meanwhile after 4 more."""
 
 
-async def confirmed_alone() -> None:
-    """Stands for `Invalidations.confirm` where there is one server: what it knows is what is stored."""
-
-
 class Invalidations:
     """Reads what has changed elsewhere, and waits until others have read it. Loop."""
 
-    def __init__(self, database: Database, own: TaskOwner) -> None:
+    def __init__(self, database: Database, own: Node) -> None:
         self._database = database
         self._own = own
         self._handlers: dict[str, Callable[[Invalidation], Awaitable[None]]] = {}
@@ -72,7 +68,7 @@ class Invalidations:
     async def begin(self) -> None:
         """Begin to read, before anything is loaded that an invalidation could be about."""
         self._seen = self._noted = await self._database.write(
-            partial(begin_reading, **self._own._asdict()), apps=NO_APP
+            partial(begin_reading, node_no=self._own.no, node_epoch=self._own.epoch), apps=NO_APP
         )
 
     async def run(self) -> None:
@@ -101,7 +97,9 @@ class Invalidations:
                 more = len(found) == READ_INVALIDATIONS
             if self._noted != self._seen:
                 seen = self._seen
-                await self._database.write(partial(note_seen, **self._own._asdict(), seen=seen), apps=NO_APP)
+                await self._database.write(
+                    partial(note_seen, node_no=self._own.no, node_epoch=self._own.epoch, seen=seen), apps=NO_APP
+                )
                 self._noted = seen
             return self._seen
 

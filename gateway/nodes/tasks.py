@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Any, TypeVar
 
+from gateway.nodes.membership import Node
 from gateway.store.app_locks import NO_APP
 from gateway.store.database import Database
 from gateway.store.nodes.tasks import add_tasks, claim_task, free_tasks
@@ -43,20 +44,12 @@ class TaskName(StrEnum):
     QUOTAS = "quotas"  #: removes what is too much: events, messages of devices, answers
     ANALYTICS = "analytics"  #: counts pushes
     FATIGUE = "fatigue"  #: counts alerts by device and day, and reviews caps
-    RULE_CHANGES = "rule_changes"  #: puts what waits under new rules
     SCHEDULES = "schedules"  #: sends what is due of schedules
     CAMPAIGNS = "campaigns"  #: carries out campaigns
     ESCALATIONS = "escalations"  #: sends the next steps, and clears screens
     HEARTBEATS = "heartbeats"  #: beats
     WATCHES = "watches"  #: tells of senders that are silent
     WEBHOOKS = "webhooks"  #: sends events to webhooks
-
-
-class TaskOwner(NamedTuple):
-    """The node that may own tasks, in its present epoch."""
-
-    node_no: int
-    node_epoch: int
 
 
 async def nothing_to_load() -> None:
@@ -69,6 +62,7 @@ class _Task:
 
     load: Callable[[], Awaitable[None]]
     follow: Callable[[], Awaitable[None]] | None
+    work: Callable[[], Coroutine[Any, Any, None]] | None
     is_claimed: bool = False
     """Whether the row says that it is ours."""
     is_owned: bool = False
@@ -78,20 +72,25 @@ class _Task:
 class Tasks:
     """The tasks that this node owns, or may come to own. Loop."""
 
-    def __init__(self, database: Database, own: TaskOwner) -> None:
+    def __init__(self, database: Database, own: Node) -> None:
         self._database = database
         self._own = own
         self._tasks: dict[TaskName, _Task] = {}
+        self._works: list[asyncio.Task[None]] = []
 
     def add(
         self,
         name: TaskName,
         load: Callable[[], Awaitable[None]] = nothing_to_load,
         follow: Callable[[], Awaitable[None]] | None = None,
+        work: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
-        """Add a task that this node may claim, before `run`. `load` reads what there is of it, when it is claimed;
-        `follow` what other nodes have stored since, again and again."""
-        self._tasks[name] = _Task(load, follow)
+        """Add a task that this node may claim, before `run`.
+
+        `load` reads what there is of it, when it is claimed, and `follow` what other nodes have stored since, again and
+        again. `work` is begun behind `load`, and goes on until it is cancelled.
+        """
+        self._tasks[name] = _Task(load, follow, work)
 
     def is_owned(self, name: TaskName) -> bool:
         """Whether this node does a task now."""
@@ -108,9 +107,14 @@ class Tasks:
 
     async def run(self) -> None:
         """Claim what is free, and follow what others store, until cancelled."""
-        async with asyncio.TaskGroup() as loops:
-            loops.create_task(self._claim_repeatedly())
-            loops.create_task(self._follow_repeatedly())
+        try:
+            async with asyncio.TaskGroup() as loops:
+                loops.create_task(self._claim_repeatedly())
+                loops.create_task(self._follow_repeatedly())
+        finally:
+            for work in self._works:
+                work.cancel()
+            await asyncio.gather(*self._works, return_exceptions=True)
 
     async def claim(self) -> None:
         """Claim the tasks that are free, and load them."""
@@ -121,12 +125,18 @@ class Tasks:
             if task.is_claimed and not task.is_owned:
                 await task.load()
                 task.is_owned = True
+                if task.work is not None:
+                    work = asyncio.get_running_loop().create_task(task.work(), name=f"the task {name}")
+                    work.add_done_callback(_report_failure)
+                    self._works.append(work)
                 log.info("this node does the task %s", name)
 
     async def _claim_free(self, wanted: Sequence[TaskName]) -> None:
         free = await self._database.read_soon(partial(free_tasks, names=wanted))
         for one in free:
-            if await self._database.write(partial(claim_task, free=one, **self._own._asdict()), apps=NO_APP):
+            if await self._database.write(
+                partial(claim_task, free=one, node_no=self._own.no, node_epoch=self._own.epoch), apps=NO_APP
+            ):
                 self._tasks[TaskName(one.name)].is_claimed = True
 
     async def follow(self) -> None:
@@ -154,3 +164,9 @@ class Tasks:
         while True:
             await self.follow()
             await asyncio.sleep(FOLLOW_SECONDS)
+
+
+def _report_failure(work: asyncio.Task[None]) -> None:
+    error = None if work.cancelled() else work.exception()
+    if error is not None:
+        log.critical("%s has failed, and is done again by the next owner only", work.get_name(), exc_info=error)

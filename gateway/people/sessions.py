@@ -23,6 +23,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from gateway.auth import TOKEN_BYTES, Principal, secret_hash
@@ -34,6 +35,7 @@ from gateway.store.people.sessions import (
     add_session,
     is_session_stored,
     live_sessions,
+    read_session,
     remove_sessions,
     renew_sessions,
 )
@@ -109,6 +111,19 @@ class ConsoleSessions:
         rows = await self._database.read(lambda transaction: live_sessions(transaction, now_ms, idle_since))
         for row in rows:
             self._add(_of_row(row))
+
+    async def reload(self, session_id: str) -> None:
+        """Know of a session what is stored: another node has begun, used or ended it."""
+        row = await self._database.read_soon(partial(read_session, session_id=session_id))
+        known = next((found for found in self._by_hash.values() if found.id == session_id), None)
+        if row is None:
+            if known is not None:
+                self._endings += 1
+                del self._by_hash[known.token_hash]
+        elif known is None:
+            self._add(_of_row(row))
+        else:
+            known.used_at = max(known.used_at, row.used_at)
 
     def find(self, token: str) -> ConsoleSession | None:
         """Return the session of a cookie's value, and count this as its use; None if it has ended, or never was."""

@@ -143,6 +143,14 @@ class Campaigns:
         numbers, self.under_way = await self._database.read(rows.campaigns_with_work)
         self._due = dict.fromkeys(numbers, 0)
 
+    async def follow_others(self) -> None:
+        """Learn of campaigns that other nodes have stored, or have been told to go on with."""
+        numbers, self.under_way = await self._database.read(rows.campaigns_with_work)
+        now_ms = self._clock_ms()
+        for number in numbers:
+            if number not in self._busy:
+                self._due.setdefault(number, now_ms)
+
     # -- commands --------------------------------------------------------------------------------------------------
 
     async def create(

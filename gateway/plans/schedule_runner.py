@@ -165,6 +165,12 @@ class ScheduleRunner:
         if self._unseen:
             self.expect(0)
 
+    async def follow_others(self) -> None:
+        """Learn when the next schedule is due: another node may have stored a change of one."""
+        first = await self._database.read_soon(partial(rows.next_wake, after=-1))
+        if first is not None:
+            self.expect(first)
+
     def expect(self, instant: int) -> None:
         """Expect a schedule to be due at this instant."""
         self._wake = instant if self._wake is None else min(self._wake, instant)

@@ -105,12 +105,13 @@ class FollowedEvents(NamedTuple):
 # -- following the event log -------------------------------------------------------------------------------------------
 
 
-def follow_events(transaction: Transaction, after: int) -> FollowedEvents:
-    """Read the next entries of the event log, and add them to the days' rows. Reader thread, one at a time.
+def follow_events(transaction: Transaction, after: int, horizon: int | None = None) -> FollowedEvents:
+    """Read the next entries of the event log, and add them to the days' rows. Reader thread, one at a time. `horizon`:
+    up to this entry, where several nodes write.
 
     Only `store_followed` writes those rows, so they are still the same when it does.
     """
-    end = last_number(transaction, "event")
+    end = last_number(transaction, "event") if horizon is None else horizon
     last = min(after + READ_ENTRIES, end)
     rows = transaction.execute(
         "SELECT e.no, e.app_no, e.at, e.type, coalesce(p.channel, ''), p.accepted_at, p.no, e.devices, o.devices"
@@ -474,6 +475,12 @@ def first_position(transaction: Transaction, today: int) -> FatiguePosition:
     )
     row = transaction.execute("SELECT event_no, closed_day FROM fatigue_position WHERE no = 1").fetchone()
     return FatiguePosition(*row)
+
+
+def stored_position(transaction: Transaction) -> FatiguePosition | None:
+    """The position that is stored; None before the first. A single statement."""
+    row = transaction.execute("SELECT event_no, closed_day FROM fatigue_position WHERE no = 1").fetchone()
+    return None if row is None else FatiguePosition(*row)
 
 
 def read_days(

@@ -75,6 +75,15 @@ def store_position(transaction: Transaction, reached: CountedTo, later: Iterable
     )
 
 
+def changed_pushes(transaction: Transaction, after: CountedTo, to: CountedTo) -> set[int]:
+    """The pushes that are new, or of which something is, behind one position and up to another. Reader thread."""
+    numbers = {no for (no,) in transaction.execute("SELECT no FROM push WHERE no > ? AND no <= ?", (after[1], to[1]))}
+    rows = transaction.execute(
+        "SELECT DISTINCT push_no FROM event WHERE no > ? AND no <= ? AND push_no IS NOT NULL", (after[0], to[0])
+    )
+    return numbers.union(no for (no,) in rows)
+
+
 def uncounted_pushes(transaction: Transaction) -> tuple[set[int], bool]:
     """Find the pushes of which something may not have been counted; False if some of them may be missing."""
     numbers: set[int] = set()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from gateway.store.transaction import Transaction
+from gateway.store.transaction import Rows, Transaction
 
 
 class StoredChannel(NamedTuple):
@@ -35,44 +35,59 @@ class StoredAdaptation(NamedTuple):
     changed_at: int
 
 
-def all_policies(transaction: Transaction) -> list[tuple[int, str]]:
-    """List the policies of all apps that have set one: app and content each."""
-    return transaction.execute("SELECT app_no, content FROM app_policy").fetchall()
+_OF_APP = " WHERE app_no = ?"
 
 
-def all_channels(transaction: Transaction) -> list[StoredChannel]:
-    """List the channels of all apps."""
-    rows = transaction.execute("SELECT app_no, id, content, created_at, updated_at FROM channel")
+def _select(transaction: Transaction, statement: str, app_no: int | None, condition: str = _OF_APP) -> Rows:
+    """The rows of one app, or of all."""
+    return transaction.execute(statement) if app_no is None else transaction.execute(statement + condition, (app_no,))
+
+
+def stored_policies(transaction: Transaction, app_no: int | None = None) -> list[tuple[int, str]]:
+    """List the policies of all apps that have set one, or of one app: app and content each."""
+    return _select(transaction, "SELECT app_no, content FROM app_policy", app_no).fetchall()
+
+
+def stored_channels(transaction: Transaction, app_no: int | None = None) -> list[StoredChannel]:
+    """List the channels of all apps, or of one."""
+    rows = _select(transaction, "SELECT app_no, id, content, created_at, updated_at FROM channel", app_no)
     return [StoredChannel(*row) for row in rows]
 
 
-def all_adapted_caps(transaction: Transaction) -> list[StoredAdaptation]:
-    """List the steps of all caps that adapt; some may be of channels that have gone."""
-    rows = transaction.execute("SELECT app_no, channel, per_day, content, reviewed_day, changed_at FROM adapted_cap")
+def stored_adapted_caps(transaction: Transaction, app_no: int | None = None) -> list[StoredAdaptation]:
+    """List the steps of all caps that adapt, or of one app's; some may be of channels that have gone."""
+    columns = "app_no, channel, per_day, content, reviewed_day, changed_at"
+    rows = _select(transaction, f"SELECT {columns} FROM adapted_cap", app_no)
     return [StoredAdaptation(*row) for row in rows]
 
 
-def apps_with_restrictions(transaction: Transaction) -> list[int]:
-    """List the apps of which some device has denied consent or made a choice among channels."""
-    rows = transaction.execute(
+def apps_with_restrictions(transaction: Transaction, app_no: int | None = None) -> list[int]:
+    """List the apps of which some device has denied consent or made a choice among channels; or look at one."""
+    rows = _select(
+        transaction,
         "SELECT no FROM application WHERE EXISTS (SELECT 1 FROM device INDEXED BY device_restricted"
-        " WHERE app_no = application.no AND (consent = 'denied' OR channels <> '{}'))"
+        " WHERE app_no = application.no AND (consent = 'denied' OR channels <> '{}'))",
+        app_no,
+        " AND no = ?",
     )
-    return [app_no for (app_no,) in rows]
+    return [found for (found,) in rows]
 
 
-def apps_with_quiet_hours(transaction: Transaction) -> list[int]:
-    """List the apps of which some device has quiet hours of its own."""
-    rows = transaction.execute(
+def apps_with_quiet_hours(transaction: Transaction, app_no: int | None = None) -> list[int]:
+    """List the apps of which some device has quiet hours of its own; or look at one."""
+    rows = _select(
+        transaction,
         "SELECT no FROM application WHERE EXISTS (SELECT 1 FROM device INDEXED BY device_with_quiet_hours"
-        " WHERE app_no = application.no AND quiet_hours IS NOT NULL)"
+        " WHERE app_no = application.no AND quiet_hours IS NOT NULL)",
+        app_no,
+        " AND no = ?",
     )
-    return [app_no for (app_no,) in rows]
+    return [found for (found,) in rows]
 
 
-def changes_of_rules(transaction: Transaction) -> list[tuple[int, int]]:
-    """List the apps whose waiting deliveries have to be checked by new rules, with the number of the change."""
-    return transaction.execute("SELECT app_no, number FROM rule_change").fetchall()
+def changes_of_rules(transaction: Transaction, app_no: int | None = None) -> list[tuple[int, int]]:
+    """List the apps whose waiting deliveries have to be checked by new rules, with the number of the change; or one."""
+    return _select(transaction, "SELECT app_no, number FROM rule_change", app_no).fetchall()
 
 
 def stored_policy(transaction: Transaction, app_no: int) -> str | None:

@@ -221,6 +221,18 @@ def next_due(transaction: Transaction, after: int) -> int | None:
     return found
 
 
+def due_or_uncleared(transaction: Transaction) -> tuple[int | None, bool]:
+    """Find when the first escalation is due (None: there is none), and whether any has to be cleared.
+
+    A single statement.
+    """
+    first, is_uncleared = transaction.execute(
+        "SELECT (SELECT min(due_at) FROM escalation),"
+        " EXISTS (SELECT 1 FROM escalation INDEXED BY escalation_to_clear WHERE cleared = 0)"
+    ).fetchone()
+    return first, bool(is_uncleared)
+
+
 # -- ends --------------------------------------------------------------------------------------------------------------
 
 

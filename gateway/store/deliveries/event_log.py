@@ -298,14 +298,19 @@ class EventLogMeasurement(NamedTuple):
     """(app, up to which entry) of all apps that have lost some."""
 
 
-def measure_entries(transaction: Transaction, after: int, size_bytes: int) -> EventLogMeasurement:
-    """Measure the entries behind this one, until they have so many bytes. Reader thread."""
+def measure_entries(
+    transaction: Transaction, after: int, size_bytes: int, horizon: int | None = None
+) -> EventLogMeasurement:
+    """Measure the entries behind this one, until they have so many bytes. Reader thread.
+
+    `horizon`: the last that may be read, where several nodes write.
+    """
     grown: dict[int, MeasuredEntries] = {}
     room, count = size_bytes, 0
     rows = transaction.execute(
         "SELECT no, app_no, ? + coalesce(length(CAST(content AS BLOB)), 0) + coalesce(length(devices), 0)"
-        " FROM event WHERE no > ? AND app_no > 0 ORDER BY no LIMIT ?",
-        (ENTRY_BYTES, after, MEASURED_ENTRIES),
+        " FROM event WHERE no > ? AND no <= ? AND app_no > 0 ORDER BY no LIMIT ?",
+        (ENTRY_BYTES, after, 2**62 if horizon is None else horizon, MEASURED_ENTRIES),
     )
     for no, app_no, size in rows:
         of_app = grown.setdefault(app_no, MeasuredEntries(no, 0, 0))

@@ -384,25 +384,49 @@ def receipt_rows(
         transaction.execute(_RECEIPT_STATEMENTS[event], (now_ms, json.dumps(list(rows.values()))))
 
 
+_EXPIRED = (
+    "FROM push WHERE closed_at IS NULL AND expires_at <= ? AND (ttl > 0 OR accepted_at < ?)"
+    " AND no NOT IN (SELECT value FROM json_each(?))"
+)
+
+
+def apps_with_expired(
+    transaction: Transaction, now_ms: int, offered_before: int, expired_in_flight: list[int]
+) -> list[int]:
+    """List the apps of the pushes that `sweep_rows` would look at first. Reader thread."""
+    rows = transaction.execute(
+        f"SELECT DISTINCT app_no FROM (SELECT app_no {_EXPIRED} ORDER BY expires_at LIMIT ?) AS due",
+        (now_ms, offered_before, json.dumps(expired_in_flight), SWEEP_PUSHES),
+    )
+    return [app_no for (app_no,) in rows]
+
+
 def sweep_rows(
     transaction: Transaction,
     now_ms: int,
     offered_before: int,
     expired_in_flight: list[int],
     sent_of: Callable[[int], list[int]],
+    apps: Collection[int] | None = None,
 ) -> tuple[list[int], bool, int | None]:
     """End the waiting deliveries of pushes whose lifetime is over.
 
     Answers those pushes of which some are in flight (lost, they will end `expired`), whether the slice was full, and
     when to sweep again (ms; None: nothing unfinished). Left alone are pushes of ttl 0 accepted from `offered_before`
     on, which may still be handed over at once, and those of `expired_in_flight`, which could otherwise fill every
-    slice.
+    slice. `apps`: of these alone.
     """
-    due = transaction.execute(
-        "SELECT no, app_no, in_sets FROM push WHERE closed_at IS NULL AND expires_at <= ?"
-        " AND (ttl > 0 OR accepted_at < ?) AND no NOT IN (SELECT value FROM json_each(?)) ORDER BY expires_at LIMIT ?",
-        (now_ms, offered_before, json.dumps(expired_in_flight), SWEEP_PUSHES),
-    ).fetchall()
+    found = (now_ms, offered_before, json.dumps(expired_in_flight))
+    if apps is None:
+        due = transaction.execute(
+            f"SELECT no, app_no, in_sets {_EXPIRED} ORDER BY expires_at LIMIT ?", (*found, SWEEP_PUSHES)
+        ).fetchall()
+    else:
+        due = transaction.execute(
+            f"SELECT no, app_no, in_sets {_EXPIRED} AND app_no IN (SELECT value FROM json_each(?))"
+            " ORDER BY expires_at LIMIT ?",
+            (*found, json.dumps(list(apps)), SWEEP_PUSHES),
+        ).fetchall()
     in_flight: list[int] = []
     room = SWEEP_DEVICES
     seen = 0

@@ -87,12 +87,13 @@ def remove_old_uplinks(transaction: Transaction, before: int, count: int) -> int
     ).rowcount
 
 
-def measure_uplinks(transaction: Transaction, after: int, count: int) -> MeasuredMessages:
-    """Measure the next `count` messages behind this one, by app. Reader thread."""
+def measure_uplinks(transaction: Transaction, after: int, count: int, horizon: int | None = None) -> MeasuredMessages:
+    """Measure the next `count` messages behind this one, by app; up to the horizon, where several nodes store some.
+    Reader thread."""
     rows = transaction.execute(
         f"SELECT u.no, d.app_no, {_SIZE} FROM uplink_message AS u"
-        " CROSS JOIN device AS d ON d.no = u.device_no WHERE u.no > ? ORDER BY u.no LIMIT ?",
-        (after, count),
+        " CROSS JOIN device AS d ON d.no = u.device_no WHERE u.no > ? AND u.no <= ? ORDER BY u.no LIMIT ?",
+        (after, 2**62 if horizon is None else horizon, count),
     ).fetchall()
     sizes: Counter[int] = Counter()
     for number, app_no, size in rows:

@@ -34,13 +34,43 @@ class HeardWatch(NamedTuple):
     updated_at: int
 
 
+_WATCHES = (
+    "SELECT w.app_no, a.id, w.id, w.content, w.created_at, w.updated_at, w.due_at, w.heard_at, w.silent_at"
+    " FROM watch AS w JOIN application AS a ON a.no = w.app_no"
+)
+
+
 def stored_watches(transaction: Transaction) -> list[StoredWatch]:
     """Read the watches of all apps. Reader thread."""
-    rows = transaction.execute(
-        "SELECT w.app_no, a.id, w.id, w.content, w.created_at, w.updated_at, w.due_at, w.heard_at, w.silent_at"
-        " FROM watch AS w JOIN application AS a ON a.no = w.app_no ORDER BY w.app_no, w.id"
-    )
+    rows = transaction.execute(f"{_WATCHES} ORDER BY w.app_no, w.id")
     return [StoredWatch._make(row) for row in rows.fetchall()]
+
+
+def stored_watch(transaction: Transaction, app_no: int, name: str) -> StoredWatch | None:
+    """Read a watch; None if there is none of this name. A single statement."""
+    row = transaction.execute(f"{_WATCHES} WHERE w.app_no = ? AND w.id = ?", (app_no, name)).fetchone()
+    return None if row is None else StoredWatch._make(row)
+
+
+def note_later_heard(transaction: Transaction, changed: Sequence[HeardWatch]) -> None:
+    """Store when these watches were heard, unless another node has stored a later time. Writer thread."""
+    transaction.executemany(
+        "UPDATE watch SET due_at = ?, heard_at = ? WHERE app_no = ? AND id = ? AND updated_at = ?"
+        " AND (heard_at IS NULL OR heard_at < ?)",
+        [(one.due_at, one.heard_at, one.app_no, one.name, one.updated_at, one.heard_at) for one in changed],
+    )
+
+
+def note_silence(transaction: Transaction, app_no: int, name: str, updated_at: int, silent_at: int | None) -> bool:
+    """Store that a watch is silent, or is not any more; False if it was replaced or removed meanwhile. Writer
+    thread."""
+    return (
+        transaction.execute(
+            "UPDATE watch SET silent_at = ? WHERE app_no = ? AND id = ? AND updated_at = ?",
+            (silent_at, app_no, name, updated_at),
+        ).rowcount
+        == 1
+    )
 
 
 def note_heard(transaction: Transaction, changed: Sequence[HeardWatch]) -> None:

@@ -71,15 +71,25 @@ _LETTER = ", ".join(DeadLetterRow._fields)
 # -- webhooks ----------------------------------------------------------------------------------------------------------
 
 
-def stored_webhooks(transaction: Transaction) -> list[WebhookRow]:
-    """Read the webhooks of all apps, in the order in which they were made. Reader thread."""
-    rows = transaction.execute(f"SELECT {_COLUMNS} FROM webhook ORDER BY no")
+def stored_webhooks(transaction: Transaction, webhook_id: str | None = None) -> list[WebhookRow]:
+    """Read the webhooks of all apps, in the order in which they were made, or one of them. Reader thread."""
+    rows = transaction.execute(
+        f"SELECT {_COLUMNS} FROM webhook WHERE id = ? ORDER BY no"
+        if webhook_id is not None
+        else f"SELECT {_COLUMNS} FROM webhook ORDER BY no",
+        () if webhook_id is None else (webhook_id,),
+    )
     return [WebhookRow._make([*row[:4], json.loads(row[4]), *row[5:]]) for row in rows]
 
 
-def stored_lanes(transaction: Transaction) -> list[LaneRow]:
-    """Read the lanes of all webhooks, in order. Reader thread."""
-    rows = transaction.execute(f"SELECT {_LANE} FROM webhook_lane ORDER BY webhook_no, lane")
+def stored_lanes(transaction: Transaction, webhook_no: int | None = None) -> list[LaneRow]:
+    """Read the lanes of all webhooks, in order, or of one. Reader thread."""
+    rows = transaction.execute(
+        f"SELECT {_LANE} FROM webhook_lane WHERE webhook_no = ? ORDER BY lane"
+        if webhook_no is not None
+        else f"SELECT {_LANE} FROM webhook_lane ORDER BY webhook_no, lane",
+        () if webhook_no is None else (webhook_no,),
+    )
     return [LaneRow._make(row) for row in rows]
 
 

@@ -32,16 +32,26 @@ class SessionRow(NamedTuple):
     """When it ends however much it is used."""
 
 
+_SESSIONS = (
+    "SELECT s.id, s.token_hash, s.app_no, a.id, coalesce(k.id, s.person_id), s.name, s.scopes, s.created_at,"
+    " s.used_at, s.ends_at FROM console_session AS s JOIN application AS a ON a.no = s.app_no"
+    " LEFT JOIN api_key AS k ON k.no = s.key_no"
+)
+
+
 def live_sessions(transaction: Transaction, now_ms: int, idle_since: int) -> list[SessionRow]:
     """List the sessions that have not ended, the least lately used first. Runs on a reader."""
     rows = transaction.execute(
-        "SELECT s.id, s.token_hash, s.app_no, a.id, coalesce(k.id, s.person_id), s.name, s.scopes, s.created_at,"
-        " s.used_at, s.ends_at FROM console_session AS s JOIN application AS a ON a.no = s.app_no"
-        " LEFT JOIN api_key AS k ON k.no = s.key_no"
-        " WHERE s.ends_at > ?1 AND s.used_at > ?2 AND k.revoked_at IS NULL ORDER BY s.used_at",
+        f"{_SESSIONS} WHERE s.ends_at > ?1 AND s.used_at > ?2 AND k.revoked_at IS NULL ORDER BY s.used_at",
         (now_ms, idle_since),
     )
     return [SessionRow(*row) for row in rows]
+
+
+def read_session(transaction: Transaction, session_id: str) -> SessionRow | None:
+    """Read a session; None if it has ended, or its key was revoked. A single statement."""
+    row = transaction.execute(f"{_SESSIONS} WHERE s.id = ? AND k.revoked_at IS NULL", (session_id,)).fetchone()
+    return None if row is None else SessionRow(*row)
 
 
 def add_session(transaction: Transaction, session: SessionRow, is_person: bool) -> bool:
@@ -77,9 +87,11 @@ def is_session_stored(transaction: Transaction, session_id: str) -> bool:
 
 
 def renew_sessions(transaction: Transaction, used: Mapping[str, int]) -> None:
-    """Write when sessions were last used, by their ids. Runs on the *writer thread*."""
+    """Write when sessions were last used, by their ids; another node may know of a later use. Runs on the *writer
+    thread*."""
     transaction.execute(
-        "UPDATE console_session SET used_at = u.value FROM json_each(?) AS u WHERE console_session.id = u.key",
+        "UPDATE console_session SET used_at = u.value FROM json_each(?) AS u"
+        " WHERE console_session.id = u.key AND console_session.used_at < u.value",
         (json.dumps(used),),
     )
 

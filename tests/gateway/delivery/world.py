@@ -133,6 +133,7 @@ class World:
             sent_elsewhere=self.sent_elsewhere,
             may_serve=self.may_serve,
             elsewhere=(lambda: self.elsewhere) if self.has_nodes else None,
+            confirm=None,
         )
         self.wired = wired
         self.ledger, self.connections, self.hand_over = wired.ledger, wired.connections, wired.hand_over

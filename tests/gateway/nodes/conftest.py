@@ -10,9 +10,11 @@ from typing import NamedTuple
 import psycopg
 import pytest
 
+from gateway.nodes.membership import Node
 from gateway.nodes.peer_client import PeerClient
-from gateway.nodes.tasks import TaskOwner
+from gateway.store.app_locks import NO_APP
 from gateway.store.database import Database
+from gateway.store.nodes.leases import NodeEpoch
 from gateway.store.postgresql.server import PostgresqlServer
 from gateway.store.transaction import Transaction
 from tests.gateway.in_process import InProcessGateway
@@ -26,19 +28,19 @@ NODE = (
 
 
 class Pair(NamedTuple):
-    """Two nodes over one schema."""
+    """Two nodes over one schema, without leases."""
 
     databases: list[Database]
-    owners: list[TaskOwner]
+    owners: list[Node]
 
     async def end(self, number: int) -> None:
         """Declare the epoch of a node ended."""
-        owner = self.owners[number]
+        no = self.owners[number].no
 
         def write(transaction: Transaction) -> None:
-            transaction.execute("UPDATE node SET epoch = epoch + 1, ended_at = 1 WHERE no = ?", (owner.node_no,))
+            transaction.execute("UPDATE node SET epoch = epoch + 1, ended_at = 1 WHERE no = ?", (no,))
 
-        await self.databases[1 - number].write(write)
+        await self.databases[1 - number].write(write, apps=NO_APP)
 
 
 @pytest.fixture(scope="session")
@@ -50,16 +52,17 @@ def server() -> Iterator[Postgresql]:
 @pytest.fixture
 async def pair(server: Postgresql, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
     schema = f"s{abs(hash(request.node.nodeid))}"
-    PostgresqlServer.open(server.url, schema)
-    owners = [TaskOwner(1, 1), TaskOwner(2, 1)]
+    PostgresqlServer.open(server.url, schema, has_nodes=True)
+    owners = [Node(1, 1, "", ""), Node(2, 1, "", "")]
     with psycopg.connect(server.url, autocommit=True) as connection:
         for owner in owners:
-            connection.execute(NODE.format(schema=schema).encode(), owner)
+            connection.execute(NODE.format(schema=schema).encode(), (owner.no, owner.epoch))
     async with AsyncExitStack() as ending:
         databases = []
         for owner in owners:
-            backend = PostgresqlServer(server.url, schema, has_nodes=True)
-            path = tmp_path / f"ledger-{owner.node_no}"
+            backend = PostgresqlServer.open(server.url, schema, has_nodes=True)
+            backend.share(NodeEpoch(no=owner.no, epoch=owner.epoch, on_ended=lambda reason: None))
+            path = tmp_path / f"ledger-{owner.no}"
             database = await Database.over(backend, path, lambda stored: lambda: 1_000, lambda: False)
             ending.push_async_callback(database.close)
             databases.append(database)
