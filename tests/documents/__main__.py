@@ -1,4 +1,5 @@
-"""`python -m tests.documents`: write the reference pages anew, and the figures of the newest benchmarks."""
+"""`python -m tests.documents`: write the reference pages anew, the figures of the newest benchmarks, and
+what is computed of them."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import asyncio
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.documents import figures
+from tests.documents import capacity, figures
 from tests.documents.reference import pages, write
 from tests.gateway.in_process import InProcessGateway
 
@@ -20,5 +21,10 @@ async def texts() -> dict[str, str]:
             await gateway.close()
 
 
-for path in (*write(asyncio.run(texts())), *figures.write(figures.newest())):
+measured = figures.newest()
+for path in (
+    *write(asyncio.run(texts())),
+    *figures.write(measured),
+    *capacity.write(figures.values(measured)),
+):
     print(path)
