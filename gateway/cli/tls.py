@@ -11,6 +11,7 @@ import os
 import pwd
 import sqlite3
 import textwrap
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +36,7 @@ from gateway.data_directory import (
 if TYPE_CHECKING:
     from gateway.certificates import CertificateFacts, InitializedTls
     from gateway.settings import Settings
+    from gateway.store.transaction import Transaction
 
 tls = command_group("Make and show the fleet's certificates.")
 
@@ -121,7 +123,7 @@ def tls_device(
     data_dir = data_dir or settings.data_dir
     require_owner(data_dir)
     user_name = device_id if app == "default" else f"{app}/{device_id}"
-    generation = credential_generation(stored_token_hash(data_dir, app, device_id))
+    generation = credential_generation(stored_token_hash(data_dir, settings.database, app, device_id))
     now = datetime.now(UTC)
     try:
         facts, key = make_device(data_dir, user_name, generation, days, now)
@@ -188,25 +190,38 @@ def require_owner(data_dir: Path) -> None:
     fail(f"{data_dir} belongs to {user}, who has to be able to read the keys: run this as {user} (sudo -u {user} ...)")
 
 
-def stored_token_hash(data_dir: Path, app: str, device_id: str) -> bytes:
+def stored_token_hash(data_dir: Path, database: str | None, app: str, device_id: str) -> bytes:
+    """Look a device's credential up in the ledger: in the file, or in PostgreSQL at an address."""
+    from gateway.store.access.credentials import token_hash_of
+
     path = data_dir / LEDGER
-    if not path.exists():
-        fail(without_ledger_file(data_dir, "certificates of devices are made for an embedded ledger only, so far"))
-    try:
-        with closing(connect(path, must_exist=True)) as database:
-            database.execute("PRAGMA query_only = 1")
-            row = database.execute(
-                "SELECT d.token_hash FROM device AS d JOIN application AS a ON a.no = d.app_no"
-                " WHERE a.id = ? AND d.id = ? AND d.removed_at IS NULL",
-                (app, device_id),
-            ).fetchone()
-    except sqlite3.Error as error:
-        fail(f"{path} cannot be read: {error}. `{PROGRAM} doctor` looks closer.")
-    if row is None:
+    if database is not None:
+        found = read_postgresql(database, lambda transaction: token_hash_of(transaction, app, device_id))
+    elif not path.exists():
+        fail(without_ledger_file(data_dir, "give its address, as `serve` has it (`database`, FLEETPUSH_DATABASE)"))
+    else:
+        try:
+            with closing(connect(path, must_exist=True)) as file:
+                file.execute("PRAGMA query_only = 1")
+                found = token_hash_of(file, app, device_id)
+        except sqlite3.Error as error:
+            fail(f"{path} cannot be read: {error}. `{PROGRAM} doctor` looks closer.")
+    if found is None:
         where = "" if app == "default" else f" in the application {app!r} (with a key of that application)"
         fail(f"there is no device {device_id!r}{where}: enrol it with `{PROGRAM} devices add {device_id}`")
-    token_hash: bytes = row[0]
-    return token_hash
+    return found
+
+
+def read_postgresql(url: str, read: Callable[[Transaction], bytes | None]) -> bytes | None:
+    try:
+        from gateway.store.postgresql.address import BadAddress
+        from gateway.store.postgresql.examination import Unreachable, read_ledger
+    except ImportError as error:
+        fail(f"{error}; install the extra: pip install 'fleetpush[postgresql]'")
+    try:
+        return read_ledger(url, read)
+    except (BadAddress, Unreachable) as error:
+        fail(f"the ledger in PostgreSQL cannot be read: {error}. `{PROGRAM} doctor` looks closer.")
 
 
 def announced_server(data_dir: Path) -> dict[str, Any] | None:

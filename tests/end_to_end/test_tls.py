@@ -26,12 +26,10 @@ from paho.mqtt.enums import CallbackAPIVersion
 from tests.certificates import Authority
 from tests.end_to_end import mosquitto
 from tests.end_to_end.conftest import Name
-from tests.end_to_end.harness import Api, Device, Server, fleetpush, wait_for
+from tests.end_to_end.harness import Api, Device, Server, database_environment, fleetpush, wait_for
 from tests.third_party import Listener, require
 from tests.websocket_stream import WebSocketStream, request
 from tests.wire import PINGREQ, PINGRESP, RawClient, Stream, connack_4, connect, puback, publish, suback, subscribe
-
-pytestmark = pytest.mark.sqlite("`tls device` reads its file")
 
 ACCEPTED, REFUSED = connack_4(), connack_4(code=4)
 """3.1.1 calls everything that is wrong with a credential bad user name or password."""
@@ -56,8 +54,10 @@ class Fleet:
 
     def run(self, *arguments: str) -> str:
         """A command on the server's machine; what it prints."""
-        done = fleetpush(*arguments, "--data-dir", str(self.data), cwd=self.folder)
-        assert done.returncode == 0, done.stderr
+        where = database_environment(self.data)
+        done = fleetpush(*arguments, "--data-dir", str(self.data), cwd=self.folder, env=where)
+        # The run's PostgreSQL does not sync, of which the doctor says that it fails.
+        assert done.returncode == (1 if where and arguments == ("doctor",) else 0), done.stderr
         return done.stdout
 
     def certify(self, device: Device) -> tuple[Path, Path]:

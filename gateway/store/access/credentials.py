@@ -69,6 +69,16 @@ class ExpiredToken(NamedTuple):
     device_id: str
 
 
+def token_hash_of(transaction: Transaction, app_id: str, device_id: str) -> bytes | None:
+    """Return the hash of the token of an enrolled device; None: there is none. Any connection."""
+    row = transaction.execute(
+        "SELECT d.token_hash FROM device AS d JOIN application AS a ON a.no = d.app_no"
+        " WHERE a.id = ? AND d.id = ? AND d.removed_at IS NULL",
+        (app_id, device_id),
+    ).fetchone()
+    return None if row is None else bytes(row[0])
+
+
 def find_devices(transaction: Transaction, wanted: Sequence[tuple[str, str]]) -> dict[int, FoundDevice]:
     """Find devices by position in `wanted`: (app id, device id) each. Runs on a reader.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import psycopg
 
@@ -11,6 +12,9 @@ from gateway.store.audit_entries import count_entries, verify_all
 from gateway.store.postgresql.address import read_address
 from gateway.store.postgresql.connection import Connection
 from gateway.store.postgresql.server import DURABLE, SCHEMA, one_line
+from gateway.store.transaction import Transaction
+
+Found = TypeVar("Found")
 
 
 class Examination(NamedTuple):
@@ -60,10 +64,15 @@ def verify_audit_logs(url: str, schema: str = SCHEMA) -> tuple[list[str], int]:
 
     Answers what is wrong, a line for each app, and the number of entries. Raises BadAddress, Unreachable.
     """
+    return read_ledger(url, lambda transaction: (verify_all(transaction), count_entries(transaction)), schema)
+
+
+def read_ledger(url: str, read: Callable[[Transaction], Found], schema: str = SCHEMA) -> Found:
+    """Read in a ledger, in one snapshot, as a command beside its server. Raises BadAddress, Unreachable."""
     try:
         with closing(Connection(read_address(url), schema)) as connection:
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            return verify_all(connection), count_entries(connection)
+            return read(connection)
     except psycopg.Error as error:
         raise Unreachable(one_line(error)) from error
 

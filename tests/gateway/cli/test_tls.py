@@ -27,7 +27,7 @@ from gateway.cli.tls_recipes import Identity, Server, esp_idf
 from tests.gateway.in_process import InProcessGateway
 from tests.third_party import Listener, require
 
-READS_THE_FILE = pytest.mark.sqlite("`tls device` reads its file")
+READS_THE_FILE = pytest.mark.sqlite("the other is in end_to_end/test_tls")
 
 
 @pytest.fixture(autouse=True)
