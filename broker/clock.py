@@ -28,6 +28,11 @@ def boot_id() -> str | None:
         return None
 
 
+def boottime() -> float:
+    """Return the seconds since the machine's boot, those in suspend included."""
+    return time.clock_gettime(_BOOTTIME)
+
+
 class ServerClock:
     """Server clock: call it, or `now`, for server time in seconds since the Unix epoch."""
 
@@ -51,6 +56,11 @@ class ServerClock:
         return self._origin + (time.clock_gettime(_BOOTTIME) - self._started) * self._speed
 
     __call__ = now
+
+    def advance(self, seconds: float) -> None:
+        """Go forward by a part of a second, behind clocks that this one has to keep up with."""
+        assert seconds >= 0, "server time never goes back"
+        self._origin += seconds
 
     @property
     def boot_origin(self) -> float:

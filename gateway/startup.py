@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from broker.clock import ServerClock
+from broker.clock import ServerClock, boottime
 from broker.group_commit import GroupCommit
 from broker.sqlite_file import Fault, fault_of
 from broker.sqlite_store import SqliteStore, StoreInUse, StoreTooNew
@@ -109,12 +109,7 @@ async def open_stores(settings: Settings, ending: AsyncExitStack) -> OpenStores:
             sessions = own_sessions = _open_sessions(data_dir, is_new=stored.last_ms == 0)
             ending.push_async_callback(sessions.close)
             own_time = own_sessions.last_time()
-        origin = stored.boot_origin_ms if stored.is_of_this_boot else None
-        clock = ServerClock(
-            max(stored.last_ms / 1000, own_time),
-            settings.clock_speed,
-            None if origin is None else origin / 1000,
-        )
+        clock = _server_clock(stored, own_time, settings.clock_speed, membership)
         return clock_ms
 
     membership: Membership | None = None
@@ -146,7 +141,14 @@ async def open_stores(settings: Settings, ending: AsyncExitStack) -> OpenStores:
     sessions.keep_time(clock)
     wall_clock = None
     if settings.clock_speed == 1:
-        wall_clock = WallClock(database, clock_ms, round(clock.boot_origin * 1000), stored_clock, wall_time)
+        origin_ms = round(clock.boot_origin * 1000)
+        if membership is None:
+            wall_clock = WallClock(database, clock_ms, origin_ms, stored_clock, wall_time)
+        else:
+            wall_clock = WallClock(
+                database, clock_ms, origin_ms, stored_clock, wall_time, membership.wall_seconds,
+                goes_on=None if membership.line is None else True, is_keeper=membership.is_first,
+            )  # fmt: skip
         wall_clock.start()
         if wall_clock.ahead_ms < -TOLD_MS:
             log.warning(
@@ -154,10 +156,25 @@ async def open_stores(settings: Settings, ending: AsyncExitStack) -> OpenStores:
                 " the server and run `%s doctor --mend-clock`", f"{-wall_clock.ahead_ms // 1000:,}", PROGRAM,
             )  # fmt: skip
     if membership is not None:
-        membership.store_time_of(clock_ms)
+        membership.store_time_of(clock_ms, clock.advance)
     return OpenStores(
         database, sessions, clock, clock_ms, wall_clock, stored_clock.last_ms, membership, shared_sessions
     )
+
+
+def _server_clock(
+    stored: StoredClock, last_of_sessions: float, speed: float, membership: Membership | None
+) -> ServerClock:
+    """Server time of this run, which goes on from earlier ones; of a node, with that of the nodes that serve."""
+    last = stored.last_ms / 1000
+    if membership is not None and membership.line is not None:
+        # Sessions of another line, from before this was a node, must not pull all others after it.
+        return ServerClock(last, speed, membership.line.boot_origin)
+    if stored.is_of_this_boot and stored.boot_origin_ms is not None:
+        origin: float | None = stored.boot_origin_ms / 1000
+    else:
+        origin = None if membership is None else membership.wall_seconds() - boottime()
+    return ServerClock(max(last, last_of_sessions), speed, origin)
 
 
 async def wait_for_database(settings: Settings, stopping: asyncio.Event) -> bool:

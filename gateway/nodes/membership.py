@@ -26,7 +26,10 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from broker.clock import boottime
 from gateway import data_directory
+from gateway.nodes.fleet_time import FleetLine, LineSearch, step_ms
+from gateway.store.errors import StorageBusy
 from gateway.store.nodes import leases
 from gateway.store.nodes.leases import LeaseConnection, NodeEpoch, NodeRow
 
@@ -42,15 +45,14 @@ drift, and for a node that is paused between a look at its lease and what it doe
 UNANSWERED_SECONDS = 1.0
 """Time after which a renewal that gets no answer is given up, and tried over a new connection."""
 _RETRY_SECONDS = 0.1
+_LINE_PAUSE_SECONDS = 0.05
+"""Time between two looks for the server time of others."""
+_LINE_SECONDS = 15.0
+"""Time for which a start waits for others that are starting."""
 _WATCH_SECONDS = 0.1
 _END_SECONDS = 2.0
 _EXPIRED: Final = f"no renewal of its lease was confirmed for {LEASE_SECONDS:g} s"
 _DECLARED: Final = "another node has declared it ended"
-_BOOTTIME: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-
-
-def _boottime() -> float:
-    return time.clock_gettime(_BOOTTIME)
 
 
 @dataclass(slots=True, frozen=True)
@@ -77,14 +79,14 @@ class _Watched(NamedTuple):
 class Membership:
     """The lease of this node, and its peers, from `join` to `end`. Loop, where nothing else is said."""
 
-    def __init__(
-        self, connection: LeaseConnection, own: Node, until: float, rows: list[NodeRow], loop: asyncio.AbstractEventLoop
-    ) -> None:
-        self.own = own
+    def __init__(self, connection: LeaseConnection, registered: _Registered, loop: asyncio.AbstractEventLoop) -> None:
+        self.own = registered.own
+        self.line = registered.line
+        """Server time as the nodes that serve have it; None: there were none."""
         self.lost: asyncio.Future[str] = loop.create_future()
         """The reason why the lease is over, as soon as it is: the process ends, as after a kill."""
         self._connection = connection
-        self._until = until
+        self._until = registered.until
         """The end of the lease, in seconds of CLOCK_BOOTTIME."""
         self._is_over = False
         self._loop = loop
@@ -94,8 +96,16 @@ class Membership:
         self._asked_at: float | None = None
         """Since when a renewal waits for its answer."""
         self._clock_ms: Callable[[], int] = lambda: 0
+        self._advance: Callable[[float], None] | None = None
+        self._compared_at: float | None = None
+        """When server time was last compared with that of others."""
+        self._has_stored_time = False
+        self._wall = 0.0, 0.0
+        """What the database's clock showed, in seconds, and when."""
+        self._note_wall(registered.rows)
+        self._wake = threading.Event()
         self._ending = threading.Event()
-        self._note_peers(rows)
+        self._note_peers(registered.rows)
         self._thread = threading.Thread(target=self._renew_until_over, name="node-lease", daemon=True)
         self._thread.start()
         self._watch_timer = loop.call_later(_WATCH_SECONDS, self._watch)
@@ -107,12 +117,23 @@ class Membership:
         An earlier epoch of the same directory has ended then; the caller holds the directory.
         """
         loop = asyncio.get_running_loop()
-        own, until, rows = await loop.run_in_executor(None, _register, connection, data_dir, url)
-        return cls(connection, own, until, rows, loop)
+        registered = await loop.run_in_executor(None, _register, connection, data_dir, url)
+        return cls(connection, registered, loop)
 
-    def store_time_of(self, clock_ms: Callable[[], int]) -> None:
-        """Have the renewals store server time, now that it is known (milliseconds)."""
+    def store_time_of(self, clock_ms: Callable[[], int], advance: Callable[[float], None] | None = None) -> None:
+        """Have the renewals store server time (milliseconds), now that it is chosen; others may choose theirs then.
+
+        `advance` moves it forward by seconds, where others are ahead; None: it is moved by nobody but its owner. Both
+        are called on a thread.
+        """
+        self._advance = advance
         self._clock_ms = clock_ms
+        self._wake.set()
+
+    def wall_seconds(self) -> float:
+        """Return what the database's clock shows: the wall of all nodes. Any thread."""
+        shown, at = self._wall
+        return shown + boottime() - at
 
     @property
     def writer_epoch(self) -> NodeEpoch:
@@ -128,13 +149,17 @@ class Membership:
         node = self.own if no == self.own.no else self._peers.get(no)
         return node is not None and node.epoch == epoch
 
+    def is_first(self) -> bool:
+        """Whether no node with a lower number is there, for what one of them does and two do no harm with."""
+        return all(no > self.own.no for no in self._peers)
+
     def follow(self, on_joined: Callable[[Node], None], on_ended: Callable[[Node], None]) -> None:
         """Be told of nodes that begin an epoch, and of epochs that end, from now on. `peers` are as after it then."""
         self._followers.append((on_joined, on_ended))
 
     def may_serve(self) -> bool:
         """Whether the lease holds at this moment. Any thread."""
-        return not self._is_over and _boottime() < self._until
+        return not self._is_over and boottime() < self._until
 
     def lose(self, reason: str) -> None:
         """End the lease for good. Any thread."""
@@ -148,6 +173,7 @@ class Membership:
         """Renew no more, and end this epoch, so that nobody has to wait for its lease. What has to be stored is."""
         self._watch_timer.cancel()
         self._ending.set()
+        self._wake.set()
         try:
             await asyncio.wait_for(asyncio.to_thread(self._end_epoch), _END_SECONDS)
         except TimeoutError:
@@ -162,7 +188,7 @@ class Membership:
 
     def _watch(self) -> None:
         """See that the lease is over, whatever the thread waits for, and do not let it wait for ever."""
-        now = _boottime()
+        now = boottime()
         if now >= self._until:
             self.lose(_EXPIRED)
         if self._is_over:
@@ -174,7 +200,11 @@ class Membership:
     def _renew_until_over(self) -> None:
         """The thread: renew, and declare ended whoever does not."""
         pause = RENEWAL_SECONDS
-        while not self._ending.wait(pause) and not self._is_over:
+        while True:
+            self._wake.wait(pause)
+            self._wake.clear()
+            if self._ending.is_set() or self._is_over:
+                return
             try:
                 rows = self._renew()
             except Exception as error:  # whatever it is, only the time decides
@@ -193,10 +223,13 @@ class Membership:
 
     def _renew(self) -> list[NodeRow] | None:
         """Renew the lease; who is left, or None if it has ended. Raises StorageError."""
-        sent = self._asked_at = _boottime()
+        sent = self._asked_at = boottime()
         try:
-            renewed = partial(leases.renew, no=self.own.no, epoch=self.own.epoch, at=self._clock_ms())
-            rows = self._connection.run(renewed)
+            at = self._clock_ms()
+            rows = self._connection.run(partial(leases.renew, no=self.own.no, epoch=self.own.epoch, at=at))
+            if at and not self._has_stored_time:
+                self._connection.run(leases.unlock_line)
+                self._has_stored_time = True
         finally:
             self._asked_at = None
         if rows is None:
@@ -205,13 +238,16 @@ class Membership:
             self.lose(_EXPIRED)
             return rows
         self._until = sent + LEASE_SECONDS
-        answered = _boottime()
+        answered = boottime()
         before, self._watched = self._watched, {}
         for row in rows:
             seen, watched = _Watched(row.epoch, row.renewals, answered), before.get(row.no)
             is_same = watched is not None and watched[:2] == seen[:2]
             self._watched[row.no] = watched if is_same and watched is not None else seen
-        return [row for row in rows if row.no == self.own.no or not self._declare_ended(row, sent)]
+        self._note_wall(rows)
+        serving = [row for row in rows if row.no == self.own.no or not self._declare_ended(row, sent)]
+        self._keep_up(serving, answered)
+        return serving
 
     def _declare_ended(self, row: NodeRow, sent: float) -> bool:
         """Has this peer not renewed for so long, and did this node end it? `sent`: when its row was asked for."""
@@ -221,6 +257,21 @@ class Membership:
             return False
         log.warning("node %d (%s) has not renewed its lease: declared ended", row.no, row.url)
         return True
+
+    def _keep_up(self, rows: list[NodeRow], answered: float) -> None:
+        """Go faster for a while, if others are ahead."""
+        before, self._compared_at = self._compared_at, answered
+        if self._advance is None or before is None:
+            return
+        # A row that has not been renewed says nothing of now: its node may be about to end.
+        renewed = [row for row in rows if row.no in self._watched and self._watched[row.no].since == answered]
+        step = step_ms(renewed, self.own.no, self._clock_ms(), answered - before)
+        if step:
+            self._advance(step / 1000)
+
+    def _note_wall(self, rows: list[NodeRow]) -> None:
+        if rows:
+            self._wall = rows[0].database_ms / 1000, boottime()
 
     def _end_epoch(self) -> None:
         self._thread.join()
@@ -246,17 +297,37 @@ class Membership:
                         log.exception("a follower of the nodes failed")
 
 
-def _register(connection: LeaseConnection, data_dir: Path, url: str) -> tuple[Node, float, list[NodeRow]]:
-    """Begin an epoch; the node, the end of its lease, and who is there."""
+class _Registered(NamedTuple):
+    """An epoch that has begun."""
+
+    own: Node
+    until: float
+    """The end of its lease."""
+    rows: list[NodeRow]
+    line: FleetLine | None
+
+
+def _register(connection: LeaseConnection, data_dir: Path, url: str) -> _Registered:
+    """Begin an epoch, and find the server time that it goes on with. Raises StorageError, OSError."""
     known = _known(data_dir)
     identity = secrets.token_hex(16) if known is None else known[1]
     secret = secrets.token_urlsafe(32)
-    sent = _boottime()
     no, epoch = connection.run(partial(leases.register, known=known, identity=identity, url=url, secret=secret))
     if known is None or known[0] != no:
         data_directory.write_private(data_dir / data_directory.NODE_FILE, f"{no} {identity}\n")
-    rows = connection.run(partial(leases.renew, no=no, epoch=epoch, at=0))
-    return Node(no, epoch, url, secret), sent + LEASE_SECONDS, rows or []
+    search = LineSearch(no)
+    give_up_at = boottime() + _LINE_SECONDS
+    while True:
+        is_ours = connection.run(leases.lock_line)
+        sent = boottime()
+        rows = connection.run(partial(leases.renew, no=no, epoch=epoch, at=0))
+        if rows is None:
+            raise StorageBusy(f"node {no} was declared ended while it started")
+        if is_ours and search.add(rows, sent, boottime()):
+            return _Registered(Node(no, epoch, url, secret), sent + LEASE_SECONDS, rows, search.line)
+        if sent >= give_up_at:
+            raise StorageBusy("another node has begun to start, and does not go on")
+        time.sleep(_LINE_PAUSE_SECONDS)
 
 
 def _known(data_dir: Path) -> tuple[int, str] | None:

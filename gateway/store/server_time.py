@@ -100,7 +100,9 @@ def read_stored_clock(transaction: Transaction) -> StoredClock:
 class WallClock:
     """Follows the machine's clock and keeps on disk by how much it is ahead of server time. Loop.
 
-    `read_wall`: the machine's clock, in seconds.
+    `read_wall`: the machine's clock, in seconds. Nodes follow that of their database, each in memory, and the one of
+    which `is_keeper` is true stores what they find. `goes_on`: server time is that of the run which has stored the
+    clock; None: if that was under this boot.
     """
 
     def __init__(
@@ -111,12 +113,18 @@ class WallClock:
         stored: StoredClock,
         wall_time: WallTime,
         read_wall: Callable[[], float] = time.time,
+        *,
+        goes_on: bool | None = None,
+        is_keeper: Callable[[], bool] = lambda: True,
     ) -> None:
         self._database = database
         self._server_ms = server_ms
         self._wall_time = wall_time
         self._read_wall = read_wall
-        goes_on = stored.is_of_this_boot and stored.boot_since_ms is not None
+        self._is_keeper = is_keeper
+        self._has_origin = bool(goes_on)
+        """Whether the origin is stored, by another node."""
+        goes_on = stored.is_of_this_boot if goes_on is None else goes_on
         self._since = stored.boot_since_ms if goes_on and stored.boot_since_ms is not None else server_ms()
         self._earlier = [piece for piece in stored.offsets if piece[0] < self._since]
         self._ahead = stored.ahead_ms()
@@ -133,6 +141,9 @@ class WallClock:
 
         A full disk is no reason not to start: the next start then goes by the wall clock alone.
         """
+        if self._has_origin:
+            self.follow()
+            return
         self._store(
             "UPDATE clock SET boot_id = ?, boot_origin = ?, boot_since = ? WHERE no = 1",
             self._boot,
@@ -157,10 +168,11 @@ class WallClock:
         before = self._earlier[-1][1] if self._earlier else 0
         pieces = [*self._earlier, (self._since, ahead)][-KEPT_OFFSETS:] if ahead != before else self._earlier
         self._wall_time.set_offsets(pieces)
-        self._store(
-            "DELETE FROM clock_offset WHERE since >= ?", (self._since,),
-            "INSERT INTO clock_offset (since, ahead) SELECT ?, ? WHERE ? <> ?", (self._since, ahead, ahead, before),
-        )  # fmt: skip
+        if self._is_keeper():
+            self._store(
+                "DELETE FROM clock_offset WHERE since >= ?", (self._since,),
+                "INSERT INTO clock_offset (since, ahead) SELECT ?, ? WHERE ? <> ?", (self._since, ahead, ahead, before),
+            )  # fmt: skip
         if abs(step) < TOLD_MS:
             return False
         log.warning(

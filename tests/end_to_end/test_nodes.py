@@ -10,6 +10,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -206,10 +208,7 @@ def test_a_start_waits_for_the_database(tmp_path: Path, relay: PostgresqlRelay) 
 def test_clocks_that_are_moved_by_a_day_move_no_lease(tmp_path: Path, wire: Wire) -> None:
     """The wall clocks of a node and of the database; what a machine was suspended for counts."""
     preload = preload_environment()
-    for library in preload["LD_PRELOAD"].split(":"):
-        Path(library).parent.chmod(0o755)  # the database is somebody else's
-    with Postgresql(environment=preload | {"CLOCK_SHIM": "/proc/self/cwd/clocks"}) as server:
-        of_database = server.folder / "data" / "clocks"
+    with moved_server() as (server, of_database):
         of_node = tmp_path / "clocks"
         env = preload | {"CLOCK_SHIM": str(of_node)}
         with (
@@ -246,8 +245,45 @@ def wait_days_ahead(database: str, days: int) -> None:
     wait_for(lambda: round(ahead()) == days, what="the database's clock")
 
 
+@contextmanager
+def moved_server() -> Iterator[tuple[Postgresql, Path]]:
+    """A PostgreSQL, and the file that moves its clock (`set_clock`)."""
+    preload = preload_environment()
+    for library in preload["LD_PRELOAD"].split(":"):
+        Path(library).parent.chmod(0o755)  # it runs as somebody else
+    with Postgresql(environment=preload | {"CLOCK_SHIM": "/proc/self/cwd/clocks"}) as server:
+        yield server, server.folder / "data" / "clocks"
+
+
+def seconds_of(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
 def set_clock(file: Path, wall: int, boot: int = 0) -> None:
     partial = file.with_suffix(".new")
     partial.write_text(f"{wall} {boot} 0")
     partial.chmod(0o644)
     partial.replace(file)
+
+
+def test_a_lifetime_is_the_same_on_every_node(tmp_path: Path, wire: Wire) -> None:
+    """The database's clock, which is the wall of all nodes, is set by a day between the starts of two."""
+    with moved_server() as (server, of_database), start_nodes(tmp_path, 1, database=server.url) as (first,):
+        lived = first.api.push(first.api.enrol("kiosk-1").id, ttl=3_600)
+        enrolled = first.api.enrol("kiosk-2")
+        set_clock(of_database, DAY_SECONDS)
+        wait_days_ahead(server.url, 1)
+        with NodeProcess(tmp_path / "later", server.url) as second:
+            device: WireDevice = wire(second, second.api.enrol("kiosk-3")).start()
+            short = second.api.push(device.client_id, ttl=3_600)
+            assert 3_590 <= device.wait_push(short).push["expires_in"] <= 3_600
+            over = first.api.push(enrolled.id, ttl=1)
+            alive = first.api.push(enrolled.id, ttl=3_600)
+            wait_for(lambda: first.api.only(over) == {"expired": 1}, what="the end of a lifetime")
+            device = wire(second, enrolled).start()
+            assert 3_590 <= device.wait_push(alive).push["expires_in"] <= 3_600
+            assert device.push_ids() == [alive]
+            assert first.api.only(lived) == {"waiting": 1}
+            # Each shows the time of a push as the other does, by the clock that they have in common.
+            shown = [node.api.call("GET", f"/v1/pushes/{alive}", 200)["sent_at"] for node in (first, second)]
+            assert abs(seconds_of(shown[0]) - seconds_of(shown[1])) <= 2

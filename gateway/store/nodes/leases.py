@@ -18,6 +18,9 @@ from gateway.store.transaction import Transaction
 
 T = TypeVar("T")
 
+_OF_THE_LINE = 0x666C_6565_7474_696D
+"""The advisory lock of who chooses its server time ("fleettim"), beside the schema's own number."""
+
 
 class LeaseConnection(Protocol):
     """A connection for leases alone, which is made again when it was lost. One thread at a time, but for `abort`."""
@@ -51,9 +54,11 @@ class NodeRow(NamedTuple):
     secret: str
     renewals: int
     at: int
-    """The server time that it has stored last."""
+    """The server time that it has stored last, in this epoch; 0: it has none yet."""
     age_ms: int
     """Milliseconds since its last renewal, by the database's clock."""
+    database_ms: int
+    """What that clock shows."""
 
 
 class RegisteredNode(NamedTuple):
@@ -72,8 +77,9 @@ def register(
     number and takes `identity`.
     """
     if known is not None:
+        keep_last_time(transaction)
         row = transaction.execute(
-            "UPDATE node SET epoch = epoch + 1, url = ?, secret = ?, renewals = 0, groups = 0,"
+            "UPDATE node SET epoch = epoch + 1, url = ?, secret = ?, renewals = 0, groups = 0, at = 0,"
             " renewed_at = database_ms(), ended_at = NULL WHERE no = ? AND identity = ? RETURNING no, epoch",
             (url, secret, *known),
         ).fetchone()
@@ -93,7 +99,8 @@ def renew(transaction: Transaction, no: int, epoch: int, at: int) -> list[NodeRo
     rows = transaction.execute(
         "WITH renewed AS (UPDATE node SET renewals = renewals + 1, at = greatest(at, ?), renewed_at = database_ms()"
         " WHERE no = ? AND epoch = ? AND ended_at IS NULL RETURNING no)"
-        " SELECT n.no, n.epoch, n.url, n.secret, n.renewals, n.at, database_ms() - n.renewed_at, r.no"
+        " SELECT n.no, n.epoch, n.url, n.secret, n.renewals, n.at, database_ms() - n.renewed_at, database_ms(),"
+        " r.no"
         " FROM node AS n LEFT JOIN renewed AS r ON true WHERE n.ended_at IS NULL ORDER BY n.no",
         (at, no, epoch),
     ).fetchall()
@@ -151,4 +158,24 @@ def recorded_groups(transaction: Transaction, no: int, epoch: int) -> int | None
 
 def keep_last_time(transaction: Transaction) -> None:
     """Put the latest time that any node has stored into the row from which a start goes on."""
-    transaction.execute("UPDATE clock SET at = greatest(at, (SELECT coalesce(max(n.at), 0) FROM node AS n))")
+    transaction.execute(
+        "INSERT INTO clock (no, at) SELECT 1, n.at FROM node AS n WHERE n.at > 0 ORDER BY n.at DESC LIMIT 1"
+        " ON CONFLICT (no) DO UPDATE SET at = greatest(clock.at, excluded.at)"
+    )
+
+
+def lock_line(transaction: Transaction) -> bool:
+    """Be the one node that chooses its server time; False: another one does just now. The connection has it until
+    `unlock_line`, or its end.
+
+    Whoever has chosen stores its time before it unlocks the line, so that nobody chooses another one beside it.
+    """
+    (is_locked,) = transaction.execute(
+        "SELECT pg_try_advisory_lock(? # hashtext(current_schema))", (_OF_THE_LINE,)
+    ).fetchone()
+    return bool(is_locked)
+
+
+def unlock_line(transaction: Transaction) -> None:
+    """Let other nodes choose their server time, however often this connection has locked the line."""
+    transaction.execute("SELECT pg_advisory_unlock_all()")
