@@ -27,7 +27,6 @@ UNDECLARED = frozenset(
         "delivery.fatigue.Fatigue.load",
         "delivery.heartbeats.Heartbeats.load",
         "delivery.ledger.Ledger.recover",
-        "delivery.ledger.Ledger.sweep",
         "delivery.retention.Retention._close_finished",
         "delivery.retention.Retention.run",
         "people.sessions.ConsoleSessions.flush",
