@@ -14,10 +14,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
-
-from pyroaring import BitMap
 
 from broker.broker import Broker
 from broker.log_writer import LogWriter
@@ -66,7 +64,7 @@ from gateway.measurements import Measurements
 from gateway.metrics import Metrics, MetricsSources
 from gateway.metrics_key import MetricsKey
 from gateway.node_components import NodeComponents, SharedParts
-from gateway.nodes.components import PeerComponents
+from gateway.nodes.components import OwnParts, PeerComponents
 from gateway.nodes.takeover import DeliveryCalls, Takeover
 from gateway.nodes.tasks import TaskName
 from gateway.overview import Overview
@@ -111,6 +109,10 @@ class Components:
         """Devices that come from other nodes, and go there; None: there are no nodes."""
         if stored.membership is not None and stored.shared_sessions is not None:
             self.takeover = Takeover(sessions=stored.shared_sessions, database=database, membership=stored.membership)
+        self.peers: PeerComponents | None = None
+        """What this node and its peers ask each other; None: there are no nodes."""
+        if stored.membership is not None:
+            self.peers = PeerComponents(membership=stored.membership, clock=loop.time)
         self.membership = stored.membership
         """This node among others; None: the server has its database alone."""
         self.nodes: NodeComponents | None = None
@@ -166,23 +168,18 @@ class Components:
                     step.app_id, step.push_id, step.kept_for, told
                 ),
                 answer_remembered=self._idempotency_quota.added,
-                push_stored=None if stored.membership is None else self._nudge_peers,
+                push_stored=None if self.peers is None else self.peers.nudges.push_stored,
             ),
             make_engine=self._make_engine,
-            sent_elsewhere=None if stored.membership is None else self._sent_elsewhere,
+            sent_elsewhere=None if self.peers is None else self.peers.sent_deliveries.elsewhere,
+            connections_elsewhere=None if self.peers is None else self.peers.connections,
             may_serve=None if stored.membership is None else stored.membership.may_serve,
-            elsewhere=None if stored.membership is None else self._devices_elsewhere,
+            elsewhere=None if self.peers is None else self.peers.connected_sets.elsewhere,
             confirm=self._confirm,
         )
-        self.peers: PeerComponents | None = None
-        """What this node and its peers ask each other; None: there are no nodes."""
-        if stored.membership is not None:
-            self.peers = PeerComponents(
-                membership=stored.membership,
-                connected=delivery.hand_over.connected,
-                sent_of=delivery.ledger.sent_of,
-                clock=loop.time,
-            )
+        self.connection_report = ConnectionReport(delivery.connections, self.connection_events.recent)
+        if self.peers is not None:
+            self.peers.connect(OwnParts(delivery.hand_over.connected, delivery.ledger.sent_of, self.connection_report))
             assert delivery.new_pushes is not None, "there are nodes"
             self.peers.nudges.follow(delivery.new_pushes.told)
             assert self.takeover is not None, "there are nodes"
@@ -236,18 +233,6 @@ class Components:
         sources = self._sources(log_writer)
         self.metrics = Metrics(sources)
         self.overview = Overview(sources, clock_ms, self.enrolments.count)
-
-    def _nudge_peers(self, app_no: int, push_no: int, device_nos: BitMap | Sequence[int]) -> None:
-        assert self.peers is not None, "there are nodes"
-        self.peers.nudges.push_stored(app_no, push_no, device_nos)
-
-    def _devices_elsewhere(self) -> BitMap:
-        assert self.peers is not None, "there are nodes"
-        return self.peers.connected_sets.elsewhere()
-
-    async def _sent_elsewhere(self, push_nos: Sequence[int], device_no: int | None) -> Mapping[int, BitMap]:
-        assert self.peers is not None, "there are nodes"
-        return await self.peers.sent_deliveries.elsewhere(push_nos, device_no)
 
     def _owns(self, name: TaskName) -> bool:
         """Whether this server does what one of several nodes does."""
@@ -424,7 +409,7 @@ class Components:
             shared_answers=SharedAnswers(asyncio.get_running_loop().time),
             device_deliveries=device_deliveries,
             device_timeline=device_timeline,
-            connection_report=ConnectionReport(self.delivery.connections, self.connection_events.recent),
+            connection_report=self.connection_report,
             analytics=self.delivery.analytics,
             fatigue=self.delivery.fatigue,
             attachments=self.delivery.attachments,

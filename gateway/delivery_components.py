@@ -25,6 +25,7 @@ from gateway.delivery.analytics import Analytics
 from gateway.delivery.attachments import AttachmentLimits, Attachments
 from gateway.delivery.awaited_pushes import AwaitedPushes
 from gateway.delivery.calls import Calls
+from gateway.delivery.connections_elsewhere import ConnectionsElsewhere
 from gateway.delivery.consent import PreferenceStore
 from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery.device_connections import DeviceConnections
@@ -136,6 +137,7 @@ class DeliveryComponents:
         observers: DeliveryObservers,
         make_engine: Callable[[DeviceConnections], Engine],
         sent_elsewhere: SentElsewhere | None,
+        connections_elsewhere: ConnectionsElsewhere | None,
         may_serve: Callable[[], bool] | None,
         elsewhere: Callable[[], BitMap] | None,
         confirm: Callable[[], Awaitable[None]] | None,
@@ -143,8 +145,8 @@ class DeliveryComponents:
         """`make_engine` makes the engine that tells the connections what happens; `http_url` is what devices fetch
         attachments by; `storage_left` says whether the disk has room to accept more; `may_serve` whether this node's
         lease holds (None: there is no lease to lose); `elsewhere` gives the devices that are connected to other nodes,
-        `sent_elsewhere` asks these what is in flight there, and `confirm` waits until all of them know what is stored
-        (None: there are no others)."""
+        `sent_elsewhere` asks these what is in flight there, `connections_elsewhere` for their connections, and
+        `confirm` waits until all of them know what is stored (None: there are no others)."""
         numbers = PushNumbers(has_nodes=elsewhere is not None)
         self.ledger = ledger = Ledger(
             database=database,
@@ -196,6 +198,7 @@ class DeliveryComponents:
             on_connected=observers.connected,
             on_disconnected=observers.disconnected,
             on_revoked=observers.revoked,
+            elsewhere=connections_elsewhere,
         )
         self.alert_limiter = alert_limiter = AlertLimiter(
             database=database,
@@ -297,7 +300,12 @@ class DeliveryComponents:
             connected=lambda: hand_over.connected if elsewhere is None else hand_over.connected | elsewhere(),
         )
         self.callers = WaitingCallers(clock_ms)
-        self.calls = Calls(database=database, acceptance=self.acceptance, callers=self.callers)
+        self.calls = Calls(
+            database=database,
+            acceptance=self.acceptance,
+            callers=self.callers,
+            timers=None if elsewhere is None else timers,
+        )
         self.analytics = Analytics(
             database=database,
             ledger=ledger,
@@ -324,7 +332,7 @@ class DeliveryComponents:
         self.presence_hours = PresenceHours(
             database=database,
             activity=activity,
-            connected=connections.online_set,
+            connected=connections.connected_here,
             clock_ms=clock_ms,
             storage_left=storage_left,
         )

@@ -22,6 +22,7 @@ from pyroaring import BitMap
 from gateway.audience.enrolments import EnrolmentQuota, too_many_devices
 from gateway.audience.time_zones import is_time_zone
 from gateway.auth import new_token, secret_hash
+from gateway.delivery.connections_elsewhere import Presence
 from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery.device_connections import DeviceConnections
 from gateway.delivery.push import DeviceId
@@ -250,7 +251,8 @@ class DeviceRegistry:
         found = await self._database.read(lambda transaction: device_of_id(transaction, app_no, device_id), app_no)
         if found is None:
             raise _unknown(device_id)
-        return self._present(found.no, _described(found))
+        presences = await self._connections.presences([found.no])
+        return self._present(found.no, _described(found), presences[found.no])
 
     async def page(
         self,
@@ -288,7 +290,8 @@ class DeviceRegistry:
             return found, False, count
 
         devices, more, count = await self._database.read(read, app_no)
-        found = [self._present(no, described) for no, described in devices]
+        presences = await self._connections.presences([no for no, _ in devices])
+        found = [self._present(no, described, presences[no]) for no, described in devices]
         page = {"items": found, "next_cursor": found[-1]["device_id"] if more else None}
         return page if count is None else {**page, "count": count}
 
@@ -300,9 +303,8 @@ class DeviceRegistry:
         in_sets = devices_with_waiting(transaction, app_no) if wanted.waiting is not None else BitMap()
         return DeviceSelection(app_no, *wanted.conditions(online, in_sets), matching)
 
-    def _present(self, device_no: int, device: dict[str, Any]) -> dict[str, Any]:
+    def _present(self, device_no: int, device: dict[str, Any], presence: Presence) -> dict[str, Any]:
         """Add what is known in memory only: presence, and an error that is not written yet."""
-        presence = self._connections.presence(device_no)
         device["online"] = presence.online
         device["address"] = presence.address
         device["connected_at"] = rfc3339_or_none(presence.connected_at if presence.online else device["connected_at"])

@@ -58,19 +58,20 @@ class Overview:
         self._server: dict[str, Any] = {}
         self._server_until = 0.0
 
-    def of_app(self, app: AppRef, minutes: int, *, with_server: bool) -> dict[str, Any]:
+    async def of_app(self, app: AppRef, minutes: int, *, with_server: bool) -> dict[str, Any]:
         """Describe an app with its last minutes, KEPT_MINUTES at most, and the server if that may be seen."""
         sources, now_ms = self._sources, self._clock_ms()
         measured = sources.measurements
         measured.count_minute()
         first, curves = measured.minutes.curves(app.no, min(minutes, KEPT_MINUTES), now_ms)
+        online = await sources.device_connections.online_of_app(app.no)
         prefix = f"{app.id}/"
         beaten = [found for name, found in sources.heartbeats.beaten.items() if name.startswith(prefix)]
         return {
             "since": rfc3339(measured.minutes.since),
             "at": rfc3339(now_ms),
             "devices": self._enrolled(app.no),
-            "online": sources.device_connections.online_of.get(app.no, 0),
+            "online": online,
             "waiting": measured.waiting.by_app.get(app.no, 0),
             "waiting_counted_at": rfc3339_or_none(measured.waiting.counted_at),
             "curves": {"from": rfc3339(first), "step_seconds": MINUTE_MS // 1000, **curves},

@@ -73,4 +73,4 @@ async def show_connection(device_id: DeviceId, request: Request, principal: Devi
     anew with the server. Needs a key with the scope `devices` or `read`."""
     found = services(request)
     device_no = await found.devices.number(principal.app_no, device_id)
-    return json_response(found.connection_report.of(device_no))
+    return json_response(await found.connection_report.of(device_no))

@@ -75,7 +75,7 @@ class MetricsText(Protocol):
 class OverviewOfApp(Protocol):
     """The part of the overview that the API needs."""
 
-    def of_app(self, app: AppRef, minutes: int, *, with_server: bool) -> dict[str, Any]: ...
+    async def of_app(self, app: AppRef, minutes: int, *, with_server: bool) -> dict[str, Any]: ...
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)

@@ -33,4 +33,4 @@ async def stats(
     """
     found = services(request)
     with_server = found.metrics_key is None or (manages_all(principal) and "admin" in principal.scopes)
-    return json_response(found.overview.of_app(app_of(principal), minutes, with_server=with_server))
+    return json_response(await found.overview.of_app(app_of(principal), minutes, with_server=with_server))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Iterable
 from typing import Annotated, Any
 
@@ -17,7 +18,7 @@ from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.push import MAX_TTL_SECONDS, EncryptedPush, PushRequest, SignedPush
 from gateway.delivery.submission import AppRef
 from gateway.delivery.waiting_callers import WaitingCallers
-from gateway.delivery_handles import handle_of
+from gateway.delivery_handles import DEVICE_BITS, handle_of
 from gateway.delivery_states import DeliveryState
 from gateway.described_model import DescribedModel
 from gateway.errors import problem
@@ -25,8 +26,13 @@ from gateway.names import Name
 from gateway.store.audited_writes import open_attempt
 from gateway.store.database import Database
 from gateway.store.deliveries.pushes import push_number
-from gateway.store.deliveries.whole_deliveries import whole_delivery
+from gateway.store.deliveries.whole_deliveries import acted_on, whole_delivery
+from gateway.store.protocols import Timers
 
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.25
+"""Time between two looks for answers that other nodes have stored, the same as of `awaited_pushes`."""
 MAX_WAIT_SECONDS = 120
 """Seconds: common proxies give up on a silent request soon after."""
 
@@ -71,9 +77,18 @@ class CallRequest(DescribedModel):
 
 
 class Calls:
-    """Sends commands whose callers wait for the device's answer. Loop."""
+    """Sends commands whose callers wait for the device's answer. Loop.
 
-    def __init__(self, *, database: Database, acceptance: Acceptance, callers: WaitingCallers) -> None:
+    With `timers` answers are looked for as well, every LOOK_SECONDS while anybody waits: another node may have stored
+    them. None: there is none.
+    """
+
+    def __init__(
+        self, *, database: Database, acceptance: Acceptance, callers: WaitingCallers, timers: Timers | None
+    ) -> None:
+        self._timers = timers
+        self._is_scheduled = False
+        """A look is due or under way."""
         self._database = database
         self._acceptance = acceptance
         self._callers = callers
@@ -109,6 +124,7 @@ class Calls:
         assert push_no is not None, "accepted"
         handle = handle_of(push_no, device_no)
         event = self._waiting[handle] = asyncio.Event()
+        self._schedule()
         try:
             found = await self._read_state(push_id, push_no, device_no)  # it may have been faster than we
             if found["status"] == "queued" and wait:
@@ -120,6 +136,26 @@ class Calls:
             return found
         finally:
             del self._waiting[handle]
+
+    def _schedule(self) -> None:
+        if self._timers is not None and self._waiting and not self._is_scheduled:
+            self._is_scheduled = True
+            self._timers.call_later(LOOK_SECONDS, self._find_answered)
+
+    def _find_answered(self) -> None:
+        """Look which of the deliveries that are waited for have an `acted` on disk."""
+        push_nos = [handle >> DEVICE_BITS for handle in self._waiting]
+
+        def on_done(found: list[tuple[int, int]]) -> None:
+            self._is_scheduled = False
+            self.answered(handle_of(*delivery) for delivery in found)
+            self._schedule()
+
+        def on_error(error: BaseException) -> None:
+            log.warning("the answers to calls cannot be looked for, trying again: %s", error)
+            on_done([])
+
+        self._database.look_up(lambda transaction: acted_on(transaction, push_nos), on_done, on_error)
 
     async def _read_state(self, push_id: str, push_no: int, device_no: int) -> dict[str, Any]:
         found = await self._database.read_soon(lambda transaction: whole_delivery(transaction, push_no, device_no))

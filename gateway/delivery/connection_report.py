@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 from gateway.delivery.connection_events import ERRORS
+from gateway.delivery.connections_elsewhere import ConnectionHistory, Presence
 from gateway.delivery.device_connections import DeviceConnections
-from gateway.delivery.recent_disconnects import Disconnect, RecentDisconnects
+from gateway.delivery.recent_disconnects import OF_DEVICE_DISCONNECTS, Disconnect, RecentDisconnects
 from gateway.timestamps import rfc3339, rfc3339_or_none
 
 PROTOCOLS: Final = {4: "3.1.1", 5: "5.0"}
@@ -33,10 +34,14 @@ class ConnectionReport:
         self._connections = connections
         self._recent = recent
 
-    def of(self, device_no: int) -> dict[str, Any]:
-        """The connection of a device and the last ends of earlier ones."""
-        live = self._connections.connection(device_no)
+    async def of(self, device_no: int) -> dict[str, Any]:
+        """The connection of a device and the last ends of earlier ones, at whichever node."""
+        found = [self.history(device_no)]
+        if self._connections.elsewhere is not None:
+            found += await self._connections.elsewhere.histories(device_no)
+        live = next((history.live for history in found if history.live is not None), None)
         facts = live.facts if live is not None else None
+        ends = sorted((end for history in found for end in history.disconnects), key=lambda end: -end.at)
         return {
             "online": live is not None,
             "connected_at": rfc3339_or_none(live.connected_at if live is not None else None),
@@ -46,9 +51,25 @@ class ConnectionReport:
             "keep_alive": facts.keep_alive if facts is not None else None,
             "subscribed_qos": live.granted if live is not None else None,
             "in_flight": live.in_flight if live is not None else 0,
-            "since": rfc3339(self._recent.since),
-            "disconnects": [_described(end) for end in self._recent.of(device_no)],
+            "since": rfc3339(max(history.since for history in found)),
+            "disconnects": [_described(end) for end in ends[:OF_DEVICE_DISCONNECTS]],
         }
+
+    # -- what this node answers to others --------------------------------------------------------------------------
+
+    def history(self, device_no: int) -> ConnectionHistory:
+        """Return what this node knows of the connections of a device."""
+        return ConnectionHistory(
+            self._connections.connection(device_no), self._recent.since, self._recent.of(device_no)
+        )
+
+    def presence(self, device_no: int) -> Presence:
+        """Whether a device is connected to this node."""
+        return self._connections.presence(device_no)
+
+    def online_here(self, app_no: int) -> int:
+        """Count the devices of an app that are connected to this node."""
+        return self._connections.online_of.get(app_no, 0)
 
 
 def _described(end: Disconnect) -> dict[str, Any]:

@@ -11,20 +11,18 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 from pyroaring import BitMap
 
 from gateway.auth import DeviceIdentity
+from gateway.delivery.connections_elsewhere import ConnectionsElsewhere, LiveConnection, Presence
 from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery.engine import (
     ACKNOWLEDGED,
     COMPLETED,
     LOST,
     UNHANDLED,
-    ConnectionFacts,
     Engine,
     Message,
     ReasonCode,
@@ -43,36 +41,12 @@ from gateway.store.protocols import Writer
 from gateway.store.transaction import Transaction
 
 
-@dataclass(slots=True, frozen=True)
-class Presence:
-    """Whether a device is connected, since when and from where."""
-
-    online: bool
-    connected_at: int | None
-    """Milliseconds; None while offline."""
-    address: str | None
-    """HOST:PORT; None while offline."""
-
-
-class LiveConnection(NamedTuple):
-    """A connection of a device that lasts."""
-
-    connected_at: int
-    """Milliseconds."""
-    address: str
-    """HOST:PORT."""
-    facts: ConnectionFacts | None
-    granted: int | None
-    """The QoS with which it has subscribed to its pushes; None: it has not."""
-    in_flight: int
-    """Pushes that it has not acknowledged, or a few more."""
-
-
 class DeviceConnections:
     """The connected devices, and the engine's events about them (`EngineEvents`). Loop.
 
     `clock_ms` gives server time in milliseconds. `on_published` and `on_released` take what devices say; `on_connected`
     and `on_disconnected` are not called for side connections; `on_revoked` is called when a credential is void.
+    `elsewhere` answers for other nodes; None: there are none.
     """
 
     def __init__(
@@ -88,12 +62,14 @@ class DeviceConnections:
         on_connected: Callable[[DeviceIdentity, int], None],
         on_disconnected: Callable[[DeviceIdentity, int, str, str], None],
         on_revoked: Callable[[], None],
+        elsewhere: ConnectionsElsewhere | None,
     ) -> None:
         self._database = database
         self._ledger = ledger
         self._activity = activity
         self._clock_ms = clock_ms
         self._hand_over = hand_over
+        self.elsewhere = elsewhere
         self._engine: Engine
         self._by_client: dict[str, DeviceConnection] = {}
         self._identities: dict[str, DeviceIdentity] = {}
@@ -301,10 +277,24 @@ class DeviceConnections:
     # -- commands --------------------------------------------------------------------------------------------------
 
     def presence(self, device_no: int) -> Presence:
+        """Whether a device is connected to this node."""
         device = self._hand_over.devices.get(device_no)
         if device is None:
             return Presence(False, None, None)
         return Presence(True, device.connected_at, self._identities[device.client_id].peer)
+
+    async def presences(self, device_nos: Sequence[int]) -> dict[int, Presence]:
+        """Return whether each of these devices is connected, to any node."""
+        found = {device_no: self.presence(device_no) for device_no in device_nos}
+        if self.elsewhere is not None:
+            away = [device_no for device_no, presence in found.items() if not presence.online]
+            found.update(await self.elsewhere.presences(away))
+        return found
+
+    async def online_of_app(self, app_no: int) -> int:
+        """Count the connected devices of an app, of all nodes."""
+        here = self.online_of.get(app_no, 0)
+        return here if self.elsewhere is None else here + await self.elsewhere.online_of(app_no)
 
     def connection(self, device_no: int) -> LiveConnection | None:
         """The connection of a device, with what the engine knows of it; None of one that is away."""
@@ -327,7 +317,12 @@ class DeviceConnections:
         return frozenset([device.app_no for device in devices if device is not None])
 
     def online_set(self) -> BitMap:
-        """The numbers of the connected devices of all apps, in microseconds."""
+        """The numbers of the connected devices of all apps and nodes, in microseconds."""
+        here = self.connected_here()
+        return here if self.elsewhere is None else here | self.elsewhere.devices()
+
+    def connected_here(self) -> BitMap:
+        """The numbers of the devices that are connected to this node."""
         return self._hand_over.connected.copy()
 
     @property

@@ -3,48 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from typing import NamedTuple
 
 from pyroaring import BitMap
 
-from gateway.nodes import connected_sets, nudges, sent_deliveries
+from gateway.nodes import connected_sets, nudges, peer_connections, sent_deliveries
 from gateway.nodes.connected_sets import ConnectedSets
 from gateway.nodes.membership import Membership, Node
 from gateway.nodes.nudges import Nudges
 from gateway.nodes.peer_client import PeerClient
+from gateway.nodes.peer_connections import ConnectionsHere, PeerConnections
 from gateway.nodes.peer_routes import PeerVerbs
 from gateway.nodes.sent_deliveries import SentDeliveries
 
 
-class PeerComponents:
-    """The client and the answers of this node, and what they are for. `connected` is the set of devices that are
-    connected here, `sent_of` gives those to which a push is in flight from here, `clock` seconds that only grow. Runs
-    on the *loop*."""
+class OwnParts(NamedTuple):
+    """The components of this node that answer its peers."""
 
-    def __init__(
-        self,
-        *,
-        membership: Membership,
-        connected: BitMap,
-        sent_of: Callable[[int], Collection[int]],
-        clock: Callable[[], float],
-    ) -> None:
+    connected: BitMap
+    """The devices that are connected here; it changes under way."""
+    sent_of: Callable[[int], Collection[int]]
+    """Gives the devices to which a push is in flight from here."""
+    connections: ConnectionsHere
+
+
+class PeerComponents:
+    """The client and the answers of this node, and what they are for. `clock` gives seconds that only grow. Runs on the
+    *loop*; `connect` comes before the first question."""
+
+    def __init__(self, *, membership: Membership, clock: Callable[[], float]) -> None:
+        self._own: OwnParts
         self.client = PeerClient(clock)
         self.verbs = PeerVerbs(lambda: membership.own.secret)
         self.connected_sets = ConnectedSets(
             own=membership.own,
-            connected=connected,
+            connected=lambda: self._own.connected,
             peers=membership.peers,
             is_live=membership.is_live,
             ask=self.client.ask,
         )
         self.nudges = Nudges(holders=self.connected_sets.holders, ask=self.client.ask)
         self.sent_deliveries = SentDeliveries(
-            sent_of=sent_of, peers=membership.peers, holders=self.connected_sets.holders, ask=self.client.ask
+            sent_of=lambda push_no: self._own.sent_of(push_no),
+            peers=membership.peers,
+            holders=self.connected_sets.holders,
+            ask=self.client.ask,
+        )
+        self.connections = PeerConnections(
+            here=lambda: self._own.connections, sets=self.connected_sets, peers=membership.peers, ask=self.client.ask
         )
         self.verbs.add(connected_sets.VERB, self.connected_sets.answer)
         self.verbs.add(nudges.VERB, self.nudges.answer)
         self.verbs.add(sent_deliveries.VERB, self.sent_deliveries.answer)
+        self.verbs.add(peer_connections.VERB, self.connections.answer)
         membership.follow(lambda joined: None, self._ended)
+
+    def connect(self, own: OwnParts) -> None:
+        """Connect to the components that are made later."""
+        self._own = own
 
     async def run(self) -> None:
         """Tell the peers what they have to know, until cancelled."""

@@ -51,14 +51,14 @@ class _Outgoing:
 
 
 class ConnectedSets:
-    """The sets of all nodes. `connected` is the one of this node `own`, which changes under way; `peers` and `is_live`
-    are those of `Membership`, `ask` is that of `PeerClient`. Runs on the *loop*."""
+    """The sets of all nodes. `connected` gives the one of this node `own`, which changes under way; `peers` and
+    `is_live` are those of `Membership`, `ask` is that of `PeerClient`. Runs on the *loop*."""
 
     def __init__(
         self,
         *,
         own: Node,
-        connected: BitMap,
+        connected: Callable[[], BitMap],
         peers: Callable[[], Sequence[Node]],
         is_live: Callable[[int, int], bool],
         ask: Ask,
@@ -81,8 +81,9 @@ class ConnectedSets:
 
     def exchange(self) -> None:
         """Begin to tell each peer what has changed since it was last told; one that is still being told is left out."""
-        if self._connected != self._snapshot:
-            self._snapshot = FrozenBitMap(self._connected)
+        connected = self._connected()
+        if connected != self._snapshot:
+            self._snapshot = FrozenBitMap(connected)
         for node in self._peers():
             outgoing = self._outgoing.setdefault(node, _Outgoing())
             if outgoing.sending is None and outgoing.taken is not self._snapshot:
@@ -112,6 +113,10 @@ class ConnectedSets:
             device_no = device_nos[0]
             return [node for node, told in self._told.values() if device_no in told]
         return [node for node, told in self._told.values() if any(device_no in told for device_no in device_nos)]
+
+    def told(self) -> list[tuple[Node, BitMap]]:
+        """Return the peers and the devices that are connected to each."""
+        return list(self._told.values())
 
     def elsewhere(self) -> BitMap:
         """Return the devices that are connected to a peer."""

@@ -115,6 +115,16 @@ def moved_on(transaction: Transaction, push_nos: Sequence[int]) -> list[int]:
     return [push_no for (push_no,) in rows]
 
 
+def acted_on(transaction: Transaction, push_nos: Sequence[int]) -> list[tuple[int, int]]:
+    """Find the deliveries, (push number, device number) each, of these pushes to a single device that were acted on.
+    Reader thread."""
+    return transaction.execute(
+        "SELECT d.push_no, d.device_no FROM json_each(?) AS w CROSS JOIN delivery AS d ON d.push_no = w.value"
+        f" WHERE d.state = {DeliveryState.ACTED:d}",
+        (json.dumps(push_nos),),
+    ).fetchall()
+
+
 def waiting_counts(transaction: Transaction, app_no: int, device_nos: Sequence[int]) -> Counter[int]:
     """Count what waits for each of some devices of an app, or is in flight to it. At most what their mailboxes may
     have is walked."""

@@ -87,7 +87,8 @@ from gateway.delivery import acceptance, consent, push_store, receipts, reports
 from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.analytics import Analytics
 from gateway.delivery.connection_events import ConnectionEvents
-from gateway.delivery.device_connections import DeviceConnections, Presence
+from gateway.delivery.connections_elsewhere import Presence
+from gateway.delivery.device_connections import DeviceConnections
 from gateway.delivery.engine import ACKNOWLEDGED, Body, EmbeddedEngine, Message
 from gateway.delivery.hand_over import HandOver
 from gateway.delivery.ledger import Ledger

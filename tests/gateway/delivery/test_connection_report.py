@@ -13,7 +13,7 @@ AWAY = ("connected_at", "address", "listener", "protocol", "keep_alive", "subscr
 
 
 def report(world: World, device_no: int = 1) -> dict[str, Any]:
-    found = ConnectionReport(world.connections, connections(world).recent).of(device_no)
+    found = world.run(ConnectionReport(world.connections, connections(world).recent).of(device_no))
     ConnectionResponse.model_validate(found)
     return found
 

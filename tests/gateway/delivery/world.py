@@ -131,6 +131,7 @@ class World:
             ),
             make_engine=self._make_engine,
             sent_elsewhere=self.sent_elsewhere,
+            connections_elsewhere=None,
             may_serve=self.may_serve,
             elsewhere=(lambda: self.elsewhere) if self.has_nodes else None,
             confirm=None,

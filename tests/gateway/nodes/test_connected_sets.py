@@ -38,7 +38,7 @@ class FleetOfTwo:
     def _sets(self, own: Node, connected: BitMap) -> ConnectedSets:
         return ConnectedSets(
             own=own,
-            connected=connected,
+            connected=lambda: connected,
             peers=lambda: [node for node in self.live if node.no != own.no],
             is_live=lambda no, epoch: any((node.no, node.epoch) == (no, epoch) for node in self.live),
             ask=self._ask,
