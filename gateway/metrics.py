@@ -457,6 +457,8 @@ class _Collector(Collector):
         yield _histogram("event_loop_lag_seconds", text, measured.lag)
         text = "Time that commits to the ledger took, above all the disk's sync."
         yield _histogram("commit_seconds", text, sources.database.commits)
+        text = "Time that groups of writes waited for locks of their apps, which other nodes have; empty without nodes."
+        yield _histogram("lock_wait_seconds", text, sources.database.lock_waits)
         operations, age = sources.database.backlog()
         yield _gauge("writer_queue_operations", "Operations that the ledger's writer has not finished.", operations)
         yield _gauge("writer_queue_oldest_seconds", "Age of the oldest of them; 0: there is none.", age)

@@ -85,6 +85,8 @@ class Database:
         """Operations in them."""
         self.commits = LatencyHistogram()
         """Time that commits took which had something to write, for metrics: above all the disk's sync."""
+        self.lock_waits = LatencyHistogram()
+        """Time that groups waited until they had the locks of their apps, where other nodes take them, too."""
         self._under_way: list[WriteOperation] = []
         """The group that the writer runs."""
         self._group_followers: list[Callable[[], None]] = []
@@ -334,8 +336,14 @@ class Database:
         return found
 
     def _run_together(self, raw: Transaction, group: list[WriteOperation]) -> None:
-        apps, shared = locks_for(group) if self._backend.has_nodes else NO_LOCKS
-        self._backend.begin(raw, apps, shared)
+        if self._backend.has_nodes:
+            apps, shared = locks_for(group)
+            asked = time.monotonic()
+            self._backend.begin(raw, apps, shared)
+            self.lock_waits.add((time.monotonic() - asked) * 1000, 1)
+        else:
+            apps, shared = NO_LOCKS
+            self._backend.begin(raw, apps, shared)
         before = raw.total_changes
         # Each statement less is one pass of the interpreter lock less, for which this thread may wait longer than for
         # the statement: so no savepoints, as long as nothing fails.

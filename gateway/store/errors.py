@@ -47,6 +47,12 @@ class StorageBusy(StorageError):
     detail = "another program keeps the ledger locked: nothing was stored; send again, and end that program"
 
 
+class StorageContended(StorageBusy):
+    """Other nodes kept the app's lock for too long: nothing of the operation was stored."""
+
+    detail = "other nodes keep what this would write to themselves: nothing was stored; send again"
+
+
 class StorageFailed(StorageError):
     """The disk refused, or the file is given up: nothing of the operation was stored."""
 

@@ -31,6 +31,7 @@ from gateway.store.app_locks import EVERY_APP, Apps
 from gateway.store.errors import (
     STORAGE_ERRORS,
     StorageBusy,
+    StorageContended,
     StorageError,
     StorageForbidden,
     StorageUnreachable,
@@ -388,7 +389,7 @@ def _explained(error: BaseException) -> BaseException:
     text = one_line(first)
     if fault is Fault.FAILED and _is_of_the_connection(first):
         return StorageForbidden(text) if _PERMANENT.search(text) else StorageUnreachable(text)
-    return STORAGE_ERRORS[fault](text)
+    return StorageContended(text) if isinstance(first, errors.LockNotAvailable) else STORAGE_ERRORS[fault](text)
 
 
 def _is_of_the_connection(error: BaseException) -> bool:

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.store.app_locks import EVERY_APP, NO_APP, Apps, apps_of, locks_for, with_app
 from gateway.store.database import Database
-from gateway.store.errors import StorageError
+from gateway.store.errors import StorageContended, StorageError
 from gateway.store.postgresql.server import IDLE_MS, PostgresqlServer
 from gateway.store.transaction import Transaction
 from gateway.store.write_queue import WriteOperation
@@ -143,6 +143,24 @@ async def test_writers_of_an_app_wait_for_each_other_and_its_readers_and_others_
     await note("no app", NO_APP)
     await asyncio.gather(holding, note("any app", frozenset((9,))))
     assert written == ["no app", "one", "any app"]
+
+
+async def test_an_app_that_others_keep_for_too_long_is_refused(nodes: list[Database]) -> None:
+    one, other = nodes
+    loop = asyncio.get_running_loop()
+    await other.write(lambda transaction: transaction.execute("SET lock_timeout = 50"), apps=NO_APP)
+
+    async def refused() -> None:
+        with pytest.raises(StorageContended, match="lock timeout"):
+            await other.write(locks_held, apps=frozenset((1,)))
+
+    def keep(transaction: Transaction) -> None:
+        asyncio.run_coroutine_threadsafe(refused(), loop).result(60)
+
+    await one.write(keep, apps=frozenset((1,)))
+    assert await other.write(locks_held, apps=frozenset((1,))) == ["-1 shared", "1"]
+    assert other.unready() is None
+    assert dict(other.lock_waits.buckets())["+Inf"] == 2, "who is refused has not waited"
 
 
 async def test_a_group_that_is_run_again_has_its_locks_again(nodes: list[Database]) -> None:
