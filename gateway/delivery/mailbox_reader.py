@@ -25,7 +25,7 @@ Everything but the read itself (`store/deliveries/mailbox_reads`) runs on the lo
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -118,10 +118,13 @@ class MailboxReader:
         self._second_since = self._second_count = 0
         self._storm_since: int | None = None
         self._calm_at = 0
-        self._note_newest: Callable[[Mapping[int, int]], None] | None = None
+        self._note_newest: Callable[[Mapping[int, int]], Collection[int]] | None = None
 
-    def follow(self, note_newest: Callable[[Mapping[int, int]], None]) -> None:
-        """Tell of each read, from now on, the newest push of its apps, before anything is handed over."""
+    def follow(self, note_newest: Callable[[Mapping[int, int]], Collection[int]]) -> None:
+        """Tell of each read, from now on, the newest push of its apps, before anything is handed over.
+
+        The answer: the apps of which later pushes have been handed out since. Their mailboxes are read once more.
+        """
         self._note_newest = note_newest
 
     def count_connection(self, now_ms: int) -> None:
@@ -299,8 +302,7 @@ class MailboxReader:
             return  # nothing is read any more: another node serves the devices, and this one ends
         self._under_way = False
         self._ledger.note_ended(ended)
-        if self._note_newest is not None:
-            self._note_newest(newest)
+        behind = () if self._note_newest is None else self._note_newest(newest)
         unknown = {push.no: push for push in loaded}
         # Before the next is read: a device that is queued again may be in that, and must be given nothing of this.
         reading = HandOverState.READING
@@ -315,12 +317,14 @@ class MailboxReader:
                 read_to = max(newest[device.app_no], newest[SERVER_APP])
                 for priority in range(device.read_priority, page.next_priority):  # those in between are empty
                     device.read_to[priority] = read_to
-                self._hand_over_found(device, page, unknown)
+                self._hand_over_found(device, page, unknown, device.app_no in behind)
         self._schedule_read()
 
-    def _hand_over_found(self, device: DeviceConnection, page: MailboxRead, unknown: dict[int, ActivePush]) -> None:
+    def _hand_over_found(
+        self, device: DeviceConnection, page: MailboxRead, unknown: dict[int, ActivePush], is_behind: bool
+    ) -> None:
         ready: list[ActivePush] = []
-        is_last = page.is_last
+        is_last = page.is_last and not is_behind
         for no in page.push_nos:
             push = self._ledger.pushes.get_for(no, device.device_no) or unknown.get(no)
             if push is None:  # its texts are for the next read, or it was in memory and is not any more

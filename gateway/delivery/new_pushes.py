@@ -10,7 +10,8 @@ Laws
    the position and it waits for the read, and is handed out by that (promise 2: order per device and priority).
 2. Nobody is missed. A device is here from CONNECT on, and gets nothing before its mailbox was read; what that had is
    not above `DeviceConnection.read_to`. So the devices are chosen when the read is back: who connects later has what
-   was read in its mailbox. The position of an app begins with the first mailbox of one of its devices.
+   was read in its mailbox. A mailbox that was read before something was stored, and comes back after that was handed
+   out, is read once more. The position of an app begins with the first mailbox of one of its devices.
 3. Nothing comes twice: `HandOver` asks `read_to` and `ActivePush.sent`, as for what is accepted here.
 4. A push with a ttl of 0 is handed out within OFFER_MS of its acceptance or not at all, and ends for those of its
    devices that are here and had no room. The sweep ends what is left, once no node can hand it out any more.
@@ -24,7 +25,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 
 from pyroaring import BitMap
@@ -96,14 +97,20 @@ class NewPushes:
         ledger.offer_ms = OFFER_MS
         hand_over.reader.follow(self.begin)
 
-    def begin(self, newest: Mapping[int, int]) -> None:
-        """Begin to follow apps of which a mailbox was read: app number -> the newest push that it could have had."""
+    def begin(self, newest: Mapping[int, int]) -> Collection[int]:
+        """Begin to follow apps of which mailboxes were read: app number -> the newest push that these could have had.
+
+        Answers the apps of which later pushes have been handed out while the mailboxes were on their way here.
+        """
         for app_no, push_no in newest.items():
             if app_no not in self._positions:
                 self._positions[app_no] = push_no
                 if app_no != SERVER_APP:
                     # What is limited is not in the page, and was looked for when the device came, or before.
                     self._alert_limiter.check_app(app_no)
+        if self._positions[SERVER_APP] > newest[SERVER_APP]:
+            return newest
+        return [app_no for app_no, push_no in newest.items() if self._positions[app_no] > push_no]
 
     def tick(self) -> None:
         """Read what is new. Called a few times a second."""

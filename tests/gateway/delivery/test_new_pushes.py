@@ -152,6 +152,27 @@ def test_who_connects_while_a_read_is_under_way_gets_everything_once(nodes: Node
     assert here.received(2) == [first, second]
 
 
+def test_a_mailbox_that_is_called_back_after_a_later_push_was_handed_out_is_read_again(nodes: Nodes) -> None:
+    """The two come by different threads: the later of both reads may be back first."""
+    here = nodes.here
+    here.connect(2)
+    here.engine.connect(here.identities[1], 1)
+    here.timers.turn()
+    here.writer.commit_group()  # its mailbox, with nothing in it
+    push = nodes.there.push({"all": True}).push_id
+    assert here.new_pushes is not None
+    here.new_pushes.tick()
+    while here.writer.new_reads:
+        here.writer.take_snapshots()
+        here.writer.answer()
+    assert here.received(2) == [push]
+    assert here.received(1) == []
+    here.settle()
+    assert here.received(1) == [push]
+    nodes.tick()
+    assert here.received(1) == [push]
+
+
 def test_what_ends_while_it_is_being_read_is_not_handed_out(nodes: Nodes) -> None:
     here = nodes.here
     here.connect(1)
