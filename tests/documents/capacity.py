@@ -102,6 +102,9 @@ class Limits:
     """Share of a node's core in the busiest hour."""
     lock_busy: float = 0.5
     """Share of the time in which an app's lock is taken by work."""
+    app_pushes: float = 2_000.0
+    """Single pushes a second of an app: half of what four nodes stored for one (decision 10, M1). That was on two
+    loaded cores for nodes, senders and PostgreSQL together; more of those have not been tried."""
     turn_seconds: float = 0.25
     """Time until every node has had its turn."""
     news_cores: float = 8.0
@@ -144,7 +147,8 @@ class Cell:
 
     def fits(self, limits: Limits) -> bool:
         within_time = self.lock_busy <= limits.lock_busy and self.turn_seconds <= limits.turn_seconds
-        return within_time and self.news_cores <= limits.news_cores
+        within_work = self.fleet.pushes_s <= limits.app_pushes and self.news_cores <= limits.news_cores
+        return within_time and within_work
 
 
 def cell_for(fleet: Fleet, costs: Costs, limits: Limits) -> Cell:
@@ -201,11 +205,13 @@ def plan(fleet: Fleet, costs: Costs, limits: Limits) -> Plan:
 
 
 def largest_cell(fleet: Fleet, costs: Costs, limits: Limits) -> int:
-    """Devices that one primary carries, of a fleet that behaves like this; to two digits."""
+    """Devices that one primary carries, of a fleet that behaves like this, in two digits."""
     devices = 10_000
     while cell_for(replace(fleet, devices=devices), costs, limits).fits(limits):
         devices = int(devices * 1.02)
-    return int(float(f"{devices / 1.02:.2g}"))
+    fits = int(devices / 1.02)
+    digits: int = 10 ** (len(str(fits)) - 2)
+    return fits // digits * digits
 
 
 HEAD: Final = (

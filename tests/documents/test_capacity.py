@@ -37,6 +37,7 @@ def test_what_the_page_assumes_is_what_is_computed_with() -> None:
         f"{limits.turn_seconds * 1000:.0f} ms for a turn",
         f"{limits.lock_busy:.0%} of an app's lock",
         f"{limits.news_cores:.0f} cores",
+        f"{limits.app_pushes:,.0f} single pushes a second of an app",
         f"{capacity.BALANCER_DEVICES:,} devices of a balancer",
     ):
         assert words in text, words
@@ -69,12 +70,12 @@ def pause_of(cell: capacity.Cell, costs: Costs) -> float:
 
 
 def test_a_cell_that_is_too_large_does_not_keep_up(costs: Costs) -> None:
-    """Of ours three times as many devices wait without end; so what is computed is near the end, and before it."""
+    """Neither by what is computed, nor in the simulation, in which it waits without end."""
     fits = capacity.largest_cell(Fleet(1), costs, Limits())
     cell = capacity.cell_for(Fleet(fits), costs, Limits())
     assert cell.fits(Limits())
     assert not capacity.cell_for(Fleet(int(fits * 1.1)), costs, Limits()).fits(Limits())
-    over = replace(cell, fleet=Fleet(int(fits / cell.lock_busy * 1.2)))
+    over = replace(cell, fleet=Fleet(int(fits / cell.lock_busy * 1.2)))  # the lock would be taken for 120% of the time
     seen = simulate(over, costs, seconds=20, seed=1)
     assert seen.wait_p99_seconds > 10 * cell.turn_seconds, seen
 
