@@ -35,6 +35,7 @@ PACKAGES = {
     "mosquitto_pub": "mosquitto-clients",
     "mosquitto_sub": "mosquitto-clients",
     "initdb": "postgresql",
+    "ip": "iproute2",
     "openssl": "openssl",
     "patroni": "patroni",
     "pg_basebackup": "postgresql",

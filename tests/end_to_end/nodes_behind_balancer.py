@@ -1,10 +1,12 @@
 """Nodes behind the balancer of `examples/cluster`, over a PostgreSQL that outlives its primary, and what befalls them.
 
-The tests are the service manager: a node that ends is started again.
+The tests are the service manager: a node that ends is started again. `CuttableNetwork` gives each node a network
+namespace, whose cable can be cut; that takes root.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
 import time
@@ -14,10 +16,11 @@ from pathlib import Path
 from typing import Self
 
 import httpx2
+import pytest
 
 from tests.benchmarks.tools import free_port
 from tests.cluster import HOST, Balancer, DatabaseCluster, NodeAddress
-from tests.end_to_end.harness import Api, StartFailed, wait_for
+from tests.end_to_end.harness import ROOT, THIS_TREE, Api, StartFailed, wait_for
 from tests.nodes import NODE_URL, NodeProcess
 from tests.third_party import require
 
@@ -37,12 +40,70 @@ listen peers
 """In front of a node's HTTP port, for its peers: everything but nudges."""
 
 
-class SupervisedNode:
-    """A node and its service manager: it is started again whenever it has ended, unless `held_down`."""
+class CuttableNetwork:
+    """Network namespaces of nodes, at a bridge of this machine, on which everything else is.
 
-    def __init__(self, process: NodeProcess) -> None:
+    A namespace that is cut off sees no packet and sends none: nothing is refused, and no connection ends.
+    """
+
+    HOST = "10.213.0.254"
+    """This machine's address for nodes."""
+
+    def __init__(self, nodes: int) -> None:
+        if os.geteuid() != 0:
+            pytest.skip("network namespaces take root")
+        self._tag = f"fp{os.getpid() % 100_000}"
+        self._nodes = nodes
+        self._ending = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as ending:
+            self._ip("link", "add", self._tag, "type", "bridge")
+            ending.callback(self._ip, "link", "delete", self._tag)
+            self._ip("address", "add", f"{self.HOST}/24", "dev", self._tag)
+            self._ip("link", "set", self._tag, "up")
+            for node in range(self._nodes):
+                space, ours = self.namespace(node), self._cable(node)
+                self._ip("netns", "add", space)
+                ending.callback(self._ip, "netns", "delete", space)
+                self._ip("link", "add", ours, "type", "veth", "peer", "name", "eth0", "netns", space)
+                self._ip("link", "set", ours, "master", self._tag, "up")
+                self._ip("-n", space, "address", "add", f"{self.address(node)}/24", "dev", "eth0")
+                for link in ("lo", "eth0"):
+                    self._ip("-n", space, "link", "set", link, "up")
+            self._ending = ending.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending.close()
+
+    def namespace(self, node: int) -> str:
+        return f"{self._tag}n{node}"
+
+    @staticmethod
+    def address(node: int) -> str:
+        return f"10.213.0.{node + 1}"
+
+    def cut(self, node: int) -> None:
+        self._ip("link", "set", self._cable(node), "nomaster")
+
+    def mend(self, node: int) -> None:
+        self._ip("link", "set", self._cable(node), "master", self._tag)
+
+    def _cable(self, node: int) -> str:
+        return f"{self._tag}c{node}"
+
+    @staticmethod
+    def _ip(*arguments: str) -> None:
+        subprocess.run([require("ip"), *arguments], check=True, timeout=20)
+
+
+class SupervisedNode:
+    """A node and its service manager: it is started again whenever it has ended."""
+
+    def __init__(self, process: NodeProcess, host: str) -> None:
         self.process = process
-        self.held_down = False
+        self.url = f"http://{host}:{process.http_port}"
         self.ends: list[int] = []
         """Exit codes, -9 for a kill."""
         self._closing = threading.Event()
@@ -64,7 +125,7 @@ class SupervisedNode:
 
     def _supervise(self) -> None:
         while not self._closing.is_set():
-            if self.process.running or self.held_down:
+            if self.process.running:
                 self._closing.wait(0.02)
                 continue
             self.ends.append(self.process.wait())
@@ -83,15 +144,18 @@ class NodesBehindBalancer:
         *options: str,
         environments: Mapping[int, Mapping[str, str]] | None = None,
         nudges: bool = True,
+        network: CuttableNetwork | None = None,
     ) -> None:
-        """`environments`: of single nodes, by their place. `nudges`: False drops all of them on their way."""
+        """`environments`: of single nodes, by their place. `nudges`: False drops all of them on their way. `network`:
+        where the nodes are, if not on this machine's own."""
         self._folder = folder
         self._count = nodes
         self._options = options
         self._environments = environments or {}
         self._nudges = nudges
+        self._network = network
         self._ending = ExitStack()
-        self.database = DatabaseCluster()
+        self.database = DatabaseCluster(addresses=(HOST,) if network is None else (network.HOST, HOST))
         self.nodes: list[SupervisedNode] = []
 
     def __enter__(self) -> Self:
@@ -99,18 +163,11 @@ class NodesBehindBalancer:
             ending.enter_context(self.database)
             addresses = []
             for number in range(self._count):
-                behind = f"{HOST}:{free_port()}"
-                listen = ("--listen", f"mqtt://{behind}?proxy=v2", "--trusted-proxies", HOST)
-                environment = dict(self._environments.get(number, {}))
-                process = NodeProcess(self._folder / f"node-{number}", self.database.url(), *listen, *self._options)
-                if not self._nudges:
-                    environment[NODE_URL] = self._relay(ending, process.http_port)
-                process.env |= environment
-                node = SupervisedNode(process)
+                node, address = self._node(ending, number)
                 node.start()
                 ending.callback(node.close)
                 self.nodes.append(node)
-                addresses.append(NodeAddress(behind, f"{HOST}:{process.http_port}"))
+                addresses.append(address)
             self.balancer = ending.enter_context(Balancer(self._folder, addresses))
             self.url = f"http://{HOST}:{self.balancer.ports['http']}"
             self.api = Api(self.url, self.nodes[0].process.admin_key)
@@ -126,7 +183,7 @@ class NodesBehindBalancer:
         """Until every node takes pushes, and so does the balancer."""
 
         def all_ready() -> bool:
-            urls = [*(node.process.url for node in self.nodes), self.url]
+            urls = [*(node.url for node in self.nodes), self.url]
             with suppress(httpx2.HTTPError):
                 return all(httpx2.get(f"{url}/readyz", timeout=5).status_code == 200 for url in urls)
             return False
@@ -139,6 +196,23 @@ class NodesBehindBalancer:
         self.database.fail_over()
         self.database.rejoin(dead)
         self.database.wait_synchronous()
+
+    def _node(self, ending: ExitStack, number: int) -> tuple[SupervisedNode, NodeAddress]:
+        network = self._network
+        host, proxy = (HOST, HOST) if network is None else (network.address(number), network.HOST)
+        behind = f"{host}:{free_port()}"
+        options = ["--listen", f"mqtt://{behind}?proxy=v2", "--trusted-proxies", proxy, *self._options]
+        if network is not None:
+            options += ["--bind", host, "--insecure"]
+        process = NodeProcess(self._folder / f"node-{number}", self.database.url(), *options)
+        node = SupervisedNode(process, host)
+        process.env |= {NODE_URL: node.url, **self._environments.get(number, {})}
+        if network is not None:
+            process.program = ("ip", "netns", "exec", network.namespace(number), *THIS_TREE)
+            process.env["PYTHONPATH"] = str(ROOT)
+        if not self._nudges:
+            process.env[NODE_URL] = self._relay(ending, process.http_port)
+        return node, NodeAddress(behind, node.url.removeprefix("http://"))
 
     def _relay(self, ending: ExitStack, http_port: int) -> str:
         port = free_port()

@@ -7,24 +7,38 @@ repetition of what was booked.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.end_to_end.journalled_fleet import JournalledFleet, decoded_set
-from tests.end_to_end.nodes_behind_balancer import NodesBehindBalancer, befall, ends_of
+from tests.end_to_end.nodes_behind_balancer import CuttableNetwork, NodesBehindBalancer, befall, ends_of
 from tests.preloaded import preload_environment
 
 DAY_SECONDS = 86_400
 EXIT_LEASE_LOST, EXIT_UNCONFIRMED, EXIT_LATER, KILLED = 69, 74, 75, -9
 
 
-def run(nodes: NodesBehindBalancer, fault: str, devices: int, seconds: float, pause_s: float) -> None:
-    """A fleet while a fault happens every `pause_s`; `fault` names a method of the nodes, or whom to kill."""
+CUT_SECONDS = 8.0
+"""Longer than a lease, and than others wait until they declare an end."""
+
+
+def run(
+    nodes: NodesBehindBalancer,
+    fault: str,
+    devices: int,
+    seconds: float,
+    pause_s: float,
+    faults: Sequence[Callable[[], None]] = (),
+) -> None:
+    """A fleet while a fault happens every `pause_s`: `faults` in turns, or the death of a node or the primary."""
     fleet = JournalledFleet(nodes.api, nodes.balancer.ports["mqtt"], nodes.url, devices)
     fleet.start()
     kills = [node.kill for node in nodes.nodes] if fault == "node" else [nodes.fail_over]
-    happened = befall(seconds, pause_s, kills, lambda: fleet.note_recorded(nodes.api))
+    happened = befall(seconds, pause_s, faults or kills, lambda: fleet.note_recorded(nodes.api))
     nodes.wait_ready()
     fleet.finish(nodes.api)
     verdict = fleet.judge(nodes.api, nodes.database.url())
@@ -38,9 +52,9 @@ def run(nodes: NodesBehindBalancer, fault: str, devices: int, seconds: float, pa
 
 @pytest.mark.long
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("fault", ["node", "primary"])
-def test_one_node_loses_nothing(tmp_path: Path, fault: str) -> None:
-    with NodesBehindBalancer(tmp_path, 1) as nodes:
+@pytest.mark.parametrize(("count", "fault"), [(1, "primary"), (3, "node")])
+def test_a_few_devices_lose_nothing(tmp_path: Path, count: int, fault: str) -> None:
+    with NodesBehindBalancer(tmp_path, count) as nodes:
         run(nodes, fault, devices=60, seconds=9, pause_s=3)
 
 
@@ -69,6 +83,20 @@ def test_three_nodes_whose_clocks_are_a_day_apart(tmp_path: Path) -> None:
         environments[number] = {**preload_environment(), "CLOCK_SHIM": str(ahead)}
     with NodesBehindBalancer(tmp_path, 3, environments=environments) as nodes:
         run(nodes, "node", devices=3_000, seconds=600, pause_s=10)
+
+
+@pytest.mark.full_only
+@pytest.mark.timeout(120)
+def test_three_nodes_of_which_one_is_cut_off(tmp_path: Path) -> None:
+    """Neither it nor anybody else is told: packets end. It is there again after CUT_SECONDS."""
+    with CuttableNetwork(3) as network, NodesBehindBalancer(tmp_path, 3, network=network) as nodes:
+
+        def cut_off(node: int) -> None:
+            network.cut(node)
+            time.sleep(CUT_SECONDS)
+            network.mend(node)
+
+        run(nodes, "cut", 3_000, 600, 20, [partial(cut_off, node) for node in range(3)])
 
 
 def test_the_judge_reads_sets_as_the_format_has_them() -> None:
