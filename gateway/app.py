@@ -159,8 +159,8 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
         ending.push_async_callback(components.flush)
         if components.peers is not None:
             ending.push_async_callback(components.peers.end)
-        if components.takeover is not None:
-            ending.push_async_callback(components.takeover.end)
+        if components.moving_sessions is not None:
+            ending.push_async_callback(components.moving_sessions.takeover.end)
         await components.recover()
         components.certificate_ends = listener_config.certificate_ends(tls)
         components.enrolment.fleet_ca = listener_config.fleet_ca(tls, settings.data_dir)
@@ -222,6 +222,7 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
             components.measurements.measure(),
             components.measurements.watch_loop(),
             *(() if components.peers is None else (components.peers.run(),)),
+            *(() if components.moving_sessions is None else (components.moving_sessions.duty.run(),)),
             *(() if settings.database is None else (components.ask_database_again(),)),
         ):
             task = loop.create_task(work, name=getattr(work, "__qualname__", "a task"))

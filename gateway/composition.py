@@ -64,8 +64,8 @@ from gateway.measurements import Measurements
 from gateway.metrics import Metrics, MetricsSources
 from gateway.metrics_key import MetricsKey
 from gateway.node_components import NodeComponents, SharedParts
-from gateway.nodes.components import OwnParts, PeerComponents
-from gateway.nodes.takeover import DeliveryCalls, Takeover
+from gateway.nodes.components import OwnParts, PeerComponents, SessionComponents
+from gateway.nodes.takeover import DeliveryCalls
 from gateway.nodes.tasks import TaskName
 from gateway.overview import Overview
 from gateway.people.components import PeopleComponents
@@ -105,10 +105,12 @@ class Components:
         """Set when the ports are open, before the first request."""
         self.certificate_ends: Mapping[str, float] = {}
         """See `metrics.MetricsSources.certificates`."""
-        self.takeover: Takeover | None = None
-        """Devices that come from other nodes, and go there; None: there are no nodes."""
+        self.moving_sessions: SessionComponents | None = None
+        """Sessions that come from other nodes, and go there; None: there are no nodes."""
         if stored.membership is not None and stored.shared_sessions is not None:
-            self.takeover = Takeover(sessions=stored.shared_sessions, database=database, membership=stored.membership)
+            self.moving_sessions = SessionComponents(
+                sessions=stored.shared_sessions, database=database, membership=stored.membership, clock_ms=clock_ms
+            )
         self.peers: PeerComponents | None = None
         """What this node and its peers ask each other; None: there are no nodes."""
         if stored.membership is not None:
@@ -182,9 +184,9 @@ class Components:
             self.peers.connect(OwnParts(delivery.hand_over.connected, delivery.ledger.sent_of, self.connection_report))
             assert delivery.new_pushes is not None, "there are nodes"
             self.peers.nudges.follow(delivery.new_pushes.told)
-            assert self.takeover is not None, "there are nodes"
+            assert self.moving_sessions is not None, "there are nodes"
             calls = DeliveryCalls(delivery.ledger.flush, delivery.connections.note_held)
-            self.takeover.connect(self.broker, calls, self._authenticator, self.peers.client, self.peers.verbs)
+            self.moving_sessions.connect(self.broker, calls, self._authenticator, self.peers)
         self.plans = PlanComponents(
             database=database, delivery=delivery, clock_ms=clock_ms, storage_left=self._storage_left,
             idempotency_ms=DeliveryLimits.of(settings).pushes.idempotency_ms,
@@ -240,9 +242,12 @@ class Components:
 
     def _make_engine(self, connections: DeviceConnections) -> EmbeddedEngine:
         self.broker = Broker(
-            broker_settings(self._settings), self._sessions, self.takeover or self._authenticator, connections,
+            broker_settings(self._settings),
+            self._sessions,
+            self._authenticator if self.moving_sessions is None else self.moving_sessions.takeover,
+            connections,
             self._broker_clock,
-        )  # fmt: skip
+        )
         return EmbeddedEngine(self.broker)
 
     def _wire_http(self) -> None:

@@ -51,6 +51,8 @@ MAY_IMPORT_BROKER = (
     "gateway.app",
     "gateway.composition",
     "gateway.listener_config",
+    "gateway.nodes.components",
+    "gateway.nodes.session_duty",
     "gateway.nodes.takeover",
     "gateway.store.nodes.broker_sessions",
     "gateway.store.postgresql.session_store",

@@ -1,4 +1,7 @@
-"""Everything that this node and its peers ask each other, made and wired: a part of the composition root."""
+"""The components of a node, made and wired: a part of the composition root.
+
+Everything that this node and its peers ask each other; and MQTT sessions, which go from one to the other.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import NamedTuple
 
 from pyroaring import BitMap
 
+from broker.broker import Broker
 from gateway.nodes import connected_sets, nudges, peer_connections, sent_deliveries
 from gateway.nodes.connected_sets import ConnectedSets
 from gateway.nodes.membership import Membership, Node
@@ -15,6 +19,29 @@ from gateway.nodes.peer_client import PeerClient
 from gateway.nodes.peer_connections import ConnectionsHere, PeerConnections
 from gateway.nodes.peer_routes import PeerVerbs
 from gateway.nodes.sent_deliveries import SentDeliveries
+from gateway.nodes.session_duty import SessionDuty
+from gateway.nodes.takeover import DeliveryCalls, RevocationCounter, Takeover
+from gateway.store.database import Database
+from gateway.store.nodes.broker_sessions import SharedSessionStore
+
+
+class SessionComponents:
+    """Sessions of devices that any node may go on with. Runs on the *loop*."""
+
+    def __init__(
+        self, *, sessions: SharedSessionStore, database: Database, membership: Membership, clock_ms: Callable[[], int]
+    ) -> None:
+        self.takeover = Takeover(sessions=sessions, database=database, membership=membership)
+        self.duty = SessionDuty(
+            sessions=sessions, database=database, membership=membership, takeover=self.takeover, clock_ms=clock_ms
+        )
+
+    def connect(
+        self, broker: Broker, delivery: DeliveryCalls, authenticator: RevocationCounter, peers: PeerComponents
+    ) -> None:
+        """Connect to the components that are made later; once, before the first connection."""
+        self.takeover.connect(broker, delivery, authenticator, peers.client, peers.verbs)
+        self.duty.connect(broker)
 
 
 class OwnParts(NamedTuple):

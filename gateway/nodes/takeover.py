@@ -179,11 +179,21 @@ class Takeover:
             answer(answered)  # it takes its own place over
             return
         if claim is None:
-            patience = self._broker.settings.connect_timeout - GIVE_UP_SECONDS
-            claim = self._claims[device_no] = _Claim(device_no, client_id, self._loop.time() + patience)
-            if device_no not in self._yielding:
-                self._enqueue((claim,))
+            claim = self._begin(device_no, client_id)
         claim.waiting.append(_Waiting(credentials, answered, answer, self._authenticator.revocations))
+
+    def claim_due(self, devices: Iterable[tuple[int, str]]) -> None:
+        """Claim devices (number and client) whose session is due, for the broker to see to; they are away."""
+        for device_no, client_id in devices:
+            is_busy = device_no in self._claims or device_no in self._yielding
+            if not is_busy and client_id not in self._broker.sessions:
+                self._begin(device_no, client_id)
+
+    def _begin(self, device_no: int, client_id: str) -> _Claim:
+        patience = self._broker.settings.connect_timeout - GIVE_UP_SECONDS
+        claim = self._claims[device_no] = _Claim(device_no, client_id, self._loop.time() + patience)
+        self._enqueue((claim,))
+        return claim
 
     # -- claims --------------------------------------------------------------------------------------------------------
 

@@ -188,8 +188,8 @@ class InProcessGateway:
         self.components.feed.end()
         await self.components.webhook_sender.end()
         await self.components.people.end()
-        if self.components.takeover is not None:
-            await self.components.takeover.end()
+        if self.components.moving_sessions is not None:
+            await self.components.moving_sessions.takeover.end()
         await self.components.flush()
         await self._ending.aclose()
 
