@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from gateway.auth import KeyCache
 from gateway.delivery.event_log_quota import EventLogQuota
+from gateway.delivery.fleet_recovery import FleetRecovery
 from gateway.delivery.fleet_sweep import FleetSweep
 from gateway.delivery.idempotency_quota import IdempotencyQuota
 from gateway.delivery.uplink_quota import UplinkQuota
@@ -64,6 +65,7 @@ class NodeComponents:
         """`connect` comes before anything is loaded. `clock_ms` gives server time in milliseconds."""
         self._database = database
         self._clock_ms = clock_ms
+        self._membership = membership
         self._own = membership.own
         self._horizon = HorizonReader(database)
         self.tasks = Tasks(database, membership.own)
@@ -127,7 +129,14 @@ class NodeComponents:
 
     def _add_tasks(self, stopped_at: int) -> None:
         delivery, parts, add = self._delivery, self._parts, self.tasks.add
-        sweep = FleetSweep(database=self._database, ledger=delivery.ledger, clock_ms=self._clock_ms)
+        ask = delivery.ledger.recalls.sent_elsewhere
+        assert ask is not None, "there are others"
+        sweep = FleetSweep(database=self._database, ledger=delivery.ledger, sent_elsewhere=ask)
+        recovery = FleetRecovery(
+            database=self._database, ledger=delivery.ledger, sent_elsewhere=ask, clock_ms=self._clock_ms
+        )
+        self._membership.follow(lambda joined: None, lambda ended: recovery.node_ended())
+        add(TaskName.RECOVERY, recovery.load, recovery.follow_others)
         add(TaskName.SWEEP, follow=sweep.follow_others)
         add(TaskName.RETENTION)
         add(TaskName.QUOTAS)

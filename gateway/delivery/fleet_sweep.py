@@ -1,41 +1,40 @@
 """The sweep of a database that several nodes write: one of them ends what has outlived its ttl, whoever accepted it.
 
-What the others have accepted is not known in memory. So what is due is found on a reader, which asks for the lock of no
-app, and swept for those apps alone.
+What the others have accepted, and what is in flight from them, is not known in memory. So what is due is found on a
+reader, which asks for the lock of no app; the others are asked what of that is in flight; and the rest is swept, in
+the apps that it is of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 from gateway.delivery.ledger import Ledger
+from gateway.delivery.recalls import SentElsewhere
 from gateway.store.database import Database
-from gateway.store.deliveries.ledger_statements import apps_with_expired
+from gateway.store.deliveries.ledger_statements import expired_pushes
 
 
 class FleetSweep:
-    """Finds the apps of which something is due, and has them swept. Loop.
+    """Finds what is due, and has it swept. Loop.
 
-    `clock_ms` gives server time in milliseconds.
+    `sent_elsewhere` asks the other nodes what is in flight from them.
     """
 
-    def __init__(self, *, database: Database, ledger: Ledger, clock_ms: Callable[[], int]) -> None:
+    def __init__(self, *, database: Database, ledger: Ledger, sent_elsewhere: SentElsewhere) -> None:
         self._database = database
         self._ledger = ledger
-        self._clock_ms = clock_ms
+        self._sent_elsewhere = sent_elsewhere
 
     async def follow_others(self) -> None:
         """Sweep what is due. Called a few times a second by the node that does so."""
-        now_ms = self._clock_ms()
-        self._ledger.forget_ended()
-        apps = await self._database.read(
-            partial(
-                apps_with_expired,
-                now_ms=now_ms,
-                offered_before=now_ms - self._ledger.offer_ms,
-                expired_in_flight=self._ledger.expired_in_flight(),
+        more = True
+        while more:
+            now_ms, offered_before, left_alone = self._ledger.expired()
+            due = await self._database.read_soon(
+                partial(expired_pushes, now_ms=now_ms, offered_before=offered_before, expired_in_flight=left_alone)
             )
-        )
-        if apps:
-            self._ledger.sweep_apps(frozenset(apps))
+            if not due:
+                return
+            elsewhere = await self._sent_elsewhere([push_no for push_no, _ in due], None)
+            more = await self._ledger.sweep_apps(frozenset(app_no for _, app_no in due), elsewhere)

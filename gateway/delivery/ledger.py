@@ -448,36 +448,15 @@ class Ledger:
     def sweep(self) -> None:
         """End what has outlived its ttl. Called a few times a second; costs nothing until something is due."""
         now_ms = self._clock_ms()
-        if self._sweep_under_way:
+        ended_meanwhile = {no for no in self._expired_in_flight if not self.is_in_flight(no)}
+        if (now_ms < self._next_expiry and not ended_meanwhile) or self._sweep_under_way:
             return
-        if now_ms < self._next_expiry and not (self._expired_in_flight and self._ended_in_flight()):
-            return
-        self._next_expiry = now_ms + 86_400_000  # lowered by what is accepted meanwhile, and by the sweep's answer
-        self._start_sweep(now_ms, None)
-
-    def sweep_apps(self, apps: frozenset[int]) -> None:
-        """End what has outlived its ttl in these apps, unless a sweep is under way."""
-        if not self._sweep_under_way:
-            self._start_sweep(self._clock_ms(), apps)
-
-    def expired_in_flight(self) -> list[int]:
-        """List expired pushes with nothing left but what is in flight, and those of ttl 0 that are fanned out."""
-        return [*self._expired_in_flight, *self.act_now()]
-
-    def forget_ended(self) -> None:
-        """Forget those of `expired_in_flight` that are not in flight any more, so that they are swept."""
-        self._expired_in_flight -= self._ended_in_flight()
-
-    def _ended_in_flight(self) -> set[int]:
-        return {no for no in self._expired_in_flight if not self.is_in_flight(no)}
-
-    def _start_sweep(self, now_ms: int, apps: frozenset[int] | None) -> None:
         self._sweep_under_way = True
-        self.forget_ended()
+        self._expired_in_flight -= ended_meanwhile
+        self._next_expiry = now_ms + 86_400_000  # lowered by what is accepted meanwhile, and by the sweep's answer
         self.flush()
-        expired_in_flight = self.expired_in_flight()
-        offered_before = self.accepting_since if self.accepting_since is not None else now_ms + 1
-        offered_before -= self.offer_ms
+        expired_in_flight = [*self._expired_in_flight, *self.act_now()]
+        offered_before = self._offered_before(now_ms)
 
         def on_commit(found: tuple[list[int], bool, int | None]) -> None:
             self._sweep_under_way = False
@@ -485,10 +464,8 @@ class Ledger:
             self._expired_in_flight.update(in_flight)
             if next_expiry is not None:
                 self.expects_expiry(next_expiry)
-            if more and apps is None:
+            if more:
                 self.sweep()
-            elif more:
-                self._start_sweep(self._clock_ms(), apps)
 
         def on_error(error: BaseException) -> None:
             log.error("expired deliveries cannot be ended, trying again: %s", error)
@@ -496,11 +473,37 @@ class Ledger:
             self._next_expiry = now_ms
 
         self._database.submit(
-            lambda transaction: sweep_rows(transaction, now_ms, offered_before, expired_in_flight, self.sent_of, apps),
+            lambda transaction: sweep_rows(transaction, now_ms, offered_before, expired_in_flight, self.sent_of),
             on_commit,
             on_error,
-            apps=apps,
         )
+
+    def _offered_before(self, now_ms: int) -> int:
+        """The time of acceptance from which on pushes of ttl 0 may still be handed over at once."""
+        return (self.accepting_since if self.accepting_since is not None else now_ms + 1) - self.offer_ms
+
+    def expired(self) -> tuple[int, int, list[int]]:
+        """Return the time, `_offered_before`, and the pushes with nothing left to end: what `expired_pushes` needs."""
+        now_ms = self._clock_ms()
+        return now_ms, self._offered_before(now_ms), [*self._expired_in_flight, *self.act_now()]
+
+    async def sweep_apps(self, apps: frozenset[int], elsewhere: Mapping[int, BitMap]) -> bool:
+        """End a slice of what has outlived its ttl in these apps; whether there may be more. Raises StorageError.
+
+        `elsewhere`: devices to which pushes are in flight from other nodes.
+        """
+        self._expired_in_flight = {no for no in self._expired_in_flight if self.is_in_flight(no)}
+        self.flush()
+        now_ms, offered_before, left_alone = self.expired()
+        in_flight, more, _ = await self._database.write(
+            lambda transaction: sweep_rows(
+                transaction, now_ms, offered_before, left_alone,
+                lambda push_no: [*self.sent_of(push_no), *elsewhere.get(push_no, ())], apps,
+            ),
+            apps=apps,
+        )  # fmt: skip
+        self._expired_in_flight.update(push_no for push_no in in_flight if self.is_in_flight(push_no))
+        return more
 
     # -- commands of the API ---------------------------------------------------------------------------------------
 

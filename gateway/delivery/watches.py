@@ -198,7 +198,7 @@ class Watches:
                 heard_at = rfc3339_or_none(watch.heard_at)
                 content = {"heard_at": heard_at, "every_s": watch.fields.every_s}
                 await self._note_silence("sender.silent", watch, content, now_ms)
-            elif watch.silent_at is not None and (watch.heard_at or 0) > watch.silent_at:
+            elif watch.silent_at is not None and (watch.heard_at or 0) >= watch.silent_at:
                 await self._note_silence("sender.back", watch, {"silent_at": rfc3339(watch.silent_at)}, None)
 
     async def _note_silence(self, event: str, watch: Watch, content: dict[str, Any], silent_at: int | None) -> None:

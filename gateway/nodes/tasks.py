@@ -39,6 +39,7 @@ FOLLOW_SECONDS = 0.25
 class TaskName(StrEnum):
     """The tasks, as their rows are named."""
 
+    RECOVERY = "recovery"  #: ends what nodes that have ended left in flight
     SWEEP = "sweep"  #: ends what has outlived its lifetime
     RETENTION = "retention"  #: removes what was kept long enough
     QUOTAS = "quotas"  #: removes what is too much: events, messages of devices, answers
@@ -141,12 +142,15 @@ class Tasks:
 
     async def follow(self) -> None:
         """Have each task that is owned find what other nodes have stored."""
-        for name, task in self._tasks.items():
-            if task.is_owned and task.follow is not None:
-                try:
-                    await task.follow()
-                except Exception as error:  # above all a database that is away: it is tried again
-                    log.warning("the task %s cannot see what is new, trying again: %s", name, error)
+        await asyncio.gather(*(self._follow(name, task) for name, task in self._tasks.items() if task.is_owned))
+
+    @staticmethod
+    async def _follow(name: TaskName, task: _Task) -> None:
+        if task.follow is not None:
+            try:
+                await task.follow()
+            except Exception as error:  # above all a database that is away: it is tried again
+                log.warning("the task %s cannot see what is new, trying again: %s", name, error)
 
     async def _claim_repeatedly(self) -> None:
         has_rows = False

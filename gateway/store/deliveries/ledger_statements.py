@@ -390,15 +390,14 @@ _EXPIRED = (
 )
 
 
-def apps_with_expired(
+def expired_pushes(
     transaction: Transaction, now_ms: int, offered_before: int, expired_in_flight: list[int]
-) -> list[int]:
-    """List the apps of the pushes that `sweep_rows` would look at first. Reader thread."""
-    rows = transaction.execute(
-        f"SELECT DISTINCT app_no FROM (SELECT app_no {_EXPIRED} ORDER BY expires_at LIMIT ?) AS due",
+) -> list[tuple[int, int]]:
+    """List the pushes that `sweep_rows` would look at first: number and app each. A single statement."""
+    return transaction.execute(
+        f"SELECT no, app_no {_EXPIRED} ORDER BY expires_at LIMIT ?",
         (now_ms, offered_before, json.dumps(expired_in_flight), SWEEP_PUSHES),
-    )
-    return [app_no for (app_no,) in rows]
+    ).fetchall()
 
 
 def sweep_rows(

@@ -116,6 +116,14 @@ def _with_newer_sets(
     return found
 
 
+def pushes_to_recover(transaction: Transaction) -> list[int]:
+    """List the pushes of which `recover_rows` may end something. Reader thread."""
+    rows = transaction.execute(
+        "SELECT no FROM push WHERE closed_at IS NULL AND (recalled_at IS NOT NULL OR collapse_key IS NOT NULL)"
+    )
+    return [push_no for (push_no,) in rows]
+
+
 def recover_rows(transaction: Transaction, held: Sequence[int], now_ms: int) -> int:
     """End what was in flight when the server crashed and is recalled, or superseded by a newer push; how many ended.
 
