@@ -111,6 +111,7 @@ class JournalledFleet:
         self.recorded: dict[tuple[str, str], float] = {}
         """(device, push) -> when its acknowledgement was first seen in the ledger."""
         self.faults: list[str] = []
+        self._accepting = threading.Lock()
         self._answered_at = time.monotonic()
         self._unavailable_s = 0.0
         self._stopping = threading.Event()
@@ -147,7 +148,9 @@ class JournalledFleet:
 
     def note_recorded(self, api: Api, pushes: int = 20) -> None:
         """Remember which acknowledgements of the latest pushes to few devices the ledger has by now."""
-        few = [push_id for push_id, sent in list(self.accepted.items())[-500:] if len(sent.devices) <= SOME_DEVICES]
+        with self._accepting:
+            latest = list(self.accepted.items())[-500:]
+        few = [push_id for push_id, sent in latest if len(sent.devices) <= SOME_DEVICES]
         with suppress(AssertionError, httpx2.HTTPError):  # asked while nobody answers
             for push_id in few[-pushes:]:
                 for device_id, delivery in api.deliveries(push_id).items():
@@ -265,8 +268,9 @@ class JournalledFleet:
             self._unavailable_s = max(self._unavailable_s, now - self._answered_at)
             self._answered_at = now
             push_id = answer.json()["push_id"]
-            assert push_id not in self.accepted, f"{push_id} was answered under two keys"
-            self.accepted[push_id] = Accepted(devices, asked_at, now)
+            with self._accepting:
+                assert push_id not in self.accepted, f"{push_id} was answered under two keys"
+                self.accepted[push_id] = Accepted(devices, asked_at, now)
             return
 
     # -- the judgement
