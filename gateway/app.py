@@ -222,7 +222,6 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
             components.measurements.measure(),
             components.measurements.watch_loop(),
             *(() if components.peers is None else (components.peers.run(),)),
-            *(() if components.moving_sessions is None else (components.moving_sessions.duty.run(),)),
             *(() if settings.database is None else (components.ask_database_again(),)),
         ):
             task = loop.create_task(work, name=getattr(work, "__qualname__", "a task"))

@@ -227,6 +227,8 @@ class Components:
                 self._key_cache, self.people.sessions, self.event_log_quota, self.uplink_quota, self._idempotency_quota,
             )  # fmt: skip
             self.nodes.connect(shared, self._stopped_at)
+            assert self.moving_sessions is not None, "there are nodes"
+            self.nodes.tasks.add(TaskName.SESSIONS, self.moving_sessions.duty.load, self.moving_sessions.duty.follow)
         self.broker.start()
         self.measurements = Measurements(
             database=database, ledger=delivery.ledger, hand_over=delivery.hand_over, acceptance=delivery.acceptance,

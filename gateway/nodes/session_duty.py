@@ -3,8 +3,7 @@
 Laws
 1. Nothing is decided here: a session that is due is claimed as if its device had connected (`takeover`), and the broker
    that adopts it ends it, or publishes its will. So whoever connects meanwhile is served by one node all the same.
-2. Several nodes may do this at once, and are only in each other's way. One of them is enough (`tasks`): it `load`s, and
-   `follow`s a few times a second.
+2. One node does it (`tasks`), which `load`s when it claims the task, and `follow`s a few times a second.
 3. Once a node has ended, the sessions that it had connected begin to expire, and what it has published of wills is
    published once more: the ledger knows by their numbers what it has.
 """
@@ -83,16 +82,6 @@ class SessionDuty:
 
     def _note_end(self, _: object) -> None:
         self._has_ended = True
-
-    async def run(self) -> None:
-        """Load, and follow until cancelled."""
-        self._has_ended = True
-        while True:
-            try:
-                await self.follow()
-            except Exception as error:  # above all a database that is away: it is tried again
-                log.warning("sessions that are due cannot be looked for, trying again: %s", error)
-            await asyncio.sleep(LOOK_SECONDS)
 
     async def load(self) -> None:
         """See to all that ended nodes have left; that is not much where there is nothing."""

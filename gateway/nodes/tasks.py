@@ -42,6 +42,7 @@ class TaskName(StrEnum):
     RECOVERY = "recovery"  #: ends what nodes that have ended left in flight
     SWEEP = "sweep"  #: ends what has outlived its lifetime
     RETENTION = "retention"  #: removes what was kept long enough
+    SESSIONS = "sessions"  #: ends MQTT sessions that no node has, and publishes their wills
     QUOTAS = "quotas"  #: removes what is too much: events, messages of devices, answers
     ANALYTICS = "analytics"  #: counts pushes
     FATIGUE = "fatigue"  #: counts alerts by device and day, and reviews caps

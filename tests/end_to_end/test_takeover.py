@@ -20,6 +20,7 @@ from tests.nodes import NodeProcess, start_nodes
 from tests.wire import V5, RawClient
 
 MOVES = 100
+EXIT_WITHOUT_LEASE = 69
 COMPANIONS = 8
 """Devices that go to and fro beside the one that is looked at."""
 
@@ -47,7 +48,8 @@ class Traveller:
     def __init__(self, device: Device) -> None:
         self._device = device
         self._client: RawClient | None = None
-        self._received = bytearray()
+        self.node: NodeProcess | None = None
+        """Where it has connected last."""
         self.push_ids: list[str] = []
         """Each push as often as it was received."""
 
@@ -68,7 +70,7 @@ class Traveller:
             self._client.close()
             assert goodbye is not None, "it has two connections after CONNACK"
             assert b"session taken over" in goodbye
-        self._client = client
+        self._client, self.node = client, node
         return bool(connack[2])
 
     def subscribe(self) -> None:
@@ -103,6 +105,11 @@ class Traveller:
         payload = packet[packet.index(b'{"v":1', at) :]
         self.push_ids.append(json.loads(payload)["push_id"])
         client.send(wire.puback(packet_id))
+
+    def forget(self) -> None:
+        """Let go of a connection to a node that does not answer any more."""
+        self.close()
+        self._client = None
 
     def close(self) -> None:
         if self._client is not None:
@@ -239,3 +246,35 @@ def test_a_device_comes_to_another_node_when_its_own_has_died(tmp_path: Path, at
         assert {publish.push_id for publish in there.received} == set(pushes)
         for push_id in pushes:
             second.api.wait_counts(push_id, delivered=1)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(180)
+def test_nothing_is_lost_however_its_nodes_end(tmp_path: Path, full: int) -> None:
+    """Nodes are killed and frozen under a device that moves; each push that was accepted is delivered."""
+    chance = random.Random(7)
+    with start_nodes(tmp_path, 3) as nodes:
+        device = nodes[0].api.enrol("kiosk-1")
+        traveller = Traveller(device)
+        assert not traveller.move(nodes[0])
+        traveller.subscribe()
+        accepted = []
+        for number in range(2 * full):
+            for _ in range(10):
+                accepted.append(chance.choice(nodes).api.push("kiosk-1"))
+                assert traveller.move(chance.choice([node for node in nodes if node is not traveller.node]))
+                traveller.read_until_silent(chance.randrange(5))
+            served = traveller.node
+            assert served is not None, "it has moved"
+            accepted.append(served.api.push("kiosk-1"))
+            served.kill() if number % 2 else served.freeze()
+            traveller.forget()
+            assert traveller.move(next(node for node in nodes if node is not served)), "after its lease has ended"
+            if number % 2 == 0:
+                served.resume()
+                assert served.wait() == EXIT_WITHOUT_LEASE
+            served.start()
+        wait_for(lambda: traveller.read_until_silent() >= 0 and set(traveller.push_ids) >= set(accepted), what="all")
+        for push_id in accepted:
+            nodes[0].api.wait_counts(push_id, delivered=1)
+        traveller.close()
