@@ -15,11 +15,83 @@ import pytest
 from tests import postgresql
 from tests.gateway.in_process import InProcessGateway
 from tests.gateway.written_apps import complaints, note_databases
+from tests.postgresql import URL_VARIABLE, Postgresql
 
 MEMORY: Final = Path("/dev/shm")
 ROOM_BYTES: Final = 1 << 30
 """Free memory that the tests' folders may take a part of. Those of four processes at once take some megabytes; what a
 container has by default, 64 MiB, is too little."""
+
+
+OVER_BOTH: Final = frozenset(
+    {
+        "api.test_audit",
+        "api.test_campaigns",
+        "api.test_channels",
+        "api.test_device_history",
+        "api.test_topics",
+        "delivery.test_acceptance",
+        "delivery.test_adaptive_caps",
+        "delivery.test_analytics",
+        "delivery.test_attempts",
+        "delivery.test_delivery_sets",
+        "delivery.test_device_activity",
+        "delivery.test_device_connections",
+        "delivery.test_device_history",
+        "delivery.test_escalations",
+        "delivery.test_event_log_quota",
+        "delivery.test_forecast",
+        "delivery.test_heartbeats",
+        "delivery.test_idempotency_quota",
+        "delivery.test_ledger",
+        "delivery.test_push_texts",
+        "delivery.test_receipts",
+        "delivery.test_retention",
+        "delivery.test_segments",
+        "delivery.test_uplink",
+        "delivery.test_uplink_quota",
+        "delivery.test_watches",
+        "delivery.test_withdrawals",
+        "enrolment.test_token_lifetimes",
+        "plans.test_parts",
+        "plans.test_schedule_windows",
+        "store.audience.test_devices",
+        "store.deliveries.test_app_slices",
+        "store.deliveries.test_conditions",
+        "test_auth",
+        "test_bulk_changes",
+        "test_presence",
+    }
+)
+"""Modules whose tests run over PostgreSQL without `--database postgresql`, too. Of 900 statements of the store that all
+tests have they carry out 750, in the least time; the rest waits for a run over PostgreSQL alone."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test of those modules twice, unless all run over PostgreSQL or it is about a file."""
+    is_chosen = metafunc.module.__name__.removeprefix("tests.gateway.") in OVER_BOTH and metafunc.cls is None
+    if is_chosen and not postgresql.is_used() and metafunc.definition.get_closest_marker("sqlite") is None:
+        metafunc.parametrize("database_of_test", ["sqlite", "postgresql"], indirect=True)
+
+
+@pytest.fixture(scope="session")
+def worker_server() -> Iterator[Postgresql]:
+    """A PostgreSQL of this worker, which its tests over both databases share."""
+    with Postgresql() as server:
+        yield server
+        postgresql.schema_pool().close()
+        postgresql.schema_pool.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def database_of_test(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Where the ledgers of a test are kept."""
+    if getattr(request, "param", None) != "postgresql":
+        yield "postgresql" if postgresql.is_used() else "sqlite"
+        return
+    os.environ[URL_VARIABLE] = request.getfixturevalue("worker_server").url
+    yield "postgresql"
+    del os.environ[URL_VARIABLE]
 
 
 @pytest.fixture
@@ -37,7 +109,7 @@ def tmp_path(tmp_path: Path, full: int) -> Iterator[Path]:
 
 
 @pytest.fixture(autouse=True)
-def declared_apps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def declared_apps(database_of_test: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What operations declare of the apps whose rows they write is true (decision 10)."""
     note_databases(monkeypatch)
     complaints.clear()
