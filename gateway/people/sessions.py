@@ -24,6 +24,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import Literal
 
 from gateway.auth import TOKEN_BYTES, Principal, secret_hash
@@ -91,8 +92,8 @@ class ConsoleSessions:
         self._by_hash: dict[bytes, ConsoleSession] = {}
         self._used: set[str] = set()
         """Sessions that were used since that was last written."""
-        self._ended: list[str] = []
-        """Sessions whose rows have to go."""
+        self._ended: dict[str, int] = {}
+        """Sessions whose rows have to go, and their apps."""
         self._sign_ins: dict[str, tuple[float, int]] = {}
         """Holder -> (sign-ins left, when that was so), of the MAX_SESSIONS who did so last."""
         self._flush_at = 0
@@ -158,13 +159,14 @@ class ConsoleSessions:
         if previous is not None:
             self._forget(previous)
         endings = self._endings
-        ended = tuple(self._ended)
+        ended = dict(self._ended)
 
         def write(transaction: Transaction) -> bool:
-            remove_sessions(transaction, ended)
+            remove_sessions(transaction, list(ended))
             return add_session(transaction, _as_row(session), principal.kind == "person")
 
-        if not await self._database.write(write, principal.app_no):
+        apps = frozenset((principal.app_no, *ended.values()))
+        if not await self._database.write(write, principal.app_no, apps=apps):
             raise _ended()
         if endings != self._endings and not await self._database.read_soon(lambda t: is_session_stored(t, session.id)):
             raise _ended()
@@ -199,22 +201,24 @@ class ConsoleSessions:
         self._flush_at = now_ms + FLUSH_MS
         for session in [found for found in self._by_hash.values() if self.expires_at(found) <= now_ms]:
             self._forget(session)
-        used = {found.id: found.used_at for found in self._by_hash.values() if found.id in self._used}
-        ended, self._ended = self._ended, []
+        in_use = [found for found in self._by_hash.values() if found.id in self._used]
+        used = {found.id: found.used_at for found in in_use}
+        ended, self._ended = self._ended, {}
         self._used.clear()
         if not used and not ended:
             return
 
         def write(transaction: Transaction) -> None:
             renew_sessions(transaction, used)
-            remove_sessions(transaction, ended)
+            remove_sessions(transaction, list(ended))
 
         def failed(error: BaseException) -> None:
             log.warning("the use of %d sessions of the console could not be stored: %s", len(used), error)
             self._used.update(used)
-            self._ended += ended[: MAX_SESSIONS - len(self._ended)]
+            self._ended.update(islice(ended.items(), MAX_SESSIONS - len(self._ended)))
 
-        self._database.submit(write, lambda _: None, failed, uses_reserve=False)
+        apps = frozenset([*(found.principal.app_no for found in in_use), *ended.values()])
+        self._database.submit(write, lambda _: None, failed, apps=apps, uses_reserve=False)
 
     def expires_at(self, session: ConsoleSession) -> int:
         """Return when a session ends if it is not used any more, in milliseconds of server time."""
@@ -234,7 +238,7 @@ class ConsoleSessions:
     def _forget(self, session: ConsoleSession) -> None:
         self._endings += 1
         if self._by_hash.pop(session.token_hash, None) is not None:
-            self._ended.append(session.id)
+            self._ended[session.id] = session.principal.app_no
 
     def _add(self, session: ConsoleSession) -> None:
         """Add a session, and end another one if its holder or the server has too many."""

@@ -17,6 +17,8 @@ Laws
    success. The group's outcome is unknown, and is told so; nothing is written to the file any more, not even what
    closing it would write; `lost` says so, and the process ends. The next start begins from what the file holds, which
    `ledger_file.prepare` has copied and synced anew before anything is read.
+6. Where other nodes write the same rows, a group first takes the locks of the apps that its operations have declared,
+   and has them until its commit: for each app the nodes are one writer after the other (`app_locks`).
 
 Where the rows are is the `Backend`'s matter: one file of SQLite (`ledger_file`), or a schema in PostgreSQL, where the
 disk of these laws is the server, and its answer the sync (`postgresql.server`).

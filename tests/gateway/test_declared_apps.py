@@ -29,7 +29,6 @@ UNDECLARED = frozenset(
         "delivery.ledger.Ledger.recover",
         "delivery.retention.Retention._close_finished",
         "delivery.retention.Retention.run",
-        "people.sessions.ConsoleSessions.flush",
         "plans.campaigns.Campaigns.remove_old",
         "plans.schedule_runner.ScheduleRunner.remove_ended",
     }
