@@ -35,6 +35,23 @@ BELOW_THE_IO_LINE = (
     "broker.__main__",
 )
 """Everything else in `broker` takes bytes and `now` (law 4)."""
+WRITES_OF_EVERY_APP = {
+    "gateway.delivery.acceptance.Acceptance.store_made",
+    "gateway.delivery.device_connections.DeviceConnections.recover",
+    "gateway.delivery.escalations.Escalations._clear_next",
+    "gateway.delivery.fatigue.Fatigue._close",
+    "gateway.delivery.fatigue.Fatigue._follow",
+    "gateway.delivery.fatigue.Fatigue._pass_over",
+    "gateway.delivery.fatigue.Fatigue.load",
+    "gateway.delivery.heartbeats.Heartbeats.load",
+    "gateway.delivery.ledger.Ledger.recover",
+    "gateway.delivery.retention.Retention._close_finished",
+    "gateway.delivery.retention.Retention.run",
+    "gateway.plans.campaigns.Campaigns.remove_old",
+    "gateway.plans.schedule_runner.ScheduleRunner.remove_ended",
+}
+"""What still says nothing of the apps whose rows it writes, and so stops every node for a moment (decision 10). It only
+shrinks: a new write says its apps, or `EVERY_APP` if they are all."""
 IO_MODULES = {
     "asyncio", "concurrent", "multiprocessing", "os", "queue", "select", "selectors", "signal", "socket", "sqlite3",
     "ssl", "subprocess", "threading", "time", "uvloop",
@@ -530,3 +547,48 @@ def test_a_callback_is_an_argument_that_cannot_be_left_out() -> None:
 
     found = {name: list(late(tree)) for name, tree in trees().items() if within(name, "gateway")}
     assert {name: places for name, places in found.items() if places and name != of_paho} == {}
+
+
+_DECLARING = {"write": 2, "submit": 4, "submit_until_done": 3}
+"""Calls that write, and how many values of one declare its apps by their place."""
+
+
+def undeclared(tree: ast.Module, module: str) -> Iterator[str]:
+    """The functions that have the ledger's writer write, and say nothing of whose rows."""
+    own = {"gateway.store.database", "gateway.delivery.ledger"}
+
+    def look(node: ast.AST, place: str) -> Iterator[str]:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            place = f"{place}.{node.name}"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _DECLARING:
+            receiver = ast.unparse(node.func.value)
+            is_writer = re.fullmatch(r"(.*[._])?(database|ledger)", receiver) or (receiver == "self" and module in own)
+            named = {keyword.arg for keyword in node.keywords}
+            if is_writer and len(node.args) < _DECLARING[node.func.attr] and not named & {"apps", "app_no"}:
+                yield place
+        for child in ast.iter_child_nodes(node):
+            yield from look(child, place)
+
+    return look(tree, module)
+
+
+def test_a_write_says_whose_rows_it_writes() -> None:
+    found = {place for name, tree in trees().items() if within(name, "gateway") for place in undeclared(tree, name)}
+    assert sorted(found - WRITES_OF_EVERY_APP) == [], "they are to say the apps whose rows they write: `apps=`"
+    assert sorted(WRITES_OF_EVERY_APP - found) == [], "they do now: take them off the list"
+
+
+@pytest.mark.parametrize(
+    ("call", "is_found"),
+    [
+        ("self._database.write(operation)", True),
+        ("self._database.submit(operation, done, on_error, uses_reserve=False)", True),
+        ("self._ledger.submit_until_done(operation, done)", True),
+        ("self._database.write(operation, app_no)", False),
+        ("self._database.submit(operation, done, on_error, apps=EVERY_APP)", False),
+        ("file.write(line)", False),
+    ],
+)
+def test_a_write_that_does_not_is_found(call: str, is_found: bool) -> None:
+    tree = ast.parse(f"class Some:\n async def change(self):\n  {call}")
+    assert list(undeclared(tree, "module")) == (["module.Some.change"] if is_found else [])

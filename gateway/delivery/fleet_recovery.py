@@ -14,6 +14,7 @@ from collections.abc import Callable
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.recalls import SentElsewhere
 from gateway.delivery_handles import handle_of
+from gateway.store.app_locks import EVERY_APP
 from gateway.store.database import Database
 from gateway.store.deliveries.ledger_statements import revoke_removed_rows
 from gateway.store.deliveries.stale_deliveries import pushes_to_recover, recover_rows
@@ -57,8 +58,12 @@ class FleetRecovery:
         try:
             held = await self._in_flight(await self._database.read(pushes_to_recover))
             now_ms = self._clock_ms()
-            ended = await self._database.write(lambda transaction: recover_rows(transaction, held, now_ms))
-            while await self._database.write(lambda transaction: revoke_removed_rows(transaction, now_ms)):
+            ended = await self._database.write(
+                lambda transaction: recover_rows(transaction, held, now_ms), apps=EVERY_APP
+            )
+            while await self._database.write(
+                lambda transaction: revoke_removed_rows(transaction, now_ms), apps=EVERY_APP
+            ):
                 pass
         except BaseException:
             self._has_ended = True

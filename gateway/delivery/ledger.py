@@ -41,7 +41,7 @@ from gateway.delivery.push import ActivePush, ActivePushes, load_pushes
 from gateway.delivery.recalls import Recalls
 from gateway.delivery_handles import DEVICE_BITS, DEVICE_MASK, handle_of
 from gateway.delivery_states import DeliveryState
-from gateway.store.app_locks import Apps, DeclaredApps
+from gateway.store.app_locks import EVERY_APP, Apps, DeclaredApps
 from gateway.store.deliveries.attempts import count_attempts
 from gateway.store.deliveries.ledger_statements import (
     ENDED_DELIVERIES,
@@ -476,6 +476,7 @@ class Ledger:
             lambda transaction: sweep_rows(transaction, now_ms, offered_before, expired_in_flight, self.sent_of),
             on_commit,
             on_error,
+            apps=EVERY_APP,  # of one server; where there are nodes, `sweep_apps` is called
         )
 
     def _offered_before(self, now_ms: int) -> int:
