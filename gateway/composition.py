@@ -119,8 +119,10 @@ class Components:
         """This node among others; None: the server has its database alone."""
         self.nodes: NodeComponents | None = None
         """What a node has besides; None: there is one server."""
-        if stored.membership is not None:
-            self.nodes = NodeComponents(database=database, membership=stored.membership, clock_ms=clock_ms)
+        if stored.membership is not None and self.peers is not None:
+            self.nodes = NodeComponents(
+                database=database, membership=stored.membership, peers=self.peers, clock_ms=clock_ms
+            )
         self._confirm = None if self.nodes is None else self.nodes.invalidations.confirm
         self._settings = settings
         self._metrics_key = MetricsKey.read(settings.metrics_key) if settings.metrics_key is not None else None

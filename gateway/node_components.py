@@ -23,6 +23,8 @@ from gateway.device_topics import client_id
 from gateway.events.event_feed import EventFeed
 from gateway.events.webhook_sender import WebhookSender
 from gateway.events.webhooks import WebhookStore
+from gateway.nodes import invalidations
+from gateway.nodes.components import PeerComponents
 from gateway.nodes.horizon import HorizonReader
 from gateway.nodes.invalidations import Invalidations
 from gateway.nodes.membership import Membership
@@ -61,7 +63,9 @@ class SharedParts(NamedTuple):
 class NodeComponents:
     """A node's tasks and invalidations. Loop."""
 
-    def __init__(self, *, database: Database, membership: Membership, clock_ms: Callable[[], int]) -> None:
+    def __init__(
+        self, *, database: Database, membership: Membership, peers: PeerComponents, clock_ms: Callable[[], int]
+    ) -> None:
         """`connect` comes before anything is loaded. `clock_ms` gives server time in milliseconds."""
         self._database = database
         self._clock_ms = clock_ms
@@ -70,6 +74,8 @@ class NodeComponents:
         self._horizon = HorizonReader(database)
         self.tasks = Tasks(database, membership.own)
         self.invalidations = Invalidations(database, membership.own)
+        self.invalidations.nudge_by(membership.peers, peers.client.ask)
+        peers.verbs.add(invalidations.VERB, self.invalidations.answer)
 
     def connect(self, parts: SharedParts, stopped_at: int) -> None:
         """Share these components with other nodes. `stopped_at`: the last server time that was stored before this
@@ -85,6 +91,7 @@ class NodeComponents:
         parts.uplink_quota.horizon = self._uplink_horizon
         parts.idempotency_quota.is_shared = True
         parts.webhook_sender.sends = False
+        parts.webhook_sender.may_send = self._membership.may_serve
         self._add_tasks(stopped_at)
         self._handle_invalidations()
 
@@ -121,6 +128,10 @@ class NodeComponents:
                     self._delivery.analytics.forget_changes()
                 if not self.tasks.is_owned(TaskName.WATCHES):
                     await self._delivery.watches.follow_others()
+                if not self.tasks.is_owned(TaskName.WEBHOOKS):
+                    await self._parts.webhooks.follow_others()
+                if not self.tasks.is_owned(TaskName.CAMPAIGNS):
+                    self._parts.campaigns.forget()
             except Exception as error:  # above all a database that is away: it is tried again
                 log.warning("what other nodes have stored cannot be seen, trying again: %s", error)
             await asyncio.sleep(LOOK_SECONDS)

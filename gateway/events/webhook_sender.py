@@ -135,6 +135,8 @@ class WebhookSender:
         self._closing: set[asyncio.Task[None]] = set()
         self._tested: set[str] = set()
         self._ended = False
+        self.may_send: Callable[[], bool] | None = None
+        """Asked before each request, where another node may be sending by now; None: there are none."""
         self.sends = True
         """Whether this server sends; with several nodes one of them does."""
         self.succeeded = self.failed = self.dead_letters = self.disabled = 0
@@ -460,6 +462,8 @@ class WebhookSender:
             "webhook-signature": signature(webhook.secrets(now_ms), message_id, seconds, body),
         }
         async with self._limit.slot(webhook.app_no):
+            if self.may_send is not None and not self.may_send():
+                return RequestFailed("this node may not send any more")
             try:
                 answer = await client.post(url, body, headers)
             except RequestFailed as failure:

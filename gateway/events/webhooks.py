@@ -36,6 +36,8 @@ from gateway.timestamps import rfc3339, rfc3339_or_none
 
 MAX_WEBHOOKS = 20
 """Webhooks of an app."""
+FOLLOW_MS = 2_000
+"""Time by which a node may be behind in what it says of another one's requests."""
 LANES_PER_WEBHOOK = 4
 """Parts of a webhook's devices that are told of independently, each in order: what one receiver's program cannot take
 holds up a quarter."""
@@ -206,6 +208,7 @@ class WebhookStore:
         self._allowed = allowed
         self.webhooks: dict[str, WebhookState] = {}
         self._on_changed, self._on_replay = on_changed, on_replay
+        self._followed_at = 0
 
     async def load(self) -> None:
         """Load all webhooks, after a start, or before this node sends what is for them."""
@@ -248,6 +251,20 @@ class WebhookStore:
             if stored.fields.enabled:
                 known.restart_lanes()
             self._on_changed(known)
+        else:
+            self._on_replay(known)  # if it was not that, there are none to send
+
+    async def follow_others(self) -> None:
+        """Know what became of what another node has sent. Called again and again, costs a statement each FOLLOW_MS."""
+        now_ms = self._clock_ms()
+        if not self.webhooks or now_ms - self._followed_at < FOLLOW_MS:
+            return
+        self._followed_at = now_ms
+        for row in await self._database.read(rows.stored_webhooks):
+            known = self.webhooks.get(row.id)
+            if known is not None:
+                known.succeeded_at, known.failed_at, known.last_error = row.succeeded_at, row.failed_at, row.last_error
+                known.dropped = row.dropped
 
     def of_app(self, app_no: int) -> list[WebhookState]:
         return [webhook for webhook in self.webhooks.values() if webhook.app_no == app_no]

@@ -8,19 +8,22 @@ Laws
 3. A request that has stored a change is answered when every node whose epoch has not ended has read up to there, and
    has done what follows from it (`confirm`). A node that does not answer costs the time until its lease has ended.
 
-A node that reads nothing new costs one statement in READ_SECONDS. Callers that wait share one look at how far the
-others are.
+A node that reads nothing new costs one statement in READ_SECONDS. While somebody waits, its peers are asked to read at
+once, and how far they are is looked up when they answer, else once in CONFIRM_SECONDS.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from typing import Final
 
 from gateway.errors import problem
+from gateway.nodes.connected_sets import Ask
 from gateway.nodes.membership import Node
+from gateway.nodes.peer_client import PeerUnavailable
 from gateway.store.app_locks import NO_APP
 from gateway.store.database import Database
 from gateway.store.nodes.invalidations import (
@@ -40,6 +43,9 @@ READ_SECONDS = 0.1
 """Time between two looks for what is new: as much of the time that a change takes which has to be confirmed."""
 CONFIRM_SECONDS = 0.05
 """Time between two looks at how far the others are, while somebody waits."""
+VERB: Final = "changed"
+NUDGE_SECONDS = 1.0
+"""Time that a peer has to answer a nudge."""
 LONGEST_SECONDS = 12.0
 """Time after which a request is answered 503: a node that does not answer is declared ended after 4 s, and another one
 that ends meanwhile after 4 more."""
@@ -56,6 +62,8 @@ class Invalidations:
         """Everything up to here is known here."""
         self._noted = 0
         """The same, as the others can read it."""
+        self._peers: Callable[[], Sequence[Node]] = tuple
+        self._ask: Ask | None = None
         self._lock = asyncio.Lock()
         """Held while something is read: it is done in order, and once."""
         self.waiting = 0
@@ -64,6 +72,16 @@ class Invalidations:
     def on(self, kind: InvalidationKind, handler: Callable[[Invalidation], Awaitable[None]]) -> None:
         """Have a handler called with each invalidation of a kind; it may come again. Before `begin`."""
         self._handlers[kind] = handler
+
+    def nudge_by(self, peers: Callable[[], Sequence[Node]], ask: Ask) -> None:
+        """Have peers asked to read at once, while somebody waits; `ask` is that of `PeerClient`. They read without it,
+        a moment later."""
+        self._peers, self._ask = peers, ask
+
+    async def answer(self, body: bytes) -> bytes:
+        """Answer a peer that waits: read what is new. Raises as `read`."""
+        await self.read()
+        return b""
 
     async def begin(self) -> None:
         """Begin to read, before anything is loaded that an invalidation could be about."""
@@ -109,16 +127,35 @@ class Invalidations:
         Raises Problem 503 if that takes too long, StorageError.
         """
         target = await self._database.read_soon(last_invalidation)
+        await self.read()
+        if await self._is_seen(target):
+            return
         deadline = asyncio.get_running_loop().time() + LONGEST_SECONDS
+        nudges = {asyncio.ensure_future(self._nudge(peer)) for peer in self._peers()}
         self.waiting += 1
         try:
-            await self.read()
             while True:
-                least = await self._database.read_soon(least_seen)
-                if least is None or least >= target:
+                if nudges:  # until the peers have answered, or the next look is due
+                    _, nudges = await asyncio.wait(nudges, timeout=CONFIRM_SECONDS)
+                else:
+                    await asyncio.sleep(CONFIRM_SECONDS)
+                if await self._is_seen(target):
                     return
                 if asyncio.get_running_loop().time() > deadline:
                     raise problem("unavailable", "this is stored, but not every node has confirmed that it knows it")
-                await asyncio.sleep(CONFIRM_SECONDS)
         finally:
             self.waiting -= 1
+            for nudge in nudges:
+                nudge.cancel()
+
+    async def _is_seen(self, number: int) -> bool:
+        """Whether all live nodes have read up to here."""
+        least = await self._database.read_soon(least_seen)
+        return least is None or least >= number
+
+    async def _nudge(self, peer: Node) -> None:
+        assert self._ask is not None, "there are peers"
+        try:
+            await self._ask(peer, VERB, b"", NUDGE_SECONDS)
+        except PeerUnavailable as error:
+            log.debug("node %d reads what has changed by itself: %s", peer.no, error)

@@ -151,6 +151,11 @@ class Campaigns:
             if number not in self._busy:
                 self._due.setdefault(number, now_ms)
 
+    def forget(self) -> None:
+        """Forget what commands to this node have made due: another node carries campaigns out."""
+        self._due.clear()
+        self._rules.clear()
+
     # -- commands --------------------------------------------------------------------------------------------------
 
     async def create(
@@ -188,18 +193,9 @@ class Campaigns:
             rows.remove_ended(transaction, app.no, KEPT_CAMPAIGNS - 1)
             about("campaign", campaign_id, targeted=reach.targeted)
             return rows.insert_campaign(
-                transaction,
-                app.no,
-                campaign_id,
-                fields.name,
-                content,
-                state,
-                key_id,
-                start_at,
-                reach.targeted,
-                remembered,
-                now_ms,
-            )
+                transaction, app.no, campaign_id, fields.name, content, state, key_id, start_at, reach.targeted,
+                remembered, now_ms,
+            )  # fmt: skip
 
         number = await self._database.write(operation, app.no)
         if number is None:

@@ -79,6 +79,14 @@ BEGIN
 END $$;
 CREATE CONSTRAINT TRIGGER webhook_changed AFTER INSERT OR DELETE OR UPDATE OF url, types, description, secret, old_secret, disabled_at ON webhook
  DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION webhook_changed();
+-- Who asks for dead letters to be sent again asks any node: it counts as a change of the webhook, once for all of them.
+CREATE FUNCTION replay_asked() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+ UPDATE webhook SET description = description WHERE no IN (SELECT webhook_no FROM asked WHERE replay_at IS NOT NULL);
+ RETURN NULL;
+END $$;
+CREATE TRIGGER replay_asked AFTER UPDATE ON dead_letter REFERENCING NEW TABLE AS asked
+ FOR EACH STATEMENT EXECUTE FUNCTION replay_asked();
 CREATE FUNCTION watch_changed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
  IF TG_OP = 'DELETE' THEN
