@@ -82,6 +82,8 @@ class NewPushes:
         self._left_to_read: set[int] = set()
         """Apps of which the operation that is being called back has pushes that the next read hands out."""
         self._under_way = False
+        self._has_failed = False
+        """The last read could not be made, which was logged."""
         self._is_nudged = False
         """Something may have been stored since the read that is under way."""
         self._found: deque[NewPush] = deque()
@@ -192,12 +194,15 @@ class NewPushes:
         )
 
     def _on_error(self, error: BaseException) -> None:
-        log.error("new pushes cannot be read, trying again: %s", error)
+        if not self._has_failed:  # not four times a second while the database is away
+            log.error("new pushes cannot be read, trying again: %s", error)
+        self._has_failed = True
         self._found.clear()
         self._is_nudged = False
         self._end_read({})
 
     def _on_read(self, page: NewPushesPage) -> None:
+        self._has_failed = False
         if page.more:
             self._is_nudged = True
         connected = self._hand_over.connected

@@ -3,8 +3,8 @@
 Each node is the whole of the delivery components; writers take turns, as the lock of an app makes them, and nothing
 nudges. A device that moves is disconnected by its old node, whose outcomes are stored before the new one loads its
 session (`nodes/takeover`). What must hold: the states of each push sum to what was targeted; a device gets the pushes
-of a priority in the order of their numbers; nothing comes again after its acknowledgement was recorded; and whoever is
-connected gets all that waits, without connecting again.
+of a priority in the order of their numbers, and none is left out; nothing comes again after its acknowledgement was
+recorded; and whoever is connected gets all that waits, without connecting again.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ RECEIPTS = range(DeliveryState.DELIVERED, DeliveryState.ACTED + 1)
 
 
 class TwoNodes(RuleBasedStateMachine):
-    @initialize(form=st.sampled_from(["rows", "sets", "mixed"]), small=st.booleans())
-    def start(self, form: str, small: bool) -> None:
-        """`small`: a read finds little and loads little, so that it takes several."""
+    @initialize(form=st.sampled_from(["rows", "sets", "mixed"]), small=st.booleans(), window=st.sampled_from([3, 40]))
+    def start(self, form: str, small: bool, window: int) -> None:
+        """`small`: a read finds little and loads little, so that it takes several; `window`: room of a device."""
         self.patched = pytest.MonkeyPatch()
         self.patched.setattr(fan_out, "SLICE_DELIVERIES", 1)
         if form != "rows":
@@ -51,12 +51,14 @@ class TwoNodes(RuleBasedStateMachine):
             self.patched.setattr(store, "READ_PUSHES", 2)
             self.patched.setattr(store, "READ_ROWS", 2)
             self.patched.setattr(new_pushes, "LOADED_BYTES", 1)
-        first = World(devices=DEVICES, mailbox_limit=50, has_nodes=True)
-        self.nodes = [first, World(beside=first, mailbox_limit=50)]
+        first = World(devices=DEVICES, window=window, mailbox_limit=50, has_nodes=True)
+        self.nodes = [first, World(beside=first, window=window, mailbox_limit=50)]
         self.at: dict[int, int] = {}
         """The node that a device is connected to, or was last."""
         self.last_in_lane: dict[tuple[int, int, int, int], int] = {}
         """By device, node, connection there and priority: the push handed over last."""
+        self.handed: dict[tuple[int, int, int], set[int]] = {}
+        """By device, node and connection there: the pushes handed over."""
         self.recorded: set[tuple[int, int]] = set()
         self.tasks: list[asyncio.Task[AcceptedPush]] = []
         for number, node in enumerate(self.nodes):
@@ -83,6 +85,14 @@ class TwoNodes(RuleBasedStateMachine):
         lane = (device_no, number, session.connection, priority)
         assert self.last_in_lane.get(lane, 0) < push_no, "out of order within its priority"
         self.last_in_lane[lane] = push_no
+        had = self.handed.setdefault(lane[:3], set())
+        had.add(push_no)
+        left_out = self.nodes[0].connection.execute(
+            "SELECT p.no FROM whole_delivery AS d JOIN push AS p ON p.no = d.push_no WHERE d.device_no = ?"
+            " AND d.state = 0 AND p.no < ? AND p.priority = ? AND p.ttl > 0 AND p.expires_at > ?",
+            (device_no, push_no, priority, self.nodes[0].now),
+        )
+        assert {no for (no,) in left_out.fetchall()} <= had, "it has overtaken one that waits"
         assert (push_no, device_no) not in self.recorded, "again, although recorded"
         assert ttl == 0 or expires_at > self.nodes[0].now, "handed over after its ttl"
         assert [one.handle for one in session.inflight].count(hand_over.handle) <= 1, "in flight twice"
@@ -184,6 +194,17 @@ class TwoNodes(RuleBasedStateMachine):
         """A node tells the other who is connected to it."""
         self.nodes[1 - at].elsewhere = self.nodes[at].connections.online_set()
 
+    @rule(device=NUMBERS, at=NODES, is_read=st.booleans())
+    def return_slowly(self, device: int, at: int, is_read: bool) -> None:
+        """A device connects, and what is read of its mailbox is called back later than what is stored after that."""
+        self.work_through(at)
+        self.connect(device, at, 1)
+        self.turn(at)
+        self.commit(at, None)
+        self.accept(1 - at, None, "normal", 1, 86_400, None, True)
+        if is_read:
+            self.read(at)
+
     @rule(device=NUMBERS)
     def disconnect(self, device: int) -> None:
         if device in self.at:
@@ -271,7 +292,7 @@ def test_a_busy_day(seed: int, form: str, full: int) -> None:
     for round_ in range(full):
         machine = TwoNodes()
         dice = random.Random(seed + 1000 * round_)
-        machine.start(form, small=dice.random() < 0.5)
+        machine.start(form, small=dice.random() < 0.5, window=dice.choice([3, 40, 40]))
         try:
             live(machine, dice)
         finally:
@@ -305,11 +326,12 @@ def live(machine: TwoNodes, dice: random.Random) -> None:
         lambda: machine.answer(at()),
         lambda: machine.read(at()),
         lambda: machine.connect(device(), at(), dice.choice([0, 1, 1])),
+        lambda: machine.return_slowly(device(), at(), dice.random() < 0.5),
         lambda: machine.disconnect(device()),
         lambda: machine.exchange(at()),
         lambda: machine.time_passes(dice.choice([0.25, 1, 3])),
     ]
-    weights = [10, 12, 6, 5, 5, 4, 5, 6, 6, 5, 2, 1, 2, 1]
+    weights = [10, 12, 6, 5, 5, 4, 5, 6, 6, 5, 2, 2, 1, 2, 1]
     for _ in range(500):
         dice.choices(moves, weights)[0]()
         machine.states_are_conserved()
