@@ -488,14 +488,17 @@ class Ledger:
         now_ms = self._clock_ms()
         return now_ms, self._offered_before(now_ms), [*self._expired_in_flight, *self.act_now()]
 
-    async def sweep_apps(self, apps: frozenset[int], elsewhere: Mapping[int, BitMap]) -> bool:
+    async def sweep_apps(
+        self, apps: frozenset[int], elsewhere: Mapping[int, BitMap], in_flight_elsewhere: Iterable[int]
+    ) -> bool:
         """End a slice of what has outlived its ttl in these apps; whether there may be more. Raises StorageError.
 
-        `elsewhere`: devices to which pushes are in flight from other nodes.
+        `elsewhere`: devices to which pushes are in flight from other nodes; `in_flight_elsewhere` are left alone.
         """
         self._expired_in_flight = {no for no in self._expired_in_flight if self.is_in_flight(no)}
         self.flush()
         now_ms, offered_before, left_alone = self.expired()
+        left_alone += in_flight_elsewhere
         in_flight, more, _ = await self._database.write(
             lambda transaction: sweep_rows(
                 transaction, now_ms, offered_before, left_alone,
