@@ -38,6 +38,10 @@ LATE_MS = BOUNDS_MS[-1]
 """Time after its acceptance from which a delivery that is handed over counts as late."""
 
 
+LEASE_LOOK_SECONDS = 0.25
+"""Time after which a node without a lease looks whether it has one again."""
+
+
 class HandOver:
     """Hands deliveries to the connections of devices. Loop.
 
@@ -103,7 +107,8 @@ class HandOver:
 
     def _fan_out_slice(self) -> None:
         if self._may_serve is not None and not self._may_serve():
-            self._fan_out_scheduled = True  # by nobody: another node serves the devices, and this one ends
+            self._fan_out_scheduled = True
+            self._timers.call_later(LEASE_LOOK_SECONDS, self._fan_out_slice)  # or this process has ended by then
             return
         for pushes, device_nos, overtakes in self._fan_outs.next_slice():
             if len(pushes) == 1:
@@ -284,13 +289,17 @@ class HandOver:
         """Hand over what the alert limiter lets through for a device; False if it had no room for all of it."""
         device = self.devices.get(device_no)
         if self._may_serve is not None and not self._may_serve():
-            return True  # the process ends
+            self._timers.call_later(LEASE_LOOK_SECONDS, lambda: self._hand_over_later(device_no, pushes))
+            return True
         if device is None or device.state is HandOverState.CLOSED:
             return True  # it is checked again when the device is back
         if self._hand_over_each(device, pushes, "limited"):
             return True
         self.reader.pause(device, HandOverState.FULL)
         return False
+
+    def _hand_over_later(self, device_no: int, pushes: list[ActivePush]) -> None:
+        self.hand_over_limited(device_no, pushes)
 
     def _count_in_flight(self, client_id: str) -> int:
         return self._engine.in_flight(client_id)

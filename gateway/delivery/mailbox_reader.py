@@ -298,10 +298,12 @@ class MailboxReader:
         loaded: list[ActivePush],
         ended: list[int],
     ) -> None:
-        if self._may_serve is not None and not self._may_serve():
-            return  # nothing is read any more: another node serves the devices, and this one ends
-        self._under_way = False
         self._ledger.note_ended(ended)
+        if self._may_serve is not None and not self._may_serve():
+            # Read again when there is a lease; or this process has ended by then, and another node serves the devices.
+            self._timers.call_later(RETRY_SECONDS, lambda: self._retry(connected))
+            return
+        self._under_way = False
         behind = () if self._note_newest is None else self._note_newest(newest)
         unknown = {push.no: push for push in loaded}
         # Before the next is read: a device that is queued again may be in that, and must be given nothing of this.

@@ -11,8 +11,9 @@ from typing import NamedTuple
 from pyroaring import BitMap
 
 from broker.broker import Broker
-from gateway.nodes import connected_sets, nudges, peer_connections, sent_deliveries
+from gateway.nodes import connected_sets, lease_witnesses, nudges, peer_connections, sent_deliveries
 from gateway.nodes.connected_sets import ConnectedSets
+from gateway.nodes.lease_witnesses import LeaseWitnesses
 from gateway.nodes.membership import Membership, Node
 from gateway.nodes.nudges import Nudges
 from gateway.nodes.peer_client import PeerClient
@@ -79,6 +80,9 @@ class PeerComponents:
         self.connections = PeerConnections(
             here=lambda: self._own.connections, sets=self.connected_sets, peers=membership.peers, ask=self.client.ask
         )
+        witnesses = LeaseWitnesses(membership, self.client.ask)
+        membership.wait_while(witnesses.is_database_away)
+        self.verbs.add(lease_witnesses.VERB, witnesses.answer)
         self.verbs.add(connected_sets.VERB, self.connected_sets.answer)
         self.verbs.add(nudges.VERB, self.nudges.answer)
         self.verbs.add(sent_deliveries.VERB, self.sent_deliveries.answer)

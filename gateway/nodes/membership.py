@@ -4,8 +4,10 @@ Laws
 1. Nobody compares clocks, only lengths of time on a clock of its own (CLOCK_BOOTTIME, which goes on in suspend). A
    lease lasts LEASE_SECONDS from before its last confirmed renewal was sent. Whoever has seen another's row unchanged
    for ENDED_SECONDS since an answer showed it declares that one ended, by a statement that finds the row unchanged.
-2. A lease that is over is lost for good, and ends the process (`lost`). Until it has ended, `may_serve` keeps
-   everything from being handed over: from the very moment, whatever the loop was doing, or the machine.
+2. Without a lease nothing is handed over: `may_serve` says so from the very moment, whatever the loop was doing, or
+   the machine. Who is declared ended has lost its lease for good, and so has who cannot renew it while others can: it
+   ends the process (`lost`). While nobody can renew, because the database is away, nobody is ended either: the node
+   waits for it with its sockets open, for WAIT_SECONDS at most, and serves on if its epoch has not ended.
 3. An epoch that others name has ended when its row says so, and not because it is unknown here: `is_live` is as of the
    last renewal.
 
@@ -20,7 +22,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -44,6 +46,8 @@ ENDED_SECONDS = 4.0
 drift, and for a node that is paused between a look at its lease and what it does then."""
 UNANSWERED_SECONDS = 1.0
 """Time after which a renewal that gets no answer is given up, and tried over a new connection."""
+WAIT_SECONDS = 60.0
+"""Time for which a node waits without a lease for a database that is away: longer than a fail-over takes."""
 _RETRY_SECONDS = 0.1
 _LINE_PAUSE_SECONDS = 0.05
 """Time between two looks for the server time of others."""
@@ -88,7 +92,11 @@ class Membership:
         self._connection = connection
         self._until = registered.until
         """The end of the lease, in seconds of CLOCK_BOOTTIME."""
+        self._held_since = boottime()
+        """Since when the lease has been without a gap."""
         self._is_over = False
+        self._is_database_away: Callable[[], Awaitable[bool]] | None = None
+        self._waiting: asyncio.Task[None] | None = None
         self._loop = loop
         self._peers: dict[int, Node] = {}
         self._followers: list[tuple[Callable[[Node], None], Callable[[Node], None]]] = []
@@ -161,6 +169,18 @@ class Membership:
         """Whether the lease holds at this moment. Any thread."""
         return not self._is_over and boottime() < self._until
 
+    def wait_while(self, is_database_away: Callable[[], Awaitable[bool]]) -> None:
+        """Have a node that cannot renew its lease wait while this is true, instead of ending."""
+        self._is_database_away = is_database_away
+
+    def renewed_ago(self) -> float:
+        """Return the seconds since the last renewal that was confirmed."""
+        return boottime() - self._until + LEASE_SECONDS
+
+    def leased_for(self) -> float:
+        """Return the seconds for which the lease has been without a gap; 0: there is none."""
+        return boottime() - self._held_since if self.may_serve() else 0.0
+
     def lose(self, reason: str) -> None:
         """End the lease for good. Any thread."""
         self._is_over = True
@@ -172,6 +192,8 @@ class Membership:
     async def end(self) -> None:
         """Renew no more, and end this epoch, so that nobody has to wait for its lease. What has to be stored is."""
         self._watch_timer.cancel()
+        if self._waiting is not None:
+            self._waiting.cancel()
         self._ending.set()
         self._wake.set()
         try:
@@ -189,13 +211,28 @@ class Membership:
     def _watch(self) -> None:
         """See that the lease is over, whatever the thread waits for, and do not let it wait for ever."""
         now = boottime()
-        if now >= self._until:
-            self.lose(_EXPIRED)
         if self._is_over:
             return
+        if now >= self._until and (self._waiting is None or self._waiting.done()):
+            self._waiting = self._loop.create_task(self._wait_without_lease(), name="lease")
         if self._asked_at is not None and now - self._asked_at > UNANSWERED_SECONDS:
             self._connection.abort()
         self._watch_timer = self._loop.call_later(_WATCH_SECONDS, self._watch)
+
+    async def _wait_without_lease(self) -> None:
+        """Wait for a renewal as long as nobody can renew, and then for another one; or lose the lease."""
+        log.error("node %d: %s: nothing is handed over", self.own.no, _EXPIRED)
+        ends_at = boottime() + WAIT_SECONDS
+        while boottime() < ends_at:
+            is_away = self._is_database_away is not None and await self._is_database_away()
+            if self._is_database_away is not None:
+                await asyncio.sleep(RENEWAL_SECONDS)
+            if self.may_serve():
+                log.warning("node %d has renewed its lease, and serves on", self.own.no)
+                return
+            if not is_away:
+                break
+        self.lose(_EXPIRED)
 
     def _renew_until_over(self) -> None:
         """The thread: renew, and declare ended whoever does not."""
@@ -234,12 +271,12 @@ class Membership:
             self._asked_at = None
         if rows is None:
             return None
-        if sent >= self._until:  # it was over: that is final
-            self.lose(_EXPIRED)
-            return rows
-        self._until = sent + LEASE_SECONDS
         answered = boottime()
-        before, self._watched = self._watched, {}
+        # Who could not renew saw nobody who could: it counts anew for how long the others have not.
+        before, self._watched = ({} if answered >= self._until else self._watched), {}
+        if sent >= self._until:
+            self._held_since = answered
+        self._until = sent + LEASE_SECONDS
         for row in rows:
             seen, watched = _Watched(row.epoch, row.renewals, answered), before.get(row.no)
             is_same = watched is not None and watched[:2] == seen[:2]

@@ -230,9 +230,11 @@ def test_clocks_that_are_moved_by_a_day_move_no_lease(tmp_path: Path, wire: Wire
                 wait_days_ahead(server.url, -days)
                 serve()
             assert device.connections == 1
+            second.freeze()  # a machine that is suspended for a day
             set_clock(of_node, 0, DAY_SECONDS)
-            assert second.wait() == EXIT_LEASE_LOST
             first.wait_log(DECLARED)
+            second.resume()
+            assert second.wait() == EXIT_LEASE_LOST
 
 
 def wait_days_ahead(database: str, days: int) -> None:
@@ -287,3 +289,32 @@ def test_a_lifetime_is_the_same_on_every_node(tmp_path: Path, wire: Wire) -> Non
             # Each shows the time of a push as the other does, by the clock that they have in common.
             shown = [node.api.call("GET", f"/v1/pushes/{alive}", 200)["sent_at"] for node in (first, second)]
             assert abs(seconds_of(shown[0]) - seconds_of(shown[1])) <= 2
+
+
+def test_a_database_that_is_away_for_all_ends_nobody(tmp_path: Path, relay: PostgresqlRelay, wire: Wire) -> None:
+    """For longer than a lease: nothing is handed over meanwhile, and no device has to connect again."""
+    with (
+        NodeProcess(tmp_path / "one", relay.address) as first,
+        NodeProcess(tmp_path / "two", relay.address) as second,
+    ):
+        nodes = {first: connected(wire, first, "kiosk-1"), second: connected(wire, second, "kiosk-2")}
+        epochs = [row_of(node, relay.target_address).epoch for node in nodes]
+
+        def wait_lines(text: str, number: int) -> None:
+            wait_for(lambda: all(node.errors.count(text) >= number for node in nodes), what=f"{text!r}, {number} times")
+
+        for number in (1, 2):
+            relay.close()
+            wait_lines("nothing is handed over", number)
+            relay.open()
+            wait_lines("serves on", number)
+            for node in nodes:
+                wait_for(node.api.is_ready, what="a node that is ready")
+            for node, device in nodes.items():
+                device.wait_push(node.api.push(device.client_id))
+        wait_renewed(first, relay.target_address, 10)  # longer than it takes to be declared ended
+        assert [row_of(node, relay.target_address).epoch for node in nodes] == epochs
+        assert [device.connections for device in nodes.values()] == [1, 1]
+        assert DECLARED not in first.errors + second.errors
+        assert first.running
+        assert second.running

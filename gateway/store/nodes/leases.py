@@ -18,6 +18,8 @@ from gateway.store.transaction import Transaction
 
 T = TypeVar("T")
 
+KEPT_MS = 30 * 86_400_000
+"""Time that the row of a node stays after its end, by the database's clock. Who has no row has ended."""
 _OF_THE_LINE = 0x666C_6565_7474_696D
 """The advisory lock of who chooses its server time ("fleettim"), beside the schema's own number."""
 
@@ -74,8 +76,9 @@ def register(
     """Begin an epoch. `known`: the number and identity that this data directory has had.
 
     The epoch before, if there was one, has ended with it. A directory that is new, or was at another database, gets a
-    number and takes `identity`.
+    number and takes `identity`. Nodes that ended long ago leave: each directory that is thrown away would leave a row.
     """
+    transaction.execute("DELETE FROM node WHERE ended_at < database_ms() - ?", (KEPT_MS,))
     if known is not None:
         keep_last_time(transaction)
         row = transaction.execute(

@@ -75,8 +75,8 @@ RETRY_SECONDS = 1.0
 """Time between two attempts to reach a PostgreSQL that is away."""
 SIZE_SECONDS = 60.0
 """Time between two measurements of the database's size, which looks at each of its files."""
-OUTCOME_SECONDS = 10.0
-"""Time for which a commit that was not answered is asked after, as long as a client's patience."""
+OUTCOME_SECONDS = 60.0
+"""Time for which a commit that was not answered is asked after: longer than a fail-over takes."""
 _WRITTEN = "another server has written to the schema while the connection was lost"
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 IDLE_MS = 2_000

@@ -334,9 +334,11 @@ def test_nothing_is_handed_over_without_a_lease() -> None:
     after = world.push({"devices": ["d1", "d2"]}).push_id
     assert world.received(1) == [before]
     assert world.received(2) == []
-    has_lease = True  # which it never has again: nothing goes on by itself
-    world.settle()
-    assert world.received(2) == []
     assert world.counts(waiting)["waiting"] == 1
     assert world.counts(after)["waiting"] == 2
+    has_lease = True  # the database was away for all nodes
+    world.timers.later_turn()
+    world.settle()
+    assert world.received(1) == [before, after]
+    assert world.received(2) == [waiting, after]
     world.close()

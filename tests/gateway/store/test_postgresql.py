@@ -233,6 +233,17 @@ async def test_nothing_is_stored_under_an_epoch_that_has_ended(node: OneNode, tm
     await database.close()
 
 
+def test_rows_of_nodes_that_ended_long_ago_leave(node: OneNode) -> None:
+    """Of those only: one that is killed and not declared ended yet has none."""
+    begin = partial(register, known=None, identity="", url="", secret="")
+    later, _ = node.lease.run(begin)
+    assert node.declare_ended()
+    node.lease.run(lambda transaction: transaction.execute("UPDATE node SET ended_at = 1 WHERE no = ?", (node.no,)))
+    node.lease.run(begin)
+    left = node.lease.run(lambda transaction: transaction.execute("SELECT no FROM node ORDER BY no").fetchall())
+    assert left == [(later,), (later + 1,)]
+
+
 def test_who_declares_an_end_does_not_wait_for_a_group_that_is_under_way(node: OneNode) -> None:
     """It has a lease of its own to renew."""
     writer = node.backend.connect_writer()
