@@ -11,17 +11,33 @@ import zlib
 from pathlib import Path
 
 from tests.certificates import Authority
+from tests.conformance.shared_sessions import SharedSessionsBroker
 from tests.conformance.standalone import BrokerProcess
 from tests.websocket_stream import WebSocketStream
 from tests.wire import RawClient, Stream
 
 TCP = "tcp"
+SHARED = "shared-sessions"
+"""TCP to a broker whose sessions are not its own (`shared_sessions`)."""
 OTHERS = ("tls", "tls-certificate", "ws", "wss", "wss-certificate")
+
+
+ALONE = {
+    "test_messages_wait_for_a_session_that_stays",
+    "test_mqtt_3_1_is_spoken_as_3_1_1",
+    "test_properties_are_sent_on_as_they_came",
+    "test_the_client_identifier_tells_sessions_apart",
+    "test_what_has_expired_is_not_delivered",
+    "test_the_flow_of_a_message_that_expired_is_completed",
+}
+"""Tests in which ordinary messages wait for who is away: over shared sessions the router knows who is connected. In the
+last, a row does not say that nothing of its message has left, so it is repeated."""
 
 
 def transports_of(test: str, full: bool) -> list[str]:
     """`test` is its node id; the choice must not change from process to process, as `hash` does."""
-    return [TCP, *OTHERS] if full else [TCP, OTHERS[zlib.crc32(test.encode()) % len(OTHERS)]]
+    ways = [TCP, *OTHERS] if full else [TCP, OTHERS[zlib.crc32(test.encode()) % len(OTHERS)]]
+    return ways if test.rpartition(".")[2] in ALONE else [*ways, SHARED]
 
 
 class Ways:
@@ -44,6 +60,7 @@ class Ways:
             listen=["mqtt://127.0.0.1:0", "ws://127.0.0.1:0/mqtt", "wss://127.0.0.1:0/mqtt"],
         )
         self._ports: dict[str, int] = {}
+        self._shared: SharedSessionsBroker | None = None
 
     def __enter__(self) -> Ways:
         broker = self.broker.start()
@@ -55,8 +72,12 @@ class Ways:
 
     def __exit__(self, *_: object) -> None:
         self.broker.kill9()
+        if self._shared is not None:
+            self._shared.stop()
 
     def open(self, transport: str) -> RawClient:
+        if transport == SHARED:
+            return RawClient(self._port_of_shared())
         kind, _, certificate = transport.partition("-")
         trust = self._trust[bool(certificate)]
 
@@ -66,3 +87,10 @@ class Ways:
             return WebSocketStream(connected) if kind in ("ws", "wss") else connected
 
         return RawClient(self._ports[kind], wrap=wrap)
+
+    def _port_of_shared(self) -> int:
+        """Started with the first test that wants it."""
+        if self._shared is None:
+            self._shared = SharedSessionsBroker()
+            self._shared.start()
+        return self._shared.port

@@ -20,6 +20,7 @@ from tests.nodes import NodeProcess, start_nodes
 from tests.wire import V5, RawClient
 
 MOVES = 100
+MOST_WAITING = 300
 EXIT_WITHOUT_LEASE = 69
 COMPANIONS = 8
 """Devices that go to and fro beside the one that is looked at."""
@@ -133,14 +134,15 @@ def _rest(client: RawClient) -> bytes | None:
 
 
 @contextmanager
-def pushing(nodes: list[NodeProcess], device_id: str) -> Iterator[list[str]]:
-    """Push to a device, at a node and another in turn; the push ids."""
+def pushing(nodes: list[NodeProcess], device_id: str, received: list[str]) -> Iterator[list[str]]:
+    """Push to a device, at a node and another in turn, but not more than its mailbox takes; the push ids."""
     accepted: list[str] = []
     ending = threading.Event()
 
     def push() -> None:
         while not ending.is_set():
-            accepted.append(nodes[len(accepted) % len(nodes)].api.push(device_id, data={"n": len(accepted)}))
+            if len(accepted) < len(set(received)) + MOST_WAITING:
+                accepted.append(nodes[len(accepted) % len(nodes)].api.push(device_id, data={"n": len(accepted)}))
             ending.wait(0.01)
 
     thread = threading.Thread(target=push)
@@ -220,7 +222,7 @@ def test_a_device_is_at_one_node_however_often_it_moves(tmp_path: Path, full: in
         traveller = Traveller(device)
         assert not traveller.move(nodes[0])
         traveller.subscribe()
-        with companions(nodes, others), pushing(nodes, device.id) as accepted:
+        with companions(nodes, others), pushing(nodes, device.id, traveller.push_ids) as accepted:
             for number in range(MOVES * full):
                 assert traveller.move(nodes[(number + 1) % 2]), "session present"
                 if number % 3:
