@@ -226,7 +226,7 @@ class Components:
         if self.nodes is not None:
             shared = SharedParts(
                 delivery, self.campaigns, self.plans.schedule_runner, self._webhooks, self.webhook_sender, self.feed,
-                self._key_cache, self.people.sessions, self.event_log_quota, self.uplink_quota, self._idempotency_quota,
+                self._key_cache, self.people, self.event_log_quota, self.uplink_quota, self._idempotency_quota,
             )  # fmt: skip
             self.nodes.connect(shared, self._stopped_at)
             assert self.moving_sessions is not None, "there are nodes"

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import NamedTuple
 
 from gateway.auth import KeyCache
@@ -29,17 +31,21 @@ from gateway.nodes.horizon import HorizonReader
 from gateway.nodes.invalidations import Invalidations
 from gateway.nodes.membership import Membership
 from gateway.nodes.tasks import TaskName, Tasks
-from gateway.people.sessions import ConsoleSessions
+from gateway.people.components import PeopleComponents
 from gateway.plans.campaigns import Campaigns
 from gateway.plans.schedule_runner import ScheduleRunner
 from gateway.store.app_locks import NO_APP
 from gateway.store.database import Database
 from gateway.store.nodes.invalidations import Invalidation, InvalidationKind, remove_seen
+from gateway.store.nodes.sign_ins import sign_in_key, use_sign_in
+from gateway.timestamps import wall_time
 
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.25
 """Time between two looks of each node at what others have stored, for those who follow it here."""
+KEY_BYTES = 32
+"""Bytes of the key of sign-ins, for A256GCM."""
 _NODE_SHIFT, _EPOCH_SHIFT = 40, 20
 """Bits above which the number of a change of rules has its node, and the node's epoch: a million changes of each."""
 
@@ -54,7 +60,7 @@ class SharedParts(NamedTuple):
     webhook_sender: WebhookSender
     feed: EventFeed
     keys: KeyCache
-    sessions: ConsoleSessions
+    people: PeopleComponents
     event_log_quota: EventLogQuota
     uplink_quota: UplinkQuota
     idempotency_quota: IdempotencyQuota
@@ -98,6 +104,14 @@ class NodeComponents:
     async def begin(self) -> None:
         """Hear of every change from now on; before anything is loaded."""
         await self.invalidations.begin()
+        if self._parts.people.oidc is not None:
+            made = secrets.token_bytes(KEY_BYTES)
+            key = await self._database.write(partial(sign_in_key, made=made), apps=NO_APP)
+            self._parts.people.oidc.share(key, self._use_sign_in)
+
+    async def _use_sign_in(self, state: str, ends: int) -> bool:
+        unix_s = wall_time.of(self._clock_ms()) // 1000
+        return await self._database.write(partial(use_sign_in, state=state, ends=ends, unix_s=unix_s), apps=NO_APP)
 
     async def run(self) -> None:
         """Claim tasks, follow the other nodes and hear of their changes, until cancelled."""
@@ -187,7 +201,7 @@ class NodeComponents:
             InvalidationKind.KEY: self._key_revoked,
             InvalidationKind.CREDENTIAL: self._credential_void,
             InvalidationKind.DEVICE: self._device_removed,
-            InvalidationKind.SESSION: lambda found: self._parts.sessions.reload(found.key),
+            InvalidationKind.SESSION: lambda found: self._parts.people.sessions.reload(found.key),
             InvalidationKind.RULES: lambda found: self._delivery.policies.reload(found.app_no),
             InvalidationKind.RECALL: self._push_recalled,
             InvalidationKind.WEBHOOK: lambda found: self._parts.webhooks.reload(found.key),
@@ -198,7 +212,7 @@ class NodeComponents:
 
     async def _key_revoked(self, found: Invalidation) -> None:
         self._parts.keys.forget(found.key)
-        self._parts.sessions.end_of_key(found.key)
+        self._parts.people.sessions.end_of_key(found.key)
 
     async def _credential_void(self, found: Invalidation) -> None:
         self._delivery.connections.disconnect_device(client_id(*found.key.split("/", 1)))

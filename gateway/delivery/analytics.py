@@ -78,6 +78,8 @@ PAUSE_SECONDS = 0.0125
 """Seconds between two operations: the writer has most of them for others, and 1,900 pushes a second are counted."""
 LARGE_PUSH_SECONDS = 0.5
 """Seconds until somebody looks again for a push of many deliveries."""
+SHARED_SECONDS = 5.0
+"""Time that a question about a push waits for the node that counts large ones: twice what it takes to notice one."""
 REST_FACTOR = 4
 """Pause after counting one of those, as a multiple of the time that it took: a fifth of a core at most."""
 GATHER_MS = 2_000
@@ -322,6 +324,10 @@ class Analytics:
         await self.catch_up(push_no)
 
         tally = await self._database.read(partial(read_tally, push_no=push_no), app_no)
+        deadline = time.monotonic() + SHARED_SECONDS
+        while tally is None and not self.is_counting and time.monotonic() < deadline:
+            await asyncio.sleep(LARGE_PUSH_SECONDS)  # it is a large one, and another node counts those
+            tally = await self._database.read(partial(read_tally, push_no=push_no), app_no)
         if tally is None:
             raise problem("gone", "this push ended long ago and its counts are no longer kept")
         return {"push_id": push_id, **_described(tally), "counted_at": rfc3339(self._clock_ms())}

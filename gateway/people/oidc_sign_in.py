@@ -19,7 +19,7 @@ import json
 import logging
 import secrets
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
@@ -72,6 +72,15 @@ class OidcSignIn:
         self._used: dict[str, float] = {}
         """State -> the time at which its cookie ends. The oldest is the first."""
         self._exchanges = 0
+        self._use: Callable[[str, int], Awaitable[bool]] | None = None
+
+    def share(self, key: bytes, use: Callable[[str, int], Awaitable[bool]]) -> None:
+        """Share sign-ins with other nodes, to which people may come back.
+
+        `key` is that of all nodes' cookies. `use` says of a state, and when its cookie ends (Unix seconds), whether it
+        is used for the first time.
+        """
+        self._key, self._use = OctKey.import_key(key), use
 
     async def begin(self, redirect_uri: str, to: str, app_id: str | None, before: str | None) -> BegunSignIn:
         """Begin a sign-in.
@@ -113,6 +122,8 @@ class OidcSignIn:
         """Finish the sign-in of this cookie with the parameters that the provider has sent the browser back with.
         Raises SignInFailed."""
         kept = self._open(cookie, answer.get("state"))
+        if self._use is not None and not await self._use(kept["state"], int(kept["ends"]) + 1):
+            raise SignInFailed("sign_in_expired", "a sign-in is finished a second time, at another node")
         try:
             await self._check_issuer(answer)
             if "error" in answer or "code" not in answer:
