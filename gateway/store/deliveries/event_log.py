@@ -128,6 +128,11 @@ _MOVED = {
 }
 """Deliveries that an event moves; `_WAITS` for every other one."""
 _WAITS = f"+d.state {IS_WAITING}"
+_ONE_BY_ONE = (
+    "/* LATERAL (SELECT * FROM */ delivery /* AS o WHERE o.push_no = p.no AND o.device_no = x.value OFFSET 0) */"
+)
+"""Deliveries by their key. PostgreSQL takes a list for long before it has seen it, and would look at all deliveries of
+the push instead, a thousand times if there are a thousand pushes."""
 _INSERT = "INSERT INTO event (app_no, at, type, reason, push_no, devices, size)"
 
 
@@ -142,7 +147,8 @@ def log_deliveries(
     event = f"delivery.{event}"
     transaction.execute(
         "WITH moved AS MATERIALIZED (SELECT p.app_no, p.no, (SELECT json_group_array(d.device_no)"
-        "  FROM json_each(w.value, '$[1]') AS x CROSS JOIN delivery AS d ON d.push_no = p.no AND d.device_no = x.value"
+        f"  FROM json_each(w.value, '$[1]') AS x CROSS JOIN {_ONE_BY_ONE} AS d"
+        "   ON d.push_no = p.no AND d.device_no = x.value"
         f"  WHERE {_MOVED.get(event, _WAITS)}) AS devices"
         "  FROM json_each(?4) AS w CROSS JOIN push AS p ON p.no = w.value ->> 0)"
         f" {_INSERT} SELECT app_no, ?1, ?2, ?3, no, devices, json_array_length(devices) FROM moved"

@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
 from gateway.store.database import Database
+from gateway.store.deliveries.event_log import log_deliveries
 from gateway.store.errors import OutcomeUnknown, StorageBusy, StorageUnreachable
 from gateway.store.migrations import SchemaTooNew, SchemaUnsuitable
 from gateway.store.nodes.leases import NodeEpoch, declare_ended, register, renew
@@ -300,3 +302,32 @@ async def test_a_server_without_sync_is_named(
 ) -> None:
     backend.connect_writer().close()
     assert "PostgreSQL has fsync = off" in caplog.text
+
+
+class _Explained:
+    """A connection that answers how a statement would be carried out, and does not do it."""
+
+    def __init__(self, backend: PostgresqlServer) -> None:
+        self.connection = backend.connect_reader(for_apps=False)
+        self.plan = ""
+
+    def execute(self, statement: str, values: Any = ()) -> None:
+        rows = self.connection.execute(f"EXPLAIN (ANALYZE, TIMING OFF) {statement}", values)
+        self.plan = "\n".join(line for (line,) in rows)
+
+
+def test_an_entry_of_one_delivery_each_does_not_look_at_all_deliveries_of_the_pushes(backend: PostgresqlServer) -> None:
+    explained = _Explained(backend)
+    for statement in (
+        "INSERT INTO push (no, id, app_no, kind, priority, qos, ttl, target, content, size, accepted_at, expires_at,"
+        " targeted, suppressed) SELECT n, n, 1, 'silent', 2, 1, 60, '{}', '{}', 2, 0, 0, 0, 0"
+        " FROM generate_series(1, 100) AS n",
+        "INSERT INTO delivery (push_no, device_no, priority, size, state) SELECT p, d, 2, 2, 0"
+        " FROM generate_series(1, 100) AS p, generate_series(1, 200) AS d",
+        "ANALYZE",
+    ):
+        explained.connection.execute(statement)
+    transaction: Any = explained
+    log_deliveries(transaction, "cancelled", 1, [(push_no, [7]) for push_no in range(1, 101)])
+    assert "(push_no = p.no) AND (device_no = " in explained.plan, explained.plan
+    explained.connection.close()
