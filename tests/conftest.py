@@ -25,6 +25,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--database", choices=("sqlite", "postgresql"), default="sqlite", help="where the ledgers of tests are kept"
     )
+    parser.addoption(
+        "--nodes", action="store_true", help="have each request of the API's tests answered by one of two nodes"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -108,9 +108,12 @@ def start_nodes(
 
 
 @asynccontextmanager
-async def gateways_in_process(folder: Path, count: int = 2) -> AsyncIterator[list[InProcessGateway]]:
+async def gateways_in_process(
+    folder: Path, count: int = 2, *, run: bool = False
+) -> AsyncIterator[list[InProcessGateway]]:
     """Start gateways in this process over one database, each a node of it whose HTTP port is open for the others, with
-    one clock and the admin key of the first."""
+    one clock and the admin key of the first. With `run` they do what nodes do for all, and confirm each other's
+    changes."""
     database = new_database()
     clock = Clock()
     async with AsyncExitStack() as ending:
@@ -121,7 +124,7 @@ async def gateways_in_process(folder: Path, count: int = 2) -> AsyncIterator[lis
             listener = socket.create_server(("127.0.0.1", 0))
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"
             gateway = await InProcessGateway.build_node(path, asyncio.get_running_loop(), database, url, clock)
-            await gateway.listen(listener)
+            await gateway.listen(listener, run=run)
             ending.push_async_callback(gateway.close)
             gateway.key = gateway.key or gateways[0].key
             gateway.http = gateway.client(gateway.key)

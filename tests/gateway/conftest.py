@@ -118,7 +118,15 @@ def declared_apps(database_of_test: str, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 @pytest.fixture
-async def gateway(tmp_path: Path) -> AsyncIterator[InProcessGateway]:
+async def gateway(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[InProcessGateway]:
+    """A gateway; with `--nodes` one of two, and who answers a request is left to chance."""
+    if request.config.getoption("--nodes"):
+        from tests.nodes import gateways_in_process
+
+        async with gateways_in_process(tmp_path, 2, run=True) as (first, second):
+            first.share_requests(second)
+            yield first
+        return
     gateway = await InProcessGateway.build(tmp_path, asyncio.get_running_loop())
     yield gateway
     await gateway.close()

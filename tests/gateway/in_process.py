@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import socket
 from collections.abc import Sequence
@@ -105,6 +106,16 @@ async def _open_ledger(folder: Path, clock: Clock) -> Database:
     return await Database.open(path, lambda stored: lambda: clock.milliseconds, on_full=lambda: False)
 
 
+class _EitherTransport(httpx2.AsyncBaseTransport):
+    """One of several, for each request anew."""
+
+    def __init__(self, transports: Sequence[httpx2.AsyncBaseTransport]) -> None:
+        self._transports = transports
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        return await random.choice(self._transports).handle_async_request(request)
+
+
 class InProcessGateway:
     """A gateway in this process, without ports. `call` is for an expected success, `refused` for a problem, `http` for
     anything else; all with the admin key."""
@@ -118,7 +129,7 @@ class InProcessGateway:
         self._ending = ending
         self.api = create_api(components.services(lambda: self.is_ending))
         # False: an exception of ours must become a 500, as it does behind a real server.
-        self._transport = httpx2.ASGITransport(self.api, raise_app_exceptions=False)
+        self._transport: httpx2.AsyncBaseTransport = httpx2.ASGITransport(self.api, raise_app_exceptions=False)
         self.http = self.client(None)
 
     @classmethod
@@ -172,15 +183,26 @@ class InProcessGateway:
         gateway.http = gateway.client(gateway.key)
         return gateway
 
-    async def listen(self, listener: socket.socket) -> None:
-        """Serve the application on a socket as well, until `close`, and tell the other nodes what they have to know."""
+    def share_requests(self, other: InProcessGateway) -> None:
+        """Have each request answered by this gateway or the other, at random."""
+        self._transport = _EitherTransport([self._transport, other._transport])
+        self.http = self.client(self.key)
+
+    async def listen(self, listener: socket.socket, *, run: bool = False) -> None:
+        """Serve the application on a socket as well, until `close`, and tell the other nodes what they have to know;
+        with `run`, do what one of the nodes does for all, too."""
         http = http_server(self.api)
         await http.start(listener)
         self._ending.push_async_callback(http.stop)
         if self.components.peers is not None:
-            telling = asyncio.create_task(self.components.peers.run())
-            self._ending.push_async_callback(asyncio.wait, [telling])
-            self._ending.callback(telling.cancel)
+            works = [self.components.peers.run()]
+            if run and self.components.nodes is not None:
+                await self.components.nodes.begin()
+                works.append(self.components.nodes.run())
+            for work in works:
+                task = asyncio.create_task(work)
+                self._ending.push_async_callback(asyncio.wait, [task])
+                self._ending.callback(task.cancel)
 
     async def close(self) -> None:
         if self.components.peers is not None:
