@@ -46,8 +46,10 @@ def at() -> Iterator[Open]:
 class Traveller:
     """A device that connects to another node while it is connected to one, and acknowledges what it reads."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, *, stays: bool = True) -> None:
+        """`stays`: its session outlives its connections."""
         self._device = device
+        self._stays = stays
         self._client: RawClient | None = None
         self.node: NodeProcess | None = None
         """Where it has connected last."""
@@ -59,8 +61,8 @@ class Traveller:
         client = RawClient(node.mqtt_port)
         client.send(
             wire.connect(
-                self._device.client_id, V5, clean=False, username=self._device.client_id, password=self._device.token,
-                properties=wire.FOR_EVER,
+                self._device.client_id, V5, clean=not self._stays, username=self._device.client_id,
+                password=self._device.token, properties=wire.FOR_EVER if self._stays else b"",
             )
         )  # fmt: skip
         connack = client.read()
@@ -212,6 +214,32 @@ def test_what_is_in_flight_keeps_its_identifiers(tmp_path: Path, at: Open) -> No
         assert all(publish.dup for publish in there.received)
         for push_id in pushes:
             second.api.wait_counts(push_id, delivered=1)
+
+
+def test_a_device_without_a_session_is_at_one_node_as_well(tmp_path: Path, full: int) -> None:
+    with start_nodes(tmp_path, 2) as nodes:
+        traveller = Traveller(nodes[0].api.enrol("kiosk-1"), stays=False)
+        for number in range(20 * full):
+            assert not traveller.move(nodes[number % 2])
+        traveller.close()
+
+
+def test_what_was_acknowledged_does_not_come_again(tmp_path: Path, full: int) -> None:
+    """Nothing of it is left with the node that it leaves, above all no acknowledgement that is not stored."""
+    with start_nodes(tmp_path, 2) as nodes:
+        device = nodes[0].api.enrol("kiosk-1")
+        traveller = Traveller(device)
+        traveller.move(nodes[0])
+        traveller.subscribe()
+        accepted = []
+        for number in range(20 * full):
+            accepted.append(nodes[number % 2].api.push("kiosk-1"))
+            wait_for(lambda: traveller.read_until_silent() and set(traveller.push_ids) >= set(accepted), what="it")
+            traveller.read_until_silent()  # it has heard the acknowledgement
+            assert traveller.move(nodes[(number + 1) % 2])
+        traveller.read_until_silent()
+        assert traveller.push_ids == accepted
+        traveller.close()
 
 
 @pytest.mark.long
