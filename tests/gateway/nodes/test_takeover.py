@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from broker.message import Body, Message
-from broker.protocol.packets import V5, Connack, Connect, Disconnect, Properties, Publish, Suback, Subscribe
+from broker.protocol.packets import V5, Connack, Connect, Disconnect, Properties, Puback, Publish, Suback, Subscribe
 from broker.protocol.packets import SubscriptionRequest as Request
 from broker.store import PublishedWill, StoredSession, StoredWill
 from gateway.nodes import session_duty, takeover
@@ -222,6 +222,38 @@ async def test_who_is_being_claimed_is_not_yielded(nodes: Nodes) -> None:
         assert json.loads(await takeover_of(first).answer(question)) == {"moved": []}
     assert (await connack(client)).reason_code == 0
     assert json.loads(await takeover_of(first).answer(question)) == {"moved": []}, "that was another generation"
+
+
+async def test_an_acknowledgement_is_stored_before_the_device_is_another_nodes(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = nodes
+    token = await enrol(first)
+    here, _ = await connect(first, token)
+    here.send(Subscribe(1, [Request(f"default/devices/{KIOSK}/push", 1)]))
+    await until(lambda: any(isinstance(packet, Suback) for packet in here.received()))
+    push_id = await first.push({"device": KIOSK})
+    sent: list[Publish] = []
+
+    def has_come() -> bool:
+        sent.extend(packet for packet in here.received() if isinstance(packet, Publish))
+        return bool(sent)
+
+    await until(has_come)
+    monkeypatch.setattr(first.components.delivery.ledger, "_gather", lambda: None)  # nobody else has it stored
+    here.send(Puback(sent[0].packet_id))
+    there, _ = await connect(second, token)
+    counts = (await second.call("GET", f"/v1/pushes/{push_id}"))["counts"]
+    assert counts["delivered"] == 1
+    await second.push({"device": KIOSK})
+    payloads: list[bytes] = []
+
+    def has_come_there() -> bool:
+        payloads.extend(packet.payload for packet in there.received() if isinstance(packet, Publish))
+        return bool(payloads)
+
+    await until(has_come_there)
+    assert push_id.encode() not in payloads[0], "it comes once"
 
 
 @pytest.mark.parametrize(
