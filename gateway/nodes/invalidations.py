@@ -54,7 +54,9 @@ that ends meanwhile after 4 more."""
 class Invalidations:
     """Reads what has changed elsewhere, and waits until others have read it. Loop."""
 
-    def __init__(self, database: Database, own: Node) -> None:
+    def __init__(self, database: Database, own: Node, on_unreadable: Callable[[str], None]) -> None:
+        """`on_unreadable` is called with the reason when this node has not been able to read for LONGEST_SECONDS."""
+        self._on_unreadable = on_unreadable
         self._database = database
         self._own = own
         self._handlers: dict[str, Callable[[Invalidation], Awaitable[None]]] = {}
@@ -90,12 +92,23 @@ class Invalidations:
         )
 
     async def run(self) -> None:
-        """Read what is new, until cancelled."""
+        """Read what is new, until cancelled.
+
+        A node that cannot for LONGEST_SECONDS loses its lease: it believes what is no longer so, and every change waits
+        for it.
+        """
+        loop_seconds = asyncio.get_running_loop().time
+        last_seconds = loop_seconds()
         while True:
             try:
                 await self.read()
+                last_seconds = loop_seconds()
             except Exception as error:  # above all a database that is away: it is tried again
                 log.warning("what other nodes have changed cannot be read, trying again: %s", error)
+                if loop_seconds() - last_seconds > LONGEST_SECONDS:
+                    self._on_unreadable(
+                        f"what other nodes have changed could not be read for {LONGEST_SECONDS:g} s: {error}"
+                    )
             await asyncio.sleep(READ_SECONDS)
 
     async def read(self) -> int:

@@ -205,6 +205,18 @@ def test_the_next_step_of_an_escalation_comes_from_another_node(fleet: Fleet) ->
     assert [step["step"] for step in found()["steps"]] == [1, 2, 3]
 
 
+def test_a_beat_reaches_a_device_at_another_node(fleet: Fleet) -> None:
+    owner = fleet.owner_of(TaskName.HEARTBEATS)
+    other = fleet.other_than(owner)
+    device = silent_device(other, "beaten-1")
+    owner.api.wait_online("beaten-1")
+    other.api.call("PUT", "/v1/heartbeats/site", 200, json={"device": "beaten-1", "every_s": 60})
+    wait_for(lambda: device.received, what="a beat")
+    assert len(device.received) == 1
+    other.api.call("DELETE", "/v1/heartbeats/site", 204)
+    device.drop()
+
+
 @pytest.mark.parametrize("fault", ["kill", "freeze"])
 def test_each_event_reaches_a_webhook_whichever_node_fails(fleet: Fleet, receiver: Receiver, fault: str) -> None:
     """Killed, or stopped until another one has taken over; then it goes on for the moment until it sees that."""

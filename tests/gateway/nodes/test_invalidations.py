@@ -42,10 +42,15 @@ class Reader:
 
     def __init__(self, pair: Pair, number: int) -> None:
         self.heard: list[str] = []
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.held_back = asyncio.Event()
         self.held_back.set()
-        self.invalidations = Invalidations(pair.databases[number], pair.owners[number])
+        self.invalidations = Invalidations(pair.databases[number], pair.owners[number], self._note_lost)
         self.invalidations.on(InvalidationKind.KEY, self._hear)
+
+    def _note_lost(self, reason: str) -> None:
+        if not self.lost.done():
+            self.lost.set_result(reason)
 
     async def _hear(self, found: Invalidation) -> None:
         await self.held_back.wait()
@@ -132,6 +137,22 @@ async def test_a_handler_that_fails_is_called_again(pair: Pair, readers: list[Re
         await here.invalidations.read()
     await here.invalidations.read()
     assert not failures
+
+
+async def test_a_node_that_cannot_follow_gives_up_its_lease(
+    pair: Pair, readers: list[Reader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.nodes.invalidations.LONGEST_SECONDS", 0.1)
+    here, _ = readers
+
+    async def fail(found: Invalidation) -> None:
+        raise OSError("never")
+
+    here.invalidations.on(InvalidationKind.KEY, fail)
+    running = asyncio.create_task(here.invalidations.run())
+    await pair.databases[0].write(revoke(1))
+    assert "never" in await here.lost
+    running.cancel()
 
 
 async def test_what_everybody_has_read_leaves(pair: Pair, readers: list[Reader]) -> None:
