@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Protocol
 
 from broker.addresses import address_of
@@ -105,8 +105,8 @@ class Broker:
         """Connections past CONNECT of each address (`address_of`)."""
         self.max_connections = settings.max_connections
         """The setting, or fewer where the system gives us no more descriptors."""
-        self._clients_at_drain = 0
-        """Number of clients when `drain` was called."""
+        self._clients_at_close: int | None = None
+        """Number of clients when `close` was called; None: it has not been."""
 
     # -- called by the embedder ----------------------------------------------------------------------------------------
 
@@ -277,17 +277,18 @@ class Broker:
         session = self.sessions.get(client_id)
         return session is not None and session.connection is not None
 
-    def drain(self) -> None:
-        """Refuse new clients and new deliveries, for good.
+    def close(self) -> None:
+        """Refuse new clients, for good. Those that are here go on, and `shutdown` ends some of them."""
+        if self._clients_at_close is None:
+            self._clients_at_close = self.metrics.connections
 
-        Until `shutdown`, clients can acknowledge and are answered; `deliver` returns False: the embedder keeps its own.
-        """
+    def drain(self) -> None:
+        """Close, and refuse new deliveries (`deliver`: False). Until `shutdown`, acknowledgements are answered."""
+        self.close()
         self.shared_state.draining = True
-        self._clients_at_drain = self.metrics.connections
-        for connections in self._connections.values():
-            for connection in connections:
-                if connection.session is not None:
-                    connection.session.pause_sending()
+        for connection in chain.from_iterable(self._connections.values()):
+            if connection.session is not None:
+                connection.session.pause_sending()
 
     def has_pending_acks(self) -> bool:
         """Whether any client owes an acknowledgement, or is owed one."""
@@ -298,28 +299,27 @@ class Broker:
 
         5.0 clients are told 0x8B, and when to come back.
         """
-        for connections in list(islice(self._connections.values(), at_most)):
-            for connection in connections:
-                connection.end(ReasonCode.SERVER_SHUTTING_DOWN, "server shutting down")
+        for connection in list(chain.from_iterable(islice(self._connections.values(), at_most))):
+            connection.end(ReasonCode.SERVER_SHUTTING_DOWN, "server shutting down")
         return bool(self._connections)
 
     # -- called by connections -----------------------------------------------------------------------------------------
 
     def is_busy(self) -> bool:
         """Whether a CONNECT has to be refused: too many wait for CONNACK, or the server drains."""
-        return self.shared_state.draining or self.metrics.handshakes > self.settings.max_handshakes
+        return self._clients_at_close is not None or self.metrics.handshakes > self.settings.max_handshakes
 
     @property
     def expected_reconnects(self) -> int:
         """Number of clients that may come back together after a refusal."""
-        return max(self._clients_at_drain, self.metrics.connections + self.metrics.handshakes)
+        return max(self._clients_at_close or 0, self.metrics.connections + self.metrics.handshakes)
 
     def refusal(self, client_id: str, principal: str, peer: str) -> int:
         """Return the reason code for an authenticated client that may not have a session; 0 if it may.
 
         Either a limit is reached, or the session belongs to another principal.
         """
-        if self.shared_state.draining:
+        if self._clients_at_close is not None:
             return ReasonCode.SERVER_BUSY
         session = self.sessions.get(client_id)
         if session is not None and session.principal != principal:

@@ -2,9 +2,9 @@
 
 Order of the start: the data directory's lock; the HTTP port (so that a port in use is noticed before anything is
 touched); databases, migrated; the components; what the broker still holds past PUBREC; the MQTT port; HTTP; the ready
-line. The end is the reverse: no new requests, those under way are answered; nothing more is handed to devices, what
-they have is acknowledged, they are told goodbye; what they said and acknowledged until then is on disk before the files
-close.
+line. The end is the reverse: a node hands its devices to the others (`nodes/device_move`); no new requests, those under
+way are answered; nothing more is handed to devices, what they have is acknowledged, they are told goodbye; what they
+said and acknowledged until then is on disk before the files close. A second signal leaves the first of these out.
 
 What keeps the server from starting is one line on stderr with its remedy, and exit code 2; or 75, if it may pass by
 itself: a PostgreSQL that does not answer yet. A disk that does not confirm a commit, or a PostgreSQL, ends it with 74:
@@ -45,6 +45,7 @@ from gateway.devices import MqttAddress
 from gateway.hangup import Hangups
 from gateway.host_names import bracketed, reachable
 from gateway.metrics_key import BadMetricsKey
+from gateway.nodes.device_move import DeviceMove
 from gateway.people.components import BadClientSecret
 from gateway.service_manager import ServiceManager
 from gateway.settings import Settings
@@ -129,8 +130,9 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
     """Serve until told to stop; why a database could not go on, if that was the reason."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
+    hurry = asyncio.Event()  # set by the second signal, and by a database that is lost
     for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, stop.set)
+        loop.add_signal_handler(name, _ask_to_end, stop, hurry)
     hangups = Hangups(stop.set)
     loop.add_signal_handler(signal.SIGHUP, hangups)
     listeners = listener_config.load_listener_config(settings)
@@ -252,12 +254,16 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
         stopping = loop.create_task(stop.wait())
         lost = stored.database.lost, stored.sessions.lost
         for future in lost:
-            future.add_done_callback(lambda _: stop.set())
+            future.add_done_callback(partial(_end_at_once, stop, hurry))
         await asyncio.wait([stopping, http.ended], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         if http.ended.done():
             http.ended.result()
             raise RuntimeError("the HTTP server ended by itself")
+        if stored.membership is not None:
+            moving = DeviceMove(components.broker, stored.membership)
+            manager.stopping("ending: handing the devices to the other nodes", moving.expected_seconds())
+            await moving.run(hurry)
         reason = next((future.result() for future in lost if future.done()), None)
         if reason is None:
             manager.stopping("ending: answering what was asked, saying goodbye to the devices")
@@ -266,6 +272,16 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
             manager.stopping(f"ending: {reason}")
             log.critical("ending: %s", reason)
     return reason
+
+
+def _ask_to_end(stop: asyncio.Event, hurry: asyncio.Event) -> None:
+    """Stop at the first signal, and without the devices that are still to be moved at the second."""
+    (hurry if stop.is_set() else stop).set()
+
+
+def _end_at_once(stop: asyncio.Event, hurry: asyncio.Event, lost: asyncio.Future[str]) -> None:
+    stop.set()
+    hurry.set()
 
 
 def _end_without_lease(log_writer: LogWriter, lost: asyncio.Future[str]) -> None:

@@ -436,6 +436,7 @@ class Components:
             peer_verbs=None if self.peers is None else self.peers.verbs,
             confirm=self._confirm,
             unready=lambda: "the server is ending; try again when it is back" if ending() else self._trouble(),
+            is_moving_devices=lambda: self.membership is not None and ending(),
         )
 
     def _trouble(self) -> str | None:

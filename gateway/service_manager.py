@@ -89,8 +89,11 @@ class ServiceManager:
             if self._is_ready:
                 self._send(READY="1")
 
-    def stopping(self, status: str) -> None:
+    def stopping(self, status: str, further_seconds: float = 0.0) -> None:
+        """Tell that the end has begun. `further_seconds`: what it takes beside what any end may take."""
         self._send(STOPPING="1", STATUS=status)
+        if further_seconds:
+            self._send(EXTEND_TIMEOUT_USEC=_microseconds(further_seconds + EXTENSION_SECONDS))
 
     async def pulse(self, fault: Callable[[], str | None], status: Callable[[], str]) -> None:
         """Ping the watchdog, and renew the status, until cancelled. `fault` explains why no ping is due."""

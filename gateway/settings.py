@@ -44,8 +44,6 @@ ORIGIN = re.compile(
     r"https?://([a-z0-9]([a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", re.IGNORECASE | re.ASCII
 )
 
-HIDDEN: Final = frozenset({"node_url"})
-"""Settings that no help and no page names yet: several nodes are built, and not released (docs/adr/0010-nodes.md)."""
 WITHOUT_FLAG: Final = frozenset({"max_attempts", "log_connections"})
 """Settings that only a variable or the file can set: nobody decides on them for a single start."""
 
@@ -89,11 +87,11 @@ class Settings(BaseSettings):
     """Directory in which everything is kept."""
     database: str | None = None
     """PostgreSQL that keeps the ledger instead of a file in the data directory:
-    `postgresql://USER:PASSWORD@HOST/DATABASE`. The first start makes the schema `fleetpush` there. One server at a
-    time, and not for production yet: `docs/operate/postgresql.md`."""
+    `postgresql://USER:PASSWORD@HOST/DATABASE`. The first start makes the schema `fleetpush` there. Several
+    servers share it if each has a `node_url`."""
     node_url: str | None = None
-    """Address at which other nodes over the same PostgreSQL reach this one: `http://10.0.0.5:8080`. Unset: the server
-    has its database alone."""
+    """Address of this server's HTTP port for the other nodes over the same PostgreSQL, `http://10.0.0.5:8080` for
+    example. Unset: the server has its database alone."""
     bind: str = "127.0.0.1"
     """Address to listen on. Another than loopback needs TLS, or `insecure`."""
     mqtt_port: Annotated[int, Field(ge=0, le=65_535)] = 1883
@@ -227,6 +225,16 @@ class Settings(BaseSettings):
             raise ValueError("no origin: as https://push.example or http://10.0.0.5:8080, without user, path and query")
         return value.lower()
 
+    @field_validator("node_url")
+    @classmethod
+    def _reachable(cls, value: str | None) -> str | None:
+        host = "" if value is None else urlsplit(value).hostname or ""
+        if host in ("0.0.0.0", "::"):
+            raise ValueError(
+                "every address is none that others can reach: name this machine's, as http://10.0.0.5:8080"
+            )
+        return value
+
     @field_validator("oidc_issuer")
     @classmethod
     def _issuer(cls, value: str | None) -> str | None:
@@ -261,13 +269,24 @@ class Settings(BaseSettings):
     def _safe(self) -> Self:
         if self.clock_speed != 1 and not self.loopback:
             raise ValueError("clock_speed: a faster clock is for simulations, on loopback only")
-        if self.node_url is not None and (self.database is None or self.clock_speed != 1):
-            raise ValueError("node_url: nodes share a PostgreSQL (--database), and its time")
+        if self.node_url is not None:
+            self._require_node(self.node_url)
         if self.oidc_issuer is not None and (self.oidc_client_id is None or not self.oidc_roles):
             raise ValueError("oidc_issuer: it needs oidc_client_id, and oidc_roles that say who may do what")
         if self.mqtt_port == self.http_port != 0:
             raise ValueError(f"mqtt_port and http_port are both {self.mqtt_port}: each needs a port of its own")
         return self
+
+    def _require_node(self, url: str) -> None:
+        """Raises ValueError if a server with these settings cannot be a node, or would be found by nobody."""
+        if self.database is None:
+            raise ValueError("node_url: nodes share a PostgreSQL, which database (--database) names")
+        if self.clock_speed != 1:
+            raise ValueError("node_url: nodes share their time, so clock_speed is 1")
+        if self.http_port == 0:
+            raise ValueError("node_url: others find this node at a port that stays, so http_port is not 0")
+        if self.loopback and not _is_loopback(urlsplit(url).hostname or ""):
+            raise ValueError(f"node_url: the server listens on {self.bind} alone, where no other node reaches {url}")
 
     @property
     def loopback(self) -> bool:
@@ -301,6 +320,13 @@ class Settings(BaseSettings):
             return cls(**sources)
         except ValidationError as error:
             raise BadSettings(_explain(error, given, from_file, config or found_config())) from None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _check_environment() -> None:
@@ -380,13 +406,12 @@ class Setting:
         return f"--{self.name.replace('_', '-')}"
 
 
-def described_settings(*, hidden: bool = False) -> list[Setting]:
-    """Describe every setting that people are to read of, or those that are hidden, in the order of the class."""
+def described_settings() -> list[Setting]:
+    """Describe every setting, in the order of the class."""
     texts = attribute_docstrings(Settings)
     return [
         Setting(name, texts.get(name, ""), _default_of(name, field), _values_of(field))
         for name, field in Settings.model_fields.items()
-        if (name in HIDDEN) is hidden
     ]
 
 

@@ -21,8 +21,11 @@ router = APIRouter(tags=["health"])
 
 
 @router.get("/healthz", response_model=responses.HealthResponse)
-async def alive() -> Response:
-    """Check that the process answers. Needs no key."""
+async def alive(request: Request) -> Response:
+    """Check that the process answers. Needs no key. A node that hands its devices to the others before it ends answers
+    404 `not_found`, which balancers tell from one that has died (`http-check disable-on-404` of HAProxy)."""
+    if services(request).is_moving_devices():
+        raise problem("not_found", "this node is ending, and hands its devices to the others")
     return json_response({"status": "ok"})
 
 

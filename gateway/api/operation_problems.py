@@ -125,6 +125,7 @@ SPECIFIC: Final[Mapping[Operation, tuple[str, ...]]] = {
     ("get", "/v1/keys"): ("not_found",),
     ("post", "/v1/keys"): ("not_found",),
     ("delete", "/v1/keys/{key_id}"): ("last_admin_key",),
+    ("get", "/healthz"): ("not_found",),
     ("get", "/readyz"): ("unavailable",),
     ("get", "/metrics"): ("unauthorized",),
 }

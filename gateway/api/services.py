@@ -140,6 +140,8 @@ class Services:
     """Waits until every node knows what is stored; None: there is one server."""
     unready: Callable[[], str | None]
     """A function that says why requests should go elsewhere for now; None when they should not."""
+    is_moving_devices: Callable[[], bool]
+    """Whether this is a node that ends, and whose devices go to others."""
 
 
 def provide(app: FastAPI, found: Services) -> None:

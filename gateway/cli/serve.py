@@ -32,8 +32,6 @@ def _parameters() -> Iterator[inspect.Parameter]:
     for setting in described_settings():
         if setting.has_flag:
             yield _parameter(setting.name, _kind(setting), typer.Option(setting.flag, help=_help(setting)))
-    for setting in described_settings(hidden=True):
-        yield _parameter(setting.name, _kind(setting), typer.Option(setting.flag, hidden=True))
     text = "Settings file. Default: ./fleetpush.toml if it is there."
     yield _parameter("config", Path, typer.Option("--config", help=text))
 

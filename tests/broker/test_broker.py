@@ -492,6 +492,21 @@ def test_an_answer_that_waits_for_the_disk_is_under_way(version: int) -> None:
 
 
 @both_versions
+def test_a_closed_broker_serves_its_clients_and_lets_nobody_in(version: int) -> None:
+    world = World()
+    client = world.connect("c", version, clean=False)
+    client.subscribe(("a", 1))
+    world.broker.close()
+    late = world.client(version)
+    late.send(Connect("late", version))
+    assert late.receive(Connack).reason_code == (0x89 if version == V5 else 3)
+    world.broker.publish(message("a", b"still here", qos=1))
+    assert client.receive(Publish).payload == b"still here"
+    assert not world.broker.shutdown(1)
+    assert client.is_closed()
+
+
+@both_versions
 def test_nobody_is_let_in_while_the_broker_drains(version: int) -> None:
     """Clients that are being authenticated are refused, too."""
     world = World()

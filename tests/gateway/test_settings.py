@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -186,3 +187,31 @@ def test_an_issuer_is_an_address_with_tls(nowhere: Path, issuer: str) -> None:
 def test_a_role_is_written_as_value_role_and_app(nowhere: Path, role: str) -> None:
     with pytest.raises(BadSettings, match="VALUE=ROLE@APP"):
         Settings.load(oidc_roles=(role,))
+
+
+NODE: dict[str, Any] = {"database": "postgresql://fleetpush@127.0.0.1/ledger", "node_url": "http://127.0.0.1:8080"}
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"database": None}, "which database"),
+        ({"node_url": "http://0.0.0.0:8080"}, "none that others can reach"),
+        ({"node_url": "http://[::]:8080"}, "none that others can reach"),
+        ({"node_url": "10.0.0.5:8080"}, "no origin"),
+        ({"node_url": "http://10.0.0.5:8080/nodes"}, "no origin"),
+        ({"node_url": "http://10.0.0.5:8080"}, "listens on 127.0.0.1 alone"),
+        ({"http_port": 0}, "a port that stays"),
+        ({"clock_speed": 2}, "clock_speed is 1"),
+    ],
+)
+def test_a_node_that_others_would_not_find_is_refused(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(BadSettings, match=says):
+        Settings.load(**(NODE | given))
+
+
+def test_a_node_is_found_by_name_or_address() -> None:
+    assert Settings.load(**NODE).node_url == "http://127.0.0.1:8080"
+    elsewhere = NODE | {"bind": "10.0.0.5", "insecure": True}
+    for url in ("http://10.0.0.5:8080", "https://node1.example", "http://[2001:db8::5]:8080"):
+        assert Settings.load(**(elsewhere | {"node_url": url})).node_url == url

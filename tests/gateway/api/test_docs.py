@@ -218,7 +218,7 @@ async def test_each_problem_says_which_operations_answer_it(gateway: InProcessGa
     waited = "<code>POST /v1/pushes</code>, <code>POST /v1/devices/{device_id}/call</code>"
     assert rows["too_many_calls"] == waited
     assert rows["method_not_allowed"] == "what is no operation"
-    named = ("GET /v1/enrol/ca", "POST /v1/keys", "GET /v1/keys")
+    named = ("GET /v1/enrol/ca", "POST /v1/keys", "GET /v1/keys", "GET /healthz")
     assert rows["not_found"] == ", ".join(
         ["what is no operation", *(f"<code>{operation}</code>" for operation in named)]
     )
