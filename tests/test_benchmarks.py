@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import segments
+from tests.benchmarks import node_deliveries, segments
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.tools import has_openssl
 from tests.third_party import require
@@ -61,3 +61,30 @@ def test_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(details) == len(segments.SEGMENTS)
     assert details[3].startswith("online && attributes.model == 'K3': 5 devices; SEARCH ")
     assert not any("SCAN" in detail for detail in details)
+
+
+@pytest.mark.full_only
+@pytest.mark.timeout(180)
+def test_node_deliveries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the end: devices of both nodes have acknowledged every push, with nudges and without."""
+    for needed in ("haproxy", "psql"):
+        require(needed)
+    monkeypatch.setattr(node_deliveries, "FEW", 5)
+    monkeypatch.setattr(node_deliveries, "IDLE_SECONDS", 0.1)
+    monkeypatch.setattr(node_deliveries, "TELL_SECONDS", 1.0)
+    small = ["--registered", "20", "--pushes", "1", "--stream", "20", "--singles", "10", "--seconds", "1"]
+    found = figures(tmp_path / "figures.json", "node_deliveries", *small)
+    assert found["push to 4 of 20 on two nodes, stream", "one node"] > 0
+    assert found["WAL of a single push on two nodes", "one node"] > 0
+    late = found["request to device socket at 200/s, p50, of another node without nudges", "with them"]
+    assert late > found["request to device socket at 200/s, p50, of another node", "the accepting node"]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(120)
+def test_node_sessions(tmp_path: Path) -> None:
+    """To the end: all devices were at the one node, and at the other."""
+    require("psql")
+    found = figures(tmp_path / "figures.json", "node_sessions")
+    assert found["connects of 4 authenticated devices, at the other node", "at the same again"] > 0
+    assert found["memory of a node, 2 of 4 devices connected", "one server over a file"] > 0

@@ -29,6 +29,8 @@ from tests.benchmarks import (
     handshakes,
     latency,
     memory,
+    node_deliveries,
+    node_sessions,
     nodes,
     restart,
     segments,
@@ -56,9 +58,11 @@ BENCHMARKS: dict[str, ModuleType] = {
     "deaf": deaf,
     "stores": stores,
     "nodes": nodes,
+    "node_deliveries": node_deliveries,
+    "node_sessions": node_sessions,
     "soak": soak,
 }
-APART = frozenset({"nodes", "soak", "stores"})
+APART = frozenset({"node_deliveries", "node_sessions", "nodes", "soak", "stores"})
 """Not among those that run without a NAME."""
 
 

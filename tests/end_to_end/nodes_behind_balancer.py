@@ -10,8 +10,8 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -211,17 +211,22 @@ class NodesBehindBalancer:
             process.program = ("ip", "netns", "exec", network.namespace(number), *THIS_TREE)
             process.env["PYTHONPATH"] = str(ROOT)
         if not self._nudges:
-            process.env[NODE_URL] = self._relay(ending, process.http_port)
+            process.env[NODE_URL] = ending.enter_context(relay_without_nudges(self._folder, process.http_port))
         return node, NodeAddress(behind, node.url.removeprefix("http://"))
 
-    def _relay(self, ending: ExitStack, http_port: int) -> str:
-        port = free_port()
-        configuration = self._folder / f"relay-{port}.cfg"
-        configuration.write_text(NUDGE_RELAY.format(host=HOST, port=port, http_port=http_port))
-        process = subprocess.Popen([require("haproxy"), "-db", "-f", str(configuration)], stderr=subprocess.DEVNULL)
-        ending.callback(process.wait)
-        ending.callback(process.kill)
-        return f"http://{HOST}:{port}"
+
+@contextmanager
+def relay_without_nudges(folder: Path, http_port: int) -> Iterator[str]:
+    """The address of a relay to a node's HTTP port that drops nudges, and nothing else."""
+    port = free_port()
+    configuration = folder / f"relay-{port}.cfg"
+    configuration.write_text(NUDGE_RELAY.format(host=HOST, port=port, http_port=http_port))
+    process = subprocess.Popen([require("haproxy"), "-db", "-f", str(configuration)], stderr=subprocess.DEVNULL)
+    try:
+        yield f"http://{HOST}:{port}"
+    finally:
+        process.kill()
+        process.wait()
 
 
 def befall(seconds: float, pause_s: float, faults: Sequence[Callable[[], None]], between: Callable[[], None]) -> int:
