@@ -1,7 +1,7 @@
 """Every shell block of the documents works as it is pasted, page by page.
 
 Fenced as `sh`, it is pasted; as `sh endless`, it is pasted and still runs after two seconds; as `sh excerpt`, it is not
-(it needs another machine, or minutes).
+(it needs another machine, or minutes); as `sh nodes`, `test_many_machines` pastes it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from tests.documents.shell_world import ShellWorld
 from tests.empty_ledger import make_data_directory
 
 ROOT = Path(__file__).resolve().parents[2]
-MARKS: Final = {"", "endless", "excerpt"}
+MARKS: Final = {"", "endless", "excerpt", "nodes"}
+ELSEWHERE: Final = {"excerpt", "nodes"}
+"""Marks of blocks that are not pasted here."""
 SERVED: Final = """\
 fleetpush serve
 API=http://127.0.0.1:8080/v1
@@ -45,7 +47,9 @@ def shell_blocks(page: Path) -> list[Block]:
 def pages() -> list[str]:
     found = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     return sorted(
-        str(page.relative_to(ROOT)) for page in found if any(block.mark != "excerpt" for block in shell_blocks(page))
+        str(page.relative_to(ROOT))
+        for page in found
+        if any(block.mark not in ELSEWHERE for block in shell_blocks(page))
     )
 
 
@@ -58,7 +62,7 @@ def world(tmp_path: Path) -> Iterator[ShellWorld]:
 
 @pytest.mark.parametrize("page", pages())
 def test_the_shell_blocks_of_a_page_work(page: str, world: ShellWorld, tmp_path: Path) -> None:
-    pasted = [block for block in shell_blocks(ROOT / page) if block.mark != "excerpt"]
+    pasted = [block for block in shell_blocks(ROOT / page) if block.mark not in ELSEWHERE]
     if page not in ALONE:
         make_data_directory(tmp_path / "fleetpush-data")
     said = world.run(pasted, "" if page in ALONE else SERVED)
