@@ -522,7 +522,8 @@ class Components:
                 await self.audit.remove_old()
                 wall_seconds = wall_time.of(self._clock_ms()) / 1000
                 await asyncio.to_thread(kept_ledger.remove_expired, self._settings.data_dir, wall_seconds)
-                await self.delivery.attachments.remove_expired()
+                if self._owns(TaskName.RETENTION):
+                    await self.delivery.attachments.remove_expired()
                 while await self._database.give_back():
                     pass
             except Exception as error:  # above all a full disk: it is tried again

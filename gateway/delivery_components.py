@@ -46,6 +46,7 @@ from gateway.delivery.receipts import Receipts
 from gateway.delivery.reports import Reports
 from gateway.delivery.retention import RetentionPeriods
 from gateway.delivery.rule_changes import RuleChanges
+from gateway.delivery.shared_files import SharedFiles
 from gateway.delivery.text_rendering import TextRenderer
 from gateway.delivery.uplink import UplinkLimits
 from gateway.delivery.waiting_callers import WaitingCallers
@@ -251,6 +252,9 @@ class DeliveryComponents:
             clock_ms=clock_ms,
             address=http_url,
             storage_left=storage_left,
+            shared=None
+            if elsewhere is None
+            else SharedFiles(database=database, folder=attachments_dir, clock_ms=clock_ms),
         )
         self.targets = TargetResolver(database=database, online=connections.online_set, clock_ms=clock_ms)
         self.templates = TemplateStore(database=database, clock_ms=clock_ms)

@@ -205,6 +205,7 @@ class NodeComponents:
             InvalidationKind.RULES: lambda found: self._delivery.policies.reload(found.app_no),
             InvalidationKind.RECALL: self._push_recalled,
             InvalidationKind.WEBHOOK: lambda found: self._parts.webhooks.reload(found.key),
+            InvalidationKind.ATTACHMENT: lambda found: self._delivery.attachments.reload(found.app_no, found.key),
             InvalidationKind.WATCH: lambda found: self._delivery.watches.reload(found.app_no, found.key),
         }
         for kind, handler in handlers.items():

@@ -137,9 +137,6 @@ async def fetch_attachment(attachment_id: Id, request: Request, principal: Fetch
     tag = f'"{attachment.id}"'
     if tag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers={**HEADERS, "ETag": tag})
-    path = attachments.path_of(attachment)
-    if not path.is_file():  # a backup that was made while it expired
-        raise problem("attachment_not_found", "its file is not here any more: upload it again")
     of_app, of_one = attachments.downloads_of((principal.app_no, principal.key_id))
     if attachments.downloads >= MAX_DOWNLOADS or of_app >= DOWNLOADS_OF_APP or of_one >= DOWNLOADS_OF_ONE:
         attachments.downloads_sent_away += 1
@@ -153,7 +150,12 @@ async def fetch_attachment(attachment_id: Id, request: Request, principal: Fetch
             " wait as long as Retry-After says",
             random.uniform(*AWAY),
         )
-    return _Download(path, {**HEADERS, "ETag": tag}, attachment, attachments, (principal.app_no, principal.key_id))
+    reader = principal.app_no, principal.key_id
+    with attachments.download(reader):  # it may have to come from the database
+        path = await attachments.path_of(attachment)
+    if path is None:  # a backup that was made while it expired
+        raise problem("attachment_not_found", "its file is not here any more: upload it again")
+    return _Download(path, {**HEADERS, "ETag": tag}, attachment, attachments, reader)
 
 
 @router.options("/{attachment_id}", include_in_schema=False)

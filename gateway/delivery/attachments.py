@@ -11,7 +11,9 @@ Laws
    that what arrives again meanwhile is not lost. What a crash leaves without a row goes at the next start.
 4. What a push refers to lives at least a day longer than the push.
 
-Rows are kept in memory as well: a push is checked without reading the disk.
+Rows are kept in memory as well: a push is checked without reading the disk. Where several nodes serve the files
+(`shared_files`), each of them hears what the others have stored before that is answered (`reload`), and the room is
+measured again by the operation that stores the row; one of them removes what has expired.
 """
 
 from __future__ import annotations
@@ -27,12 +29,14 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial as with_arguments
 from pathlib import Path
 from typing import Any
 
 from gateway.data_directory import sync_directory
 from gateway.delivery.push import PushRequest
-from gateway.errors import RetryableProblem, problem
+from gateway.delivery.shared_files import SharedFiles
+from gateway.errors import Problem, RetryableProblem, problem
 from gateway.store.app_locks import EVERY_APP
 from gateway.store.audited_writes import about
 from gateway.store.database import Database
@@ -44,6 +48,7 @@ from gateway.store.deliveries.attachments import (
     remove_attachments,
     stored_attachments,
 )
+from gateway.store.nodes.attachment_files import stored_attachment, stored_room
 from gateway.store.transaction import Transaction
 from gateway.timestamps import rfc3339
 
@@ -70,6 +75,11 @@ UPLOADS_OF_APP = 20
 """Uploads of one app under way at a time: each has a file open and a chunk in memory."""
 MAX_UPLOADS = 60
 """Uploads of all apps under way at a time."""
+SHARED_UNTIL_MS = 3_600_000
+"""Where nodes share the files, attachments live until a whole hour: what every push made longer would have every node
+read it again."""
+STORE_ATTEMPTS = 3
+"""Times that a file is stored for the other nodes, if it is removed by one of them meanwhile."""
 RETRY_SECONDS = 5.0
 PARTIAL = ".partial"
 
@@ -95,11 +105,24 @@ class AttachmentLimits:
     """Bytes of all together, each file once."""
 
 
+class _NoRoom(Exception):
+    """What is stored fills the room; raised on the writer thread."""
+
+    def __init__(self, whose: str) -> None:
+        super().__init__(whose)
+        self.whose = whose
+
+
+class _NotWhole(Exception):
+    """A file that other nodes cannot serve; raised on the writer thread."""
+
+
 class Attachments:
     """Keeps the files that pushes refer to, and removes them when no push needs them. Loop.
 
     `clock_ms` gives server time in milliseconds; `address` the address under which devices reach this server's HTTP
-    (`https://host`); `storage_left` says whether the disk has room to accept more.
+    (`https://host`); `storage_left` says whether the disk has room to accept more; `shared` stores the files for other
+    nodes (None: there are none).
     """
 
     def __init__(
@@ -111,8 +134,10 @@ class Attachments:
         clock_ms: Callable[[], int],
         address: Callable[[], str],
         storage_left: Callable[[], bool],
+        shared: SharedFiles | None,
     ) -> None:
         self.limits = limits
+        self._shared = shared
         self._database = database
         self._folder = folder
         self._clock_ms = clock_ms
@@ -148,8 +173,29 @@ class Attachments:
     async def load(self) -> None:
         """Read the rows after a restart, and remove files without one."""
         for row in await self._database.read(stored_attachments):
-            self._keep(row.app_no, StoredAttachment(*row[1:]))
+            if (row.app_no, row.id) not in self._known:  # a node may have heard of it meanwhile
+                self._keep(row.app_no, StoredAttachment(*row[1:]))
         await asyncio.to_thread(_tidy, self._folder, set(self._owners))
+        if self._shared is not None:
+            await self._shared.store_own({attachment.id: attachment.size for attachment in self._known.values()})
+
+    async def reload(self, app_no: int, attachment_id: str) -> None:
+        """Read again what another node may have stored, kept for longer or removed. Raises StorageError."""
+        row = await self._database.read_soon(
+            with_arguments(stored_attachment, app_no=app_no, attachment_id=attachment_id)
+        )
+        key = app_no, attachment_id
+        known = self._known.get(key)
+        if known is not None and (row is None or row.created_at != known.created_at):
+            self._drop(key)
+            known = None
+        if row is None:
+            if attachment_id not in self._owners and all(attachment_id != naming for _, naming in self._naming):
+                (self._folder / attachment_id).unlink(missing_ok=True)
+        elif known is None:
+            self._keep(app_no, StoredAttachment(*row[1:]))
+        else:  # a push of this node may be on its way to keep it for longer
+            known.content_type, known.expires_at = row.content_type, max(known.expires_at, row.expires_at)
 
     def get(self, app_no: int, attachment_id: str) -> StoredAttachment:
         """The attachment of an app. Raises Problem 404."""
@@ -183,8 +229,14 @@ class Attachments:
             self._downloads[reader] -= 1
             self._downloads += Counter()  # forgets who has none
 
-    def path_of(self, attachment: StoredAttachment) -> Path:
-        return self._folder / attachment.id
+    async def path_of(self, attachment: StoredAttachment) -> Path | None:
+        """The file of an attachment; None if it is gone. Raises Problem 503, StorageError if it has to be fetched."""
+        path = self._folder / attachment.id
+        if path.is_file():
+            return path
+        if self._shared is not None and await self._shared.fetch(attachment.id, attachment.size):
+            return path
+        return None
 
     def described(self, attachment: StoredAttachment) -> dict[str, Any]:
         return {
@@ -238,19 +290,30 @@ class Attachments:
         """Check that there is room for so many bytes more, of this app and of all. Raises Problem 507."""
         size = self.stored + self._arriving.total() + more
         of_app = self._of_app[app_no] + self._arriving[app_no] + more
-        storage = self.limits.storage
-        whose = "this app's" if size <= storage and len(self._known) < MAX_ATTACHMENTS else "all"
-        if whose == "all" or of_app > storage * APP_SHARE or self._count_of_app[app_no] >= MAX_ATTACHMENTS * APP_SHARE:
-            self.refused += 1
-            if not self.full:
-                self.full = True
-                log.warning("attachments are refused: %s fill their room (app %d)", whose, app_no)
-            raise problem(
-                "storage_full",
-                f"{whose} attachments fill their room ({storage} bytes and {MAX_ATTACHMENTS} of all, three quarters"
-                " of one app): wait until some have expired, or raise attachment_storage",
-            )
+        whose = self._filled(size, len(self._known), of_app, self._count_of_app[app_no])
+        if whose is not None:
+            raise self._no_room(app_no, whose)
         self.full = False
+
+    def _filled(self, size: int, count: int, size_of_app: int, count_of_app: int) -> str | None:
+        """Say whose attachments fill their room, if they do, with so many bytes and so many there before."""
+        storage = self.limits.storage
+        if size > storage or count >= MAX_ATTACHMENTS:
+            return "all"
+        if size_of_app > storage * APP_SHARE or count_of_app >= MAX_ATTACHMENTS * APP_SHARE:
+            return "this app's"
+        return None
+
+    def _no_room(self, app_no: int, whose: str) -> Problem:
+        self.refused += 1
+        if not self.full:
+            self.full = True
+            log.warning("attachments are refused: %s fill their room (app %d)", whose, app_no)
+        return problem(
+            "storage_full",
+            f"{whose} attachments fill their room ({self.limits.storage} bytes and {MAX_ATTACHMENTS} of all, three"
+            " quarters of one app): wait until some have expired, or raise attachment_storage",
+        )
 
     async def _receive(
         self, app_no: int, partial: Path, chunks: AsyncIterator[bytes], arrived: list[int]
@@ -288,24 +351,60 @@ class Attachments:
 
         row = AttachmentRow(app_no, attachment_id, content_type, size, new.created_at, new.expires_at)
 
-        def write(transaction: Transaction) -> None:
+        def write(transaction: Transaction) -> bool:
+            is_new = self._shared is not None and self._check_shared(transaction, row)
             if partial.exists():  # an operation may run twice
                 os.replace(partial, final)
                 sync_directory(self._folder)
             keep_attachment(transaction, row)
+            return is_new
 
         self._naming.add(key)
         try:
-            await self._database.write(write, app_no)
+            if self._shared is None:
+                await self._database.write(write, app_no)
+                is_new = key not in self._known
+            else:
+                is_new = await self._write_shared(self._shared, row, partial, write)
         finally:
             self._naming.discard(key)
         known = self._known.get(key)
         if known is None:
             self._keep(app_no, new)
-            return new, True
+            return new, is_new
         known.content_type = content_type
         known.expires_at = max(known.expires_at, new.expires_at)
-        return known, False
+        return known, is_new
+
+    def _check_shared(self, transaction: Transaction, row: AttachmentRow) -> bool:
+        """Check that other nodes can serve a file, and that there is room for it if the app does not have it; whether
+        it does not. Writer thread. Raises _NotWhole, _NoRoom."""
+        assert self._shared is not None, "asked only then"
+        if not self._shared.is_whole(transaction, row.id, row.size):
+            raise _NotWhole
+        if stored_attachment(transaction, row.app_no, row.id) is not None:
+            return False
+        room = stored_room(transaction, row.app_no)
+        more = 0 if has_owner(transaction, row.id) else row.size
+        whose = self._filled(room.bytes + more, room.files, room.bytes_of_app + row.size, room.files_of_app)
+        if whose is not None:
+            raise _NoRoom(whose)
+        return True
+
+    async def _write_shared(
+        self, shared: SharedFiles, row: AttachmentRow, file: Path, write: Callable[[Transaction], bool]
+    ) -> bool:
+        """Store a file for all nodes, and then its row; whether the app did not have it. Raises Problem 503, 507."""
+        for _ in range(STORE_ATTEMPTS):
+            await shared.store(row.id, row.size, file)
+            try:
+                return await self._database.write(write, row.app_no)
+            except _NotWhole:  # another node has removed the file, which no app had
+                continue
+            except _NoRoom as full:
+                await shared.remove([row.id])
+                raise self._no_room(row.app_no, full.whose) from None
+        raise problem("unavailable", "the file was removed again and again while it was stored; send it again")
 
     async def remove(self, app_no: int, attachment_id: str) -> None:
         """Remove an attachment. Pushes that refer to it lead nowhere then. Raises Problem 404."""
@@ -313,7 +412,9 @@ class Attachments:
         await self._forget([(app_no, attachment_id)])
 
     async def remove_expired(self) -> int:
-        """Remove what has expired; how many."""
+        """Remove what has expired; how many. One node does it for all of them."""
+        if self._shared is not None:
+            return await self._shared.remove_expired()
         now_ms = self._clock_ms()
         expired = [key for key, attachment in self._known.items() if attachment.expires_at <= now_ms]
         if expired:
@@ -323,14 +424,7 @@ class Attachments:
     async def _forget(self, keys: list[tuple[int, str]]) -> None:
         keys = [key for key in keys if key not in self._naming]
         for key in keys:
-            attachment = self._known.pop(key)
-            self._of_app[key[0]] -= attachment.size
-            self._count_of_app[key[0]] -= 1
-            owners = self._owners[attachment.id]
-            owners.discard(key[0])
-            if not owners:
-                del self._owners[attachment.id]
-                self.stored -= attachment.size
+            self._drop(key)
         apps = frozenset([app_no for app_no, _ in keys])
         await self._database.write(lambda transaction: remove_attachments(transaction, keys), apps=apps)
 
@@ -341,6 +435,8 @@ class Attachments:
 
         # By the writer although nothing is written: what it names after the commit above, it names before or after.
         await self._database.write(unlink, apps=EVERY_APP)
+        if self._shared is not None:
+            await self._shared.remove([attachment_id for _, attachment_id in keys])
 
     # -- pushes ------------------------------------------------------------------------------------------------------
 
@@ -393,6 +489,8 @@ class Attachments:
             enclosed.content_type = enclosed.content_type or attachment.content_type
             enclosed.size = attachment.size
         until = self._clock_ms() + request.ttl * 1000 + AFTER_PUSH_MS
+        if self._shared is not None:
+            until += -until % SHARED_UNTIL_MS
         longer = [attachment for attachment in found.values() if attachment.expires_at < until] if keep else []
         for attachment in longer:
             attachment.expires_at = until
@@ -417,6 +515,16 @@ class Attachments:
         if not owners:
             self.stored += attachment.size
         owners.add(app_no)
+
+    def _drop(self, key: tuple[int, str]) -> None:
+        attachment = self._known.pop(key)
+        self._of_app[key[0]] -= attachment.size
+        self._count_of_app[key[0]] -= 1
+        owners = self._owners[attachment.id]
+        owners.discard(key[0])
+        if not owners:
+            del self._owners[attachment.id]
+            self.stored -= attachment.size
 
 
 def fetch_within(targeted: int, ttl: int) -> int:

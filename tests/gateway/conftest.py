@@ -121,6 +121,8 @@ def declared_apps(database_of_test: str, monkeypatch: pytest.MonkeyPatch) -> Ite
 async def gateway(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[InProcessGateway]:
     """A gateway; with `--nodes` one of two, and who answers a request is left to chance."""
     if request.config.getoption("--nodes"):
+        if request.node.get_closest_marker("of_one_server"):
+            pytest.skip("about one server")
         from tests.nodes import gateways_in_process
 
         async with gateways_in_process(tmp_path, 2, run=True) as (first, second):

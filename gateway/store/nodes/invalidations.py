@@ -29,6 +29,7 @@ class InvalidationKind(StrEnum):
     RULES = "rules"  #: policy or channels of an app, or whom they guard
     RECALL = "recall"  #: a push was recalled: its number
     WEBHOOK = "webhook"  #: a webhook was made, changed or removed: its id
+    ATTACHMENT = "attachment"  #: an attachment was stored, kept for longer or removed: its id
     WATCH = "watch"  #: a watch was made, changed or removed: its name
 
 

@@ -33,7 +33,15 @@ from gateway.store.segments.terms import COMPONENT_DIGITS, VERSION_CHARACTERS, V
 
 _ON_TABLES = "CREATE FUNCTION note_numbers"
 """What begins here in functions.sql names tables, and comes after them."""
-_OF_NODES = ("nodes.sql", "tasks.sql", "invalidations.sql", "sign_ins.sql", "sessions.sql", "connections.sql")
+_OF_NODES = (
+    "nodes.sql",
+    "tasks.sql",
+    "invalidations.sql",
+    "attachments.sql",
+    "sign_ins.sql",
+    "sessions.sql",
+    "connections.sql",
+)
 """Files of tables that a file of SQLite does not have."""
 _FILES = ("functions.sql", *_OF_NODES)
 _FIGURES = {

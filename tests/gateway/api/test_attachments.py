@@ -59,6 +59,7 @@ async def retire(gateway: InProcessGateway, folder: Path, left: int) -> None:
     task.cancel()
 
 
+@pytest.mark.of_one_server
 async def test_what_was_uploaded_is_named_by_what_it_contains_and_comes_back(
     gateway: InProcessGateway, folder: Path
 ) -> None:
@@ -86,6 +87,7 @@ async def test_a_part_of_it_and_what_has_not_changed(gateway: InProcessGateway) 
     assert (same.status_code, same.content) == (304, b"")
 
 
+@pytest.mark.of_one_server
 async def test_the_same_again_is_kept_as_long_as_either(gateway: InProcessGateway, folder: Path) -> None:
     first = await upload(gateway, query="?ttl=60")
     longer = await upload(gateway, query="?ttl=3600", expect=200)
@@ -122,6 +124,7 @@ async def test_a_push_refers_to_it_and_says_where_it_is(gateway: InProcessGatewa
     pushed = await gateway.call("GET", f"/v1/pushes/{push_id}")
     assert pushed["fetch_from"] == "http://push.example:8080"
     assert "fetch_within" not in pushed
+    await gateway.catch_up()
     gateway.clock.milliseconds += 7200_000 + DAY - 1
     await gateway.call("GET", "/v1/devices/d1")
     assert (await gateway.http.get(f"/v1/attachments/{ID}")).status_code == 200, "it outlives the push by a day"
@@ -156,6 +159,7 @@ async def test_the_address_that_an_upload_was_answered_refers_to_it_as_well(gate
         "content_type": "image/png",
         "size": len(PNG),
     }
+    await gateway.catch_up()
     gateway.clock.milliseconds += DAY
     assert (await gateway.http.get(f"/v1/attachments/{ID}")).status_code == 200, "it lives as long as the push"
 
@@ -270,6 +274,7 @@ async def test_a_device_says_who_it_is_in_the_same_way_where_the_path_names_it(g
     assert "device's token" in refusal["detail"]
 
 
+@pytest.mark.of_one_server
 async def test_of_another_app_it_does_not_exist(gateway: InProcessGateway, folder: Path) -> None:
     await upload(gateway)
     await gateway.call("POST", "/v1/apps", 201, json={"id": "other"})
@@ -300,6 +305,7 @@ async def test_who_may(gateway: InProcessGateway) -> None:
     await gateway.refused("DELETE", path, 403, http=reader)
 
 
+@pytest.mark.of_one_server
 async def test_what_has_expired_leaves_the_disk(gateway: InProcessGateway, folder: Path) -> None:
     await upload(gateway, query="?ttl=60")
     await upload(gateway, b"another", query="?ttl=120")
@@ -311,6 +317,7 @@ async def test_what_has_expired_leaves_the_disk(gateway: InProcessGateway, folde
     assert (await gateway.http.get(f"/v1/attachments/{ID}")).content == PNG
 
 
+@pytest.mark.of_one_server
 async def test_after_a_restart_what_has_a_row_is_there_and_nothing_else(
     gateway: InProcessGateway, folder: Path
 ) -> None:
@@ -447,6 +454,7 @@ async def test_one_app_leaves_room_for_others(tmp_path: Path, caplog: pytest.Log
         await gateway.close()
 
 
+@pytest.mark.of_one_server
 async def test_one_reader_leaves_downloads_to_others(gateway: InProcessGateway) -> None:
     await upload(gateway)
     attachments = gateway.components.delivery.attachments
