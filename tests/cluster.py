@@ -16,6 +16,8 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -55,6 +57,13 @@ ADDRESS_PARAMETERS = "&".join(
      "keepalives_interval=1", "keepalives_count=3")
 )  # fmt: skip
 """The parameters that `examples/cluster/fleetpush.toml` has; a test compares them."""
+
+
+SERVED = '"device %cp at %Ts.%ms node %s"'
+"""What the balancer logs of a device's connection, as soon as it has one to a node."""
+_SAME_SECONDS = 5.0
+"""Between what both ends say of when a connection began, at most: ports come again later than that."""
+_SERVED_LINE = re.compile(r"^device (\d+) at ([\d.]+) node node(\d)$", re.MULTILINE)
 
 
 class Machine:
@@ -199,6 +208,22 @@ class NodeAddress:
     http: str
 
 
+class ServedConnections:
+    """Which node has had a device's connection, by what the balancer has logged."""
+
+    def __init__(self, output: str) -> None:
+        behind_s = time.time() - time.monotonic()
+        self._of_port: dict[int, list[tuple[float, int]]] = defaultdict(list)
+        for port, at, node in _SERVED_LINE.findall(output):
+            self._of_port[int(port)].append((float(at) - behind_s, int(node) - 1))
+
+    def node(self, port: int, at: float) -> int | None:
+        """The place of the node among those of the balancer; nothing if none was to be had. `port`: the device's, which
+        had its connection at `at` of the monotonic clock."""
+        apart, node = min(((abs(each - at), node) for each, node in self._of_port[port]), default=(0.0, None))
+        return node if apart < _SAME_SECONDS else None
+
+
 class Balancer:
     """HAProxy with the example's configuration, in front of as many nodes as are given (three at most)."""
 
@@ -227,6 +252,11 @@ class Balancer:
         """What it has said: nodes that went, and that came back."""
         return self._output.read_text()
 
+    @property
+    def served(self) -> ServedConnections:
+        """The connections of devices so far."""
+        return ServedConnections(self.output)
+
     def _listens(self) -> bool:
         assert self._process is not None, "entered before"
         assert self._process.poll() is None, self.output
@@ -243,6 +273,7 @@ def balancer_configuration(nodes: Sequence[NodeAddress], ports: Mapping[str, int
         " ssl crt /etc/haproxy/push.pem": f" ssl crt {certificate}" if certificate else "",
         "maxconn 200000": "maxconn 8000",  # descriptors of a test
         "log /dev/log local0": "log stdout format raw local0",
+        "default_backend mqtt_nodes": f"option logasap\n    log-format {SERVED}\n    default_backend mqtt_nodes",
     }
     if certificate is None:
         replaced[" alpn h2,http/1.1"] = ""

@@ -1,9 +1,8 @@
 """A fleet of thousands and its senders behind a balancer, and a judge of what both have seen.
 
-Each device keeps a journal: every PUBLISH that arrived, on which connection, with or without DUP, and whether its
-acknowledgement was written. Each sender keeps what was answered: it sends a push again under its key until that is
-accepted, as senders are told to. Whatever dies meanwhile, a device connects again by the same address, and a sender
-asks again there.
+Each device keeps a journal (`journalling_devices`); one in a hundred is paho's. Each sender keeps what was answered: it
+sends a push again under its key until that is accepted, as senders are told to. Whatever dies meanwhile, a device
+connects again by the same address, and a sender asks again there.
 
 `judge` compares the journals with what the servers say (`/v1`) and with the rows of PostgreSQL, which it reads with SQL
 and a decoder of sets of its own. It shares no code with the server. The packets are written by hand (`tests.wire`).
@@ -13,15 +12,14 @@ and a decoder of sets of its own. It shares no code with the server. The packets
  3. A delivery is booked as delivered if, and only if, its device's journal says that it arrived.
  4. First arrivals are in the order of acceptance, where that is known: a push that was asked for after the answer to
     another comes after it.
- 5. Nothing comes again once its acknowledgement was seen in the ledger. What comes again without DUP, because a server
-    did not live to store the acknowledgement, is counted (`repeated`): MQTT allows it, and `push_id` is the guard.
+ 5. Nothing comes again once its acknowledgement was seen in the ledger, nor on the connection on which it came. What
+    comes again has DUP, or a node to which the device was connected in between has ended or was cut off, and its
+    acknowledgements with it (`is_explained`): `push_id` is the guard then.
 """
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-import json
 import random
 import struct
 import threading
@@ -29,47 +27,29 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import httpx2
 import psycopg
 
-from tests.end_to_end.harness import Api, Device, wait_for
-from tests.wire import DISCONNECT, PINGREQ, connect, puback, subscribe
+from tests.cluster import ServedConnections
+from tests.end_to_end.harness import Api, wait_for
+from tests.end_to_end.journalling_devices import Arrival, JournallingDevice, PahoDevices, SocketDevices
+from tests.end_to_end.nodes_behind_balancer import Outage
 
-HOST = "127.0.0.1"
-PING_SECONDS = 3.0
-"""Between two signs of life: a connection that is silent for twice as long is given up."""
-CONNECT_SECONDS = 5.0
 SENDER_PAUSE_SECONDS = 0.02
+EVERYBODY_SECONDS = 5.0
+"""Between two pushes to all devices at least: they are not to be nearly all of the deliveries."""
 SOME_DEVICES = 50
+PAHO_SHARE = 100
+"""One device of so many is paho's."""
+CHECKED_REPORTS = 1_000
+"""Pushes whose counts are asked of the API: the rows say it of all."""
 _DELIVERED: Final = 10
 """As rows have it (gateway/README.md, the life of a delivery)."""
 _ARRAY_VALUES: Final = 4_096
 """Most values of a container that are a list (RoaringFormatSpec)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    push_id: str
-    at: float
-    dup: bool
-    connection: int
-
-
-@dataclass(slots=True)
-class JournallingDevice:
-    """A device of the contract, with QoS 1."""
-
-    enrolled: Device
-    journal: list[Arrival] = field(default_factory=list)
-    connections: int = 0
-    connected: bool = False
-
-    @property
-    def id(self) -> str:
-        return self.enrolled.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,23 +63,35 @@ class Accepted:
 
 @dataclass(slots=True)
 class Verdict:
-    """What `judge` has found to be so, and counted."""
+    """What `judge` has found to be so, and measured."""
 
     pushes: int
     deliveries: int
     repeated: int
-    """Arrivals after the first without DUP."""
+    """Arrivals after the first without DUP, each explained."""
     with_dup: int
     unavailable_s: float
     """The longest time in which no sender was answered."""
+    away_s: float
+    """The longest time from a fault, or the last packet of a connection, until its device was served again."""
+    p99_s: float
+    """From acceptance to arrival, at a device that was connected to its node all the time."""
+    latest_s: float
+    """From acceptance to arrival, at the device that waited longest."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.pushes} pushes, {self.deliveries} deliveries, lost 0, again {self.with_dup} with DUP and "
+            f"{self.repeated} explained; no answer for {self.unavailable_s:.1f} s, a device away for {self.away_s:.1f} "
+            f"s, p99 {self.p99_s:.2f} s, latest {self.latest_s:.1f} s"
+        )
 
 
 class JournalledFleet:
-    """Devices in a loop of a thread of its own, and senders in threads; `start`, any faults, `finish`, `judge`."""
+    """Devices, and senders in threads; `start`, any faults, `finish`, `judge`."""
 
     def __init__(self, api: Api, mqtt_port: int, http_url: str, devices: int, senders: int = 4) -> None:
         """`api` enrols the devices, and is asked at the end. Devices connect to `mqtt_port`, senders ask `http_url`."""
-        self._mqtt_port = mqtt_port
         self._http_url = http_url
         self._key = api.key
         names = [f"kiosk-{number}" for number in range(devices)]
@@ -115,36 +107,38 @@ class JournalledFleet:
         self._answered_at = time.monotonic()
         self._unavailable_s = 0.0
         self._stopping = threading.Event()
-        self._leaving = threading.Event()
-        self._loop_thread = threading.Thread(target=lambda: asyncio.run(self._live_all()), daemon=True)
+        self._everybody_at = self._started_at = 0.0
+        others = self.devices[::PAHO_SHARE]
+        self._kinds = (
+            PahoDevices(others, mqtt_port),
+            SocketDevices([device for device in self.devices if device not in others], mqtt_port, self.faults),
+        )
         self._senders = [threading.Thread(target=self._send, args=(n,), daemon=True) for n in range(senders)]
 
     def start(self) -> None:
         """Connect everybody, then begin to send."""
-        self._loop_thread.start()
+        for kind in self._kinds:
+            kind.start()
         self.wait_connected()
-        self._answered_at = time.monotonic()
+        self._answered_at = self._started_at = time.monotonic()
         for sender in self._senders:
             sender.start()
 
     def wait_connected(self) -> None:
         wait_for(lambda: all(device.connected for device in self.devices), timeout=120, what="all devices")
 
-    def finish(self, api: Api) -> None:
+    def finish(self, database: str) -> None:
         """No more pushes; wait for what is under way, then let the devices go. Every node has to be there again."""
         self._stopping.set()
         for sender in self._senders:
             sender.join(120)
             assert not sender.is_alive(), "a sender is not answered"
         self.wait_connected()
-        for push_id, sent in self.accepted.items():
-            wait_for(
-                lambda: api.counts(push_id)["delivered"] == len(sent.devices),  # noqa: B023
-                timeout=60,
-                what=f"{push_id} to be delivered to {len(sent.devices)}",
-            )
-        self._leaving.set()
-        self._loop_thread.join(30)
+        wait_for(lambda: self._wanted() <= self._arrived(), timeout=60, what="every push to arrive")
+        with psycopg.connect(database, autocommit=True) as connection:
+            wait_for(lambda: self._wanted() <= booked_in_rows(connection)[0], timeout=60, what="all to be booked")
+        for kind in self._kinds:
+            kind.leave()
 
     def note_recorded(self, api: Api, pushes: int = 20) -> None:
         """Remember which acknowledgements of the latest pushes to few devices the ledger has by now."""
@@ -156,73 +150,6 @@ class JournalledFleet:
                 for device_id, delivery in api.deliveries(push_id).items():
                     if delivery["state"] == "delivered":
                         self.recorded.setdefault((device_id, push_id), time.monotonic())
-
-    # -- devices
-
-    async def _live_all(self) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(None), asyncio.TaskGroup() as lives:
-                for device in self.devices:
-                    lives.create_task(self._live(device))
-
-    async def _live(self, device: JournallingDevice) -> None:
-        while not self._leaving.is_set():
-            try:
-                await self._connection(device)
-            except (OSError, asyncio.IncompleteReadError, TimeoutError):
-                pass
-            except Exception as error:  # a device's failure is the run's failure
-                self.faults.append(f"{device.id}: {error!r}")
-                return
-            device.connected = False
-            await asyncio.sleep(random.uniform(0.05, 0.5))
-
-    async def _connection(self, device: JournallingDevice) -> None:
-        """Connect, subscribe if there is no session, and acknowledge until the connection ends."""
-        async with asyncio.timeout(CONNECT_SECONDS):
-            reader, writer = await asyncio.open_connection(HOST, self._mqtt_port)
-        try:
-            name = device.enrolled.client_id
-            writer.write(connect(name, clean=False, username=name, password=device.enrolled.token))
-            async with asyncio.timeout(CONNECT_SECONDS):
-                first, body = await _read_packet(reader)
-                if first != 0x20 or body[1] == 3:  # nobody can be looked up at the moment
-                    return
-                assert body[1] == 0, f"refused with {body[1]}"
-                if not body[0]:
-                    writer.write(subscribe(1, (device.enrolled.topics["push"], 1)))
-            device.connections += 1
-            device.connected = True
-            await self._acknowledge_all(device, reader, writer)
-        finally:
-            writer.close()
-
-    async def _acknowledge_all(
-        self, device: JournallingDevice, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        silent = 0
-        reading = asyncio.ensure_future(_read_packet(reader))
-        try:
-            while not self._leaving.is_set():
-                done, _ = await asyncio.wait([reading], timeout=PING_SECONDS)
-                if not done:
-                    silent += 1
-                    if silent > 2:
-                        return
-                    writer.write(PINGREQ)
-                    continue
-                silent = 0
-                first, body = reading.result()
-                reading = asyncio.ensure_future(_read_packet(reader))
-                if first >> 4 == 3:
-                    device.journal.append(_arrival(first, body, device.connections))
-                    (packet_id,) = struct.unpack_from(">H", body, 2 + int.from_bytes(body[:2], "big"))
-                    writer.write(puback(packet_id))
-            writer.write(DISCONNECT)
-        finally:
-            reading.cancel()
-            with suppress(asyncio.CancelledError, OSError, asyncio.IncompleteReadError):
-                await reading
 
     # -- senders
 
@@ -240,8 +167,9 @@ class JournalledFleet:
             time.sleep(SENDER_PAUSE_SECONDS)
 
     def _some_push(self, dice: random.Random) -> tuple[dict[str, Any], frozenset[str]]:
-        luck = dice.random()
-        if luck < 0.02:
+        luck, now = dice.random(), time.monotonic()
+        if luck < 0.02 and now - self._everybody_at > EVERYBODY_SECONDS:
+            self._everybody_at = now
             chosen, target = self.devices, {"tag": "hall"}
         elif luck < 0.1:
             chosen = dice.sample(self.devices, min(SOME_DEVICES, len(self.devices)))
@@ -275,28 +203,59 @@ class JournalledFleet:
 
     # -- the judgement
 
-    def judge(self, api: Api, database: str) -> Verdict:
-        """`database`: the address of a PostgreSQL whose rows count."""
+    def judge(self, api: Api, database: str, served: ServedConnections, outages: Sequence[Outage]) -> Verdict:
+        """`database`: the address of a PostgreSQL whose rows count. `served`: which node has had which connection."""
         assert not self.faults, self.faults[:5]
-        arrived = {(arrival.push_id, device.id) for device in self.devices for arrival in device.journal}
-        wanted = {(push_id, device_id) for push_id, sent in self.accepted.items() for device_id in sent.devices}
+        arrived, wanted = self._arrived(), self._wanted()
         assert not wanted - arrived, f"lost: {sorted(wanted - arrived)[:5]} of {len(wanted - arrived)}"
         assert not arrived - wanted, f"nobody's: {sorted(arrived - wanted)[:5]} of {len(arrived - wanted)}"
-        for push_id, sent in self.accepted.items():
+        for push_id, sent in list(self.accepted.items())[:: len(self.accepted) // CHECKED_REPORTS + 1]:
             counts = api.counts(push_id)
             assert counts["targeted"] == counts["delivered"] == len(sent.devices), f"{push_id}: {counts}"
         with psycopg.connect(database) as connection:
             booked, keys, pushes = booked_in_rows(connection)
         assert booked == arrived, f"rows differ from journals: {sorted(booked ^ arrived)[:5]}"
         assert keys == len(self.accepted) == pushes, f"{keys} keys, {pushes} pushes, {len(self.accepted)} accepted"
+        repeated = with_dup = 0
         for device in self.devices:
             self._judge_order(device)
             for arrival in device.journal:
                 recorded_at = self.recorded.get((device.id, arrival.push_id))
                 assert recorded_at is None or arrival.at < recorded_at, f"again after it was booked: {arrival}"
-        again = [arrival for device in self.devices for arrival in repeats(device.journal)]
-        with_dup = sum(arrival.dup for arrival in again)
-        return Verdict(len(self.accepted), len(arrived), len(again) - with_dup, with_dup, self._unavailable_s)
+            for before, again in device.repeats():
+                told = f"{device.id}: {before}, and {again}"
+                assert before.connection != again.connection, f"again on one connection: {told}"
+                assert again.dup or is_explained(device, before, again, served, outages), f"again without DUP: {told}"
+                with_dup += again.dup
+                repeated += not again.dup
+        waits = sorted(self._waits())
+        there = sorted(wait for wait, connected in waits if connected)
+        p99 = there[len(there) * 99 // 100]
+        away = max(self._absences([outage.since for outage in outages]), default=0.0)
+        return Verdict(
+            len(self.accepted), len(arrived), repeated, with_dup, self._unavailable_s, away, p99, waits[-1][0]
+        )
+
+    def _arrived(self) -> set[tuple[str, str]]:
+        return {(arrival.push_id, device.id) for device in self.devices for arrival in list(device.journal)}
+
+    def _wanted(self) -> set[tuple[str, str]]:
+        return {(push_id, device_id) for push_id, sent in self.accepted.items() for device_id in sent.devices}
+
+    def _waits(self) -> Iterator[tuple[float, bool]]:
+        """From each acceptance to the first arrival, and whether the device was connected there before it was asked."""
+        for device in self.devices:
+            first = {arrival.push_id: arrival for arrival in reversed(device.journal)}
+            for push_id, arrival in first.items():
+                sent = self.accepted[push_id]
+                connected = device.connections[arrival.connection].at < sent.asked_at
+                yield max(arrival.at - sent.answered_at, 0.0), connected
+
+    def _absences(self, faults: Sequence[float]) -> Iterator[float]:
+        for device in self.devices:
+            for since, until in device.absences:
+                if since > self._started_at:
+                    yield until - min((at for at in faults if since < at < until), default=since)
 
     def _judge_order(self, device: JournallingDevice) -> None:
         latest: Accepted | None = None
@@ -310,13 +269,13 @@ class JournalledFleet:
             latest = sent if latest is None or sent.asked_at > latest.asked_at else latest
 
 
-def repeats(journal: Sequence[Arrival]) -> Iterator[Arrival]:
-    """The arrivals of what had arrived before."""
-    seen: set[str] = set()
-    for arrival in journal:
-        if arrival.push_id in seen:
-            yield arrival
-        seen.add(arrival.push_id)
+def is_explained(
+    device: JournallingDevice, before: Arrival, again: Arrival, served: ServedConnections, outages: Sequence[Outage]
+) -> bool:
+    """Whether a node to which the device was connected in between has ended or was cut off meanwhile."""
+    between = device.connections[before.connection : again.connection]
+    nodes = {served.node(connection.port, connection.at) for connection in between}
+    return any(each.node in nodes and each.since < again.at and before.at < each.until for each in outages)
 
 
 def booked_in_rows(connection: psycopg.Connection[Any]) -> tuple[set[tuple[str, str]], int, int]:
@@ -370,20 +329,3 @@ def decoded_set(packed: bytes) -> Iterator[int]:
             bits = int.from_bytes(packed[place : place + 8_192], "little")
             yield from (high + bit for bit in range(1 << 16) if bits >> bit & 1)
             place += 8_192
-
-
-async def _read_packet(reader: asyncio.StreamReader) -> tuple[int, bytes]:
-    """The first byte of a packet, and what follows its length."""
-    first = (await reader.readexactly(1))[0]
-    length = shift = 0
-    while True:
-        digit = (await reader.readexactly(1))[0]
-        length |= (digit & 0x7F) << shift
-        shift += 7
-        if digit < 0x80:
-            return first, await reader.readexactly(length)
-
-
-def _arrival(first: int, body: bytes, connection: int) -> Arrival:
-    payload = body[2 + int.from_bytes(body[:2], "big") + (2 if first & 6 else 0) :]
-    return Arrival(json.loads(payload)["push_id"], time.monotonic(), bool(first & 8), connection)

@@ -6,12 +6,14 @@ namespace, whose cable can be cut; that takes root.
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -26,6 +28,8 @@ from tests.third_party import require
 
 RESTART_SECONDS = 0.25
 """`RestartSec` of examples/cluster/fleetpush.service.conf."""
+ENDING_SECONDS = 4.0
+"""A node that has lost its lease, which nobody has seen yet, has had no devices for as long at most when it exits."""
 NUDGE_RELAY = """\
 defaults
     mode http
@@ -98,11 +102,22 @@ class CuttableNetwork:
         subprocess.run([require("ip"), *arguments], check=True, timeout=20)
 
 
+@dataclass(slots=True)
+class Outage:
+    """A node had ended, or was cut off, by the monotonic clock."""
+
+    node: int
+    since: float
+    until: float = math.inf
+
+
 class SupervisedNode:
     """A node and its service manager: it is started again whenever it has ended."""
 
-    def __init__(self, process: NodeProcess, host: str) -> None:
+    def __init__(self, place: int, process: NodeProcess, host: str) -> None:
+        self.place = place
         self.process = process
+        self.outages: list[Outage] = []
         self.url = f"http://{host}:{process.http_port}"
         self.ends: list[int] = []
         """Exit codes, -9 for a kill."""
@@ -120,6 +135,8 @@ class SupervisedNode:
 
     def kill(self) -> None:
         """SIGKILL; it is back after RESTART_SECONDS and its start."""
+        if self.process.running:
+            self.outages.append(Outage(self.place, time.monotonic()))
         with suppress(ProcessLookupError):
             self.process.kill()
 
@@ -129,9 +146,12 @@ class SupervisedNode:
                 self._closing.wait(0.02)
                 continue
             self.ends.append(self.process.wait())
+            if not self.outages or self.outages[-1].until < math.inf:
+                self.outages.append(Outage(self.place, time.monotonic() - ENDING_SECONDS))
             self._closing.wait(RESTART_SECONDS)
             with suppress(StartFailed):
                 self.process.start()
+                self.outages[-1].until = time.monotonic()
 
 
 class NodesBehindBalancer:
@@ -157,6 +177,7 @@ class NodesBehindBalancer:
         self._ending = ExitStack()
         self.database = DatabaseCluster(addresses=(HOST,) if network is None else (network.HOST, HOST))
         self.nodes: list[SupervisedNode] = []
+        self._cuts: list[Outage] = []
 
     def __enter__(self) -> Self:
         with ExitStack() as ending:
@@ -190,6 +211,21 @@ class NodesBehindBalancer:
 
         wait_for(all_ready, timeout=60, what="all nodes to take pushes")
 
+    @property
+    def outages(self) -> list[Outage]:
+        """Of all nodes so far."""
+        return [*self._cuts, *(outage for node in self.nodes for outage in node.outages)]
+
+    def cut_off(self, node: int, seconds: float) -> None:
+        """Let no packet to a node or from it for a while."""
+        assert self._network is not None, "nodes in a network of their own"
+        outage = Outage(node, time.monotonic())
+        self._cuts.append(outage)
+        self._network.cut(node)
+        time.sleep(seconds)
+        self._network.mend(node)
+        outage.until = time.monotonic()
+
     def fail_over(self) -> None:
         """The primary dies; another one takes its place, and the dead one comes back as a standby."""
         dead = self.database.primary
@@ -205,7 +241,7 @@ class NodesBehindBalancer:
         if network is not None:
             options += ["--bind", host, "--insecure"]
         process = NodeProcess(self._folder / f"node-{number}", self.database.url(), *options)
-        node = SupervisedNode(process, host)
+        node = SupervisedNode(number, process, host)
         process.env |= {NODE_URL: node.url, **self._environments.get(number, {})}
         if network is not None:
             process.program = ("ip", "netns", "exec", network.namespace(number), *THIS_TREE)
