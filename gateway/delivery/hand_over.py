@@ -125,7 +125,7 @@ class HandOver:
         push = self._ledger.pushes.add(push)
         now_ms = self._clock_ms()
         act_now = push.ttl == 0
-        if self._ledger.is_recalled(push) or not (act_now or push.expires_at > now_ms):
+        if self._ledger.is_recalled(push) or (push.expires_at <= now_ms and self._is_over(push, now_ms)):
             return
         devices = self.devices
         priority = push.priority
@@ -239,8 +239,8 @@ class HandOver:
         has_room = True
         for push in pushes:
             push = add(push)
-            # What is now or never comes here from the alert limiter only, and is now.
-            if (push.expires_at <= now_ms and push.ttl) or device_no in push.sent or ledger.is_recalled(push):
+            is_over = push.expires_at <= now_ms and self._is_over(push, now_ms)
+            if is_over or device_no in push.sent or ledger.is_recalled(push):
                 continue
             push.sent.add(device_no)
             message.body = push.body(now_ms, device_no)
@@ -260,6 +260,15 @@ class HandOver:
             self.late["away"] += away
             self.late[late_reason] += late - away
         return has_room
+
+    def _is_over(self, push: ActivePush, now_ms: int) -> bool:
+        """Whether a push whose lifetime is over is not to be handed over any more.
+
+        With a ttl of 0 it is now as long as it is on its way here; where there are other nodes, until these may have
+        ended it, since a slice may have waited for a lease.
+        """
+        offer_ms = self._ledger.offer_ms
+        return push.ttl > 0 or (offer_ms > 0 and now_ms - push.accepted_at >= offer_ms)
 
     def count_acknowledged(self, outcomes: Mapping[tuple[int, int], Sequence[int]], now_ms: int) -> None:
         """Measure acknowledgements that are about to be recorded: devices by push and effective QoS.
@@ -289,7 +298,8 @@ class HandOver:
         """Hand over what the alert limiter lets through for a device; False if it had no room for all of it."""
         device = self.devices.get(device_no)
         if self._may_serve is not None and not self._may_serve():
-            self._timers.call_later(LEASE_LOOK_SECONDS, lambda: self._hand_over_later(device_no, pushes))
+            lasting = [push for push in pushes if push.ttl]  # what is now or never ends now
+            self._timers.call_later(LEASE_LOOK_SECONDS, lambda: self._hand_over_later(device_no, lasting))
             return True
         if device is None or device.state is HandOverState.CLOSED:
             return True  # it is checked again when the device is back

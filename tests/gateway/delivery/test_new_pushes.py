@@ -322,3 +322,26 @@ def test_a_read_that_fails_is_made_again(nodes: Nodes, monkeypatch: pytest.Monke
     assert here.received(1) == []
     nodes.tick()
     assert here.received(1) == [push.push_id]
+
+
+def test_now_or_never_does_not_outlive_a_lease_that_was_away(nodes: Nodes) -> None:
+    """The node that sweeps has ended it meanwhile, and it is not now any more."""
+    here = nodes.here
+    has_lease = True
+    here.may_serve = lambda: has_lease
+    here.boot()
+    here.connect(1)
+    nodes.there.elsewhere = BitMap([1])
+    has_lease = False
+    theirs = nodes.there.push(ttl=0)
+    own = here.push(ttl=0)
+    lasting = here.push()
+    nodes.tick(0.1)
+    nodes.there.passes(OFFER_MS / 1000)
+    here.now += OFFER_MS
+    assert nodes.there.state(theirs.push_id) == nodes.there.state(own.push_id) == ("expired", "ttl")
+    has_lease = True
+    here.timers.later_turn()
+    here.settle()
+    assert here.received(1) == [lasting.push_id]
+    assert here.state(theirs.push_id) == here.state(own.push_id) == ("expired", "ttl")
