@@ -125,7 +125,11 @@ class Tasks:
             await self._claim_free(wanted)
         for name, task in self._tasks.items():
             if task.is_claimed and not task.is_owned:
-                await task.load()
+                try:
+                    await task.load()
+                except Exception as error:  # nobody else can have it, and the others are not to wait for it
+                    log.warning("the task %s cannot be begun, trying again: %s", name, error)
+                    continue
                 task.is_owned = True
                 if task.work is not None:
                     work = asyncio.get_running_loop().create_task(task.work(), name=f"the task {name}")

@@ -85,3 +85,21 @@ async def test_what_cannot_be_loaded_is_not_done(pair: Pair) -> None:
     running.cancel()
     assert followed[0], "nothing is followed before it is loaded"
     assert not outcomes
+
+
+async def test_a_task_that_cannot_be_loaded_keeps_no_other_from_being_done(pair: Pair) -> None:
+    tasks = Tasks(pair.databases[0], pair.owners[0])
+    fails = True
+
+    async def load() -> None:
+        if fails:
+            raise RuntimeError("what it needs cannot be read")
+
+    tasks.add(TaskName.SCHEDULES, load)
+    tasks.add(TaskName.WEBHOOKS)
+    await pair.databases[0].write(partial(add_tasks, names=[TaskName.SCHEDULES, TaskName.WEBHOOKS]))
+    await tasks.claim()
+    assert tasks.owned() == [TaskName.WEBHOOKS]
+    fails = False
+    await tasks.claim()
+    assert tasks.owned() == [TaskName.SCHEDULES, TaskName.WEBHOOKS]
