@@ -20,6 +20,8 @@ LOST = -1
 """`delivery_ended` outcome: the connection ended first. A session that outlives it may offer the handle to `resume`."""
 UNHANDLED = -2
 """`delivery_ended` outcome: LOST, and the client has shown that it does not handle the message (`unhandled`)."""
+MOVED = -3
+"""`delivery_ended` outcome: past PUBREC, in a session that leaves memory for any broker over its store to load."""
 # Any other outcome is `refused`: the reason code >= 0x80 of PUBACK or PUBREC, or 0x95 when the message is larger than
 # the client's maximum packet size and was therefore not sent [MQTT-3.1.2-24].
 

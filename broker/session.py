@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from broker.connection_protocols import SessionConnection
-from broker.events import LOST
+from broker.events import LOST, MOVED
 from broker.inflight import ABANDONED, FORGET_DUE, POSTPONED, PUBACK_DUE, PUBCOMP_DUE, PUBREC_DUE, Inflight
 from broker.outbound import Outbound
 from broker.protocol.topic_filters import split_shared
@@ -312,8 +312,11 @@ class Session(Outbound):
         for copy in self.queue or ():
             if copy.sequence:
                 self.shared_state.drop_reference(copy.shared)
+        past_pubrec = self.past_pubrec()  # known again wherever it is loaded
         self.durable = False
         self._clear()
+        for handle in past_pubrec:
+            self.shared_state.events.delivery_ended(self.client_id, handle, MOVED)
 
     def end(self) -> None:
         """End the session: deliveries past PUBREC are lost after all, and the store forgets everything of it."""

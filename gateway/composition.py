@@ -187,7 +187,9 @@ class Components:
             assert delivery.new_pushes is not None, "there are nodes"
             self.peers.nudges.follow(delivery.new_pushes.told)
             assert self.moving_sessions is not None, "there are nodes"
-            calls = DeliveryCalls(delivery.ledger.flush, delivery.connections.note_held)
+            calls = DeliveryCalls(
+                delivery.ledger.flush, delivery.ledger.confirm_reported, delivery.connections.note_held
+            )
             self.moving_sessions.connect(self.broker, calls, self._authenticator, self.peers)
         self.plans = PlanComponents(
             database=database, delivery=delivery, clock_ms=clock_ms, storage_left=self._storage_left,

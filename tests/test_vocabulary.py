@@ -20,6 +20,7 @@ NUMBERS_WITHOUT_UNIT = {
     "broker.events.ACKNOWLEDGED": "an outcome",
     "broker.events.COMPLETED": "an outcome",
     "broker.events.LOST": "an outcome",
+    "broker.events.MOVED": "an outcome",
     "broker.events.UNHANDLED": "an outcome",
     "broker.forwarding.RETAIN_FLAG": "a bit of the fixed header",
     "broker.inflight": "phases of a message",

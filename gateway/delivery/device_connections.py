@@ -22,6 +22,7 @@ from gateway.delivery.engine import (
     ACKNOWLEDGED,
     COMPLETED,
     LOST,
+    MOVED,
     UNHANDLED,
     Engine,
     Message,
@@ -223,6 +224,8 @@ class DeviceConnections:
         elif outcome == UNHANDLED:
             self._interrupted.discard(handle)
             self._ledger.unhandled(handle >> DEVICE_BITS, handle & DEVICE_MASK)
+        elif outcome == MOVED:
+            self._ledger.moved(handle >> DEVICE_BITS, handle & DEVICE_MASK)
         else:
             self._ledger.refused(handle >> DEVICE_BITS, handle & DEVICE_MASK, outcome)
 

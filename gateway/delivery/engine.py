@@ -17,7 +17,7 @@ from typing import Protocol
 
 from broker.broker import Broker
 from broker.connection_protocols import ConnectionFacts
-from broker.events import ACKNOWLEDGED, COMPLETED, LOST, UNHANDLED, BrokerEvents
+from broker.events import ACKNOWLEDGED, COMPLETED, LOST, MOVED, UNHANDLED, BrokerEvents
 from broker.message import Body, Message
 from broker.protocol.packets import Properties, ReasonCode
 from broker.reception import PACKET_ID_BITS
@@ -28,6 +28,7 @@ __all__ = [
     "ACKNOWLEDGED",
     "COMPLETED",
     "LOST",
+    "MOVED",
     "PACKET_ID_BITS",
     "UNHANDLED",
     "Body",

@@ -41,7 +41,7 @@ from gateway.delivery.push import ActivePush, ActivePushes, load_pushes
 from gateway.delivery.recalls import Recalls
 from gateway.delivery_handles import DEVICE_BITS, DEVICE_MASK, handle_of
 from gateway.delivery_states import DeliveryState
-from gateway.store.app_locks import EVERY_APP, Apps, DeclaredApps
+from gateway.store.app_locks import EVERY_APP, NO_APP, Apps, DeclaredApps
 from gateway.store.deliveries.attempts import count_attempts
 from gateway.store.deliveries.ledger_statements import (
     ENDED_DELIVERIES,
@@ -130,6 +130,8 @@ class Ledger:
         """Whether any delivery may be limited (`Delivery.not_before`)."""
         self.offer_ms = 0
         """Milliseconds in which other nodes may hand out a push of ttl 0 as well (`new_pushes`)."""
+        self._refused = self._retried = 0
+        """How often the disk has refused an operation, and how often one was tried again."""
         self._unwanted: set[int] = set()
         """Handles in flight that were not wanted any more when somebody last changed their mind."""
 
@@ -209,6 +211,12 @@ class Ledger:
                 self._timers.call_soon(self._end_lost)
             self._lost.append(handle_of(push_no, device_no))
 
+    def moved(self, push_no: int, device_no: int) -> None:
+        """Forget what a device has received exactly once and not completed yet: any node may load its session."""
+        if (push := self.pushes.get(push_no)) is not None:
+            self.pushes.clear_sent(push, (device_no,))
+        self._unwanted.discard(handle_of(push_no, device_no))
+
     def _end_lost(self) -> None:
         """End what is not worth sending of what was lost, a part at a time: thousands of connections end at once."""
         lost, self._lost = self._lost[:LOST_HANDLES], self._lost[LOST_HANDLES:]
@@ -285,11 +293,7 @@ class Ledger:
         ):
             self._flush_next()
 
-    def _recorded(
-        self,
-        outcomes: dict[tuple[int, int], list[int]],
-        refusals: list[tuple[int, str]],
-    ) -> None:
+    def _recorded(self, outcomes: dict[tuple[int, int], list[int]], refusals: list[tuple[int, str]]) -> None:
         exactly_once: list[int] = []
         for (push_no, qos), devices in outcomes.items():
             push = self.pushes.get(push_no)
@@ -436,9 +440,22 @@ class Ledger:
 
         def on_error(error: BaseException) -> None:
             log.error("the ledger cannot be written, trying again: %s", error)
-            self._timers.call_later(RETRY_SECONDS, lambda: self.submit_until_done(operation, done, apps))
+            self._refused += 1
+            self._timers.call_later(RETRY_SECONDS, again)
+
+        def again() -> None:
+            self._retried += 1
+            self.submit_until_done(operation, done, apps)
 
         self._database.submit(operation, done, on_error, apps=apps)
+
+    async def confirm_reported(self) -> bool:
+        """Have all that was reported so far stored, before what is written next, by another node too. False: something
+        was refused, and is tried again. Raises StorageError."""
+        refused, waits = self._refused, self._refused > self._retried
+        self.flush()
+        await self._database.write(lambda transaction: None, apps=NO_APP)
+        return not waits and self._refused == refused and not self._lost
 
     def expects_expiry(self, expires_at: int) -> None:
         """Expect the end of life of a push that was accepted (server time in ms)."""
@@ -519,7 +536,6 @@ class Ledger:
         """Cancel what waits for a device (reason `mailbox_emptied`); what is in flight goes on. How many."""
         self.flush()
         now_ms = self._clock_ms()
-
         last: int | None = None
 
         def operation(transaction: Transaction) -> tuple[int, int, list[int]]:

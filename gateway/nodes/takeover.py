@@ -76,7 +76,9 @@ class DeliveryCalls:
     """The calls to the deliveries of this node when devices come and go."""
 
     flush: Callable[[], None]
-    """Has what was reported so far stored before what is written next."""
+    """Has what was reported so far written before what is written next, if the disk does not refuse it."""
+    confirm: Callable[[], Awaitable[bool]]
+    """Has what was reported so far stored; False: something was refused, and is tried again. Raises StorageError."""
     note_held: Callable[[Sequence[tuple[str, int]], Iterable[int]], Awaitable[list[tuple[str, int]]]]
     """Told what is past PUBREC in sessions that come (client and handle), and what was interrupted by a node's end;
     answers what of the former is to be forgotten."""
@@ -348,7 +350,8 @@ class Takeover:
         self._yielding |= wanted.keys()
         try:
             released = await self._release(wanted)
-            self._delivery.flush()
+            if not await self._delivery.confirm():
+                released = set()  # what it has acknowledged would be handed to it once more; it is asked for again
             own = self._membership.own
             generations = {device_no: asked[device_no][0] for device_no in sorted(released)}
             moved = await self._database.write(

@@ -75,8 +75,18 @@ def apply_group(transaction: Transaction, group: Group, no: int, epoch: int) -> 
     sessions = group.sessions
     wiped = sorted(client_id for client_id, changes in sessions.items() if changes.wiped)
     if wiped:
-        for table in ("mqtt_session", "mqtt_subscription", "mqtt_outbound", "mqtt_received"):
-            transaction.execute(f"DELETE FROM {table} WHERE client_id = ANY(?::text[])", (wiped,))
+        # Not what another node has in memory: it hears of a removed device itself, or has the next one of its name.
+        transaction.execute(
+            "DELETE FROM mqtt_session AS s WHERE s.client_id = ANY(?::text[]) AND (s.node_no IS NULL"
+            " OR (s.node_no = ? AND s.node_epoch = ?) OR NOT is_live(s.node_no, s.node_epoch))",
+            (wiped, no, epoch),
+        )
+        for table in ("mqtt_subscription", "mqtt_outbound", "mqtt_received"):
+            transaction.execute(
+                f"DELETE FROM {table} AS t WHERE t.client_id = ANY(?::text[])"
+                " AND NOT EXISTS (SELECT 1 FROM mqtt_session AS s WHERE s.client_id = t.client_id)",
+                (wiped,),
+            )
     _apply_facts(transaction, sessions, no, epoch)
     _apply_subscriptions(transaction, sessions)
     _apply_outbound(transaction, sessions, group.messages)
