@@ -220,6 +220,7 @@ class Components:
         self.enrolment = EnrolmentComponents(
             database=database, connections=delivery.connections, activity=activity, quota=self.enrolments,
             clock_ms=clock_ms, clock=loop.time, share_of=share_of, mqtt_address=lambda: self.mqtt_address,
+            has_nodes=self.nodes is not None,
         )  # fmt: skip
         self.campaigns = Campaigns(
             database=database, acceptance=delivery.acceptance, targets=delivery.targets, policies=delivery.policies,
@@ -228,7 +229,8 @@ class Components:
         if self.nodes is not None:
             shared = SharedParts(
                 delivery, self.campaigns, self.plans.schedule_runner, self._webhooks, self.webhook_sender, self.feed,
-                self._key_cache, self.people, self.event_log_quota, self.uplink_quota, self._idempotency_quota,
+                self._key_cache, self.people, self.enrolment.token_requests,
+                self.event_log_quota, self.uplink_quota, self._idempotency_quota,
             )  # fmt: skip
             self.nodes.connect(shared, self._stopped_at)
             assert self.moving_sessions is not None, "there are nodes"
@@ -362,6 +364,7 @@ class Components:
         await self.delivery.presence_hours.load()
         await self._webhooks.load()
         await self.delivery.attachments.load()
+        await self.enrolment.token_requests.load()
         await self.measurements.ended.load()
 
     def services(self, ending: Callable[[], bool]) -> Services:
@@ -526,6 +529,7 @@ class Components:
                 await asyncio.to_thread(kept_ledger.remove_expired, self._settings.data_dir, wall_seconds)
                 if self._owns(TaskName.RETENTION):
                     await self.delivery.attachments.remove_expired()
+                    await self.enrolment.token_requests.remove_ended()
                 while await self._database.give_back():
                     pass
             except Exception as error:  # above all a full disk: it is tried again

@@ -22,6 +22,7 @@ from gateway.delivery.idempotency_quota import IdempotencyQuota
 from gateway.delivery.uplink_quota import UplinkQuota
 from gateway.delivery_components import DeliveryComponents
 from gateway.device_topics import client_id
+from gateway.enrolment.token_requests import TokenRequests
 from gateway.events.event_feed import EventFeed
 from gateway.events.webhook_sender import WebhookSender
 from gateway.events.webhooks import WebhookStore
@@ -61,6 +62,7 @@ class SharedParts(NamedTuple):
     feed: EventFeed
     keys: KeyCache
     people: PeopleComponents
+    token_requests: TokenRequests
     event_log_quota: EventLogQuota
     uplink_quota: UplinkQuota
     idempotency_quota: IdempotencyQuota
@@ -206,6 +208,7 @@ class NodeComponents:
             InvalidationKind.RECALL: self._push_recalled,
             InvalidationKind.WEBHOOK: lambda found: self._parts.webhooks.reload(found.key),
             InvalidationKind.ATTACHMENT: lambda found: self._delivery.attachments.reload(found.app_no, found.key),
+            InvalidationKind.TOKEN_REQUEST: lambda found: self._parts.token_requests.reload(bytes.fromhex(found.key)),
             InvalidationKind.WATCH: lambda found: self._delivery.watches.reload(found.app_no, found.key),
         }
         for kind, handler in handlers.items():

@@ -40,7 +40,7 @@ async def confirm_token_request(request_id: RequestId, request: Request, princip
     refused. Needs a key with the scope `devices`.
     """
     found = services(request)
-    confirmed = found.enrolment.token_requests.confirm(principal.app_no, request_id)
+    confirmed = await found.enrolment.token_requests.confirm(principal.app_no, request_id)
     note_details(device=confirmed["device_id"])
     await found.audit.note_attempt()
     return json_response(confirmed)
@@ -50,6 +50,6 @@ async def confirm_token_request(request_id: RequestId, request: Request, princip
 async def refuse_token_request(request_id: RequestId, request: Request, principal: DeviceManager) -> Response:
     """Refuse a request; its device is told so. Needs a key with the scope `devices`."""
     found = services(request)
-    found.enrolment.token_requests.refuse(principal.app_no, request_id)
+    await found.enrolment.token_requests.refuse(principal.app_no, request_id)
     await found.audit.note_attempt()
     return Response(status_code=204)

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from gateway.errors import problem
-from gateway.store.app_locks import EVERY_APP, NO_APP, Apps
+from gateway.store.app_locks import EVERY_APP, NO_APP
 from gateway.store.database import Database
 from gateway.store.nodes.attachment_files import (
     PIECE_BYTES,
@@ -68,8 +68,10 @@ class SharedFiles:
             return
         for no in range(pieces_of(size)):
             content = await asyncio.to_thread(_read_part, file, no)
-            await self._submit(
-                partial(store_piece, attachment_id=attachment_id, no=no, content=content, now_ms=self._clock_ms())
+            await self._database.write(
+                partial(store_piece, attachment_id=attachment_id, no=no, content=content, now_ms=self._clock_ms()),
+                apps=NO_APP,
+                is_audited=False,
             )
 
     def is_whole(self, transaction: Transaction, attachment_id: str, size: int) -> bool:
@@ -137,7 +139,7 @@ class SharedFiles:
         while more:
             keys = await self._database.read_soon(partial(expired_attachments, before=before))
             if keys:
-                await self._submit(
+                await self._database.write(
                     partial(remove_expired_attachments, keys=keys, before=before),
                     apps=frozenset(app_no for app_no, _ in keys),
                 )
@@ -151,22 +153,7 @@ class SharedFiles:
 
     async def remove(self, ids: Sequence[str]) -> None:
         """Remove those of these files that no app has. Raises StorageError."""
-        await self._submit(partial(remove_files, ids=ids), apps=EVERY_APP)
-
-    async def _submit(self, operation: Callable[[Transaction], None], apps: Apps = NO_APP) -> None:
-        """Run an operation that is no change that somebody has asked for: the audit log has nothing of it."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def on_commit(_: None) -> None:
-            if not done.done():
-                done.set_result(None)
-
-        def on_error(error: BaseException) -> None:
-            if not done.done():
-                done.set_exception(error)
-
-        self._database.submit(operation, on_commit, on_error, apps=apps)
-        await done
+        await self._database.write(partial(remove_files, ids=ids), apps=EVERY_APP, is_audited=False)
 
 
 def _read_part(file: Path, no: int) -> bytes:

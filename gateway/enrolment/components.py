@@ -11,6 +11,7 @@ from gateway.devices import DeviceRegistry, MqttAddress
 from gateway.enrolment.addresses import FleetCa, code_address
 from gateway.enrolment.guesses import GuessLimiter
 from gateway.enrolment.invitations import InvitationStore
+from gateway.enrolment.shared_requests import SharedRequests
 from gateway.enrolment.token_expiry import TokenExpiry
 from gateway.enrolment.token_requests import TokenRequests
 from gateway.store.database import Database
@@ -31,9 +32,11 @@ class EnrolmentComponents:
         clock: Callable[[], float],
         share_of: Callable[[str], str],
         mqtt_address: Callable[[], MqttAddress],
+        has_nodes: bool,
     ) -> None:
         """`clock_ms` gives server time in milliseconds, `clock` gives seconds that only grow; `share_of` gives the
-        address that a host counts for, `mqtt_address` where devices connect, once the broker listens."""
+        address that a host counts for, `mqtt_address` where devices connect, once the broker listens; `has_nodes` says
+        whether there may be other servers over the database."""
         self.fleet_ca: FleetCa | None = None
         """Set when the certificates are read, and again when they are read again."""
         self._mqtt_address = mqtt_address
@@ -50,7 +53,13 @@ class EnrolmentComponents:
         self.token_expiry = TokenExpiry(
             database=database, connections=connections, devices=devices, activity=activity, clock_ms=clock_ms
         )
-        self.token_requests = TokenRequests(database=database, devices=devices, clock_ms=clock_ms, share_of=share_of)
+        self.token_requests = TokenRequests(
+            database=database,
+            devices=devices,
+            clock_ms=clock_ms,
+            share_of=share_of,
+            shared=SharedRequests(database) if has_nodes else None,
+        )
 
     def address_of(self, code: str) -> str:
         """Return the address for the QR code of an enrolment code."""

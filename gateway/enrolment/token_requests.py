@@ -2,7 +2,8 @@
 
 Anybody may ask, so a request proves nothing and costs nothing: it is in memory alone, it is forgotten when nobody asks
 for it any more, and what it gets is given to whoever holds the secret that came with it, once an operator has said so.
-After a restart devices go on asking, with the same secret, and are listed again.
+After a restart devices go on asking, with the same secret, and are listed again. Where there are several nodes requests
+are rows as well (`shared_requests`), which every node has in memory.
 
 Laws
 1. What a stranger is told does not depend on what is here. An id that no device has is answered as one that waits, and
@@ -23,7 +24,7 @@ import secrets
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import ConfigDict, StringConstraints
 
@@ -33,11 +34,13 @@ from gateway.described_model import DescribedModel
 from gateway.device_topics import DEFAULT_APP
 from gateway.devices import DeviceRegistry
 from gateway.enrolment.codes import ALPHABET
+from gateway.enrolment.shared_requests import SharedRequests
 from gateway.errors import Problem, problem
 from gateway.printable import Printable
 from gateway.store.audience.devices import device_of_app
 from gateway.store.database import Database
 from gateway.store.deliveries.event_log import log_of_device
+from gateway.store.nodes.token_requests import RequestBounds, StoredRequest
 from gateway.timestamps import rfc3339, rfc3339_or_none
 
 log = logging.getLogger(__name__)
@@ -55,6 +58,9 @@ ANSWERED_MS = 3_600_000
 """Time in which a confirmed device fetches its token, and in which a refused one is told so."""
 FORGOTTEN_MS = 300_000
 """Time after which a request is forgotten whose device does not ask for it any more."""
+NOTED_MS = 120_000
+"""Time between two notes for other nodes that a device goes on asking: well below the one before, and 17 writes a
+second for as many requests as there may be."""
 POLL_SECONDS = 15
 """Time between two calls of a device that waits."""
 MAX_ANSWERS = 10
@@ -104,12 +110,21 @@ class _Pending:
     answers: int = 0
     answering: bool = False
     """A token is on its way to it."""
+    noted_at: int = 0
+    """As of when other nodes know that its device asks."""
 
     @property
     def ends_at(self) -> int:
         if self.answered_at is not None:
             return self.answered_at + ANSWERED_MS
         return min(self.asked_at + PENDING_MS, self.polled_at + FORGOTTEN_MS)
+
+    def stored(self, digest: bytes) -> StoredRequest:
+        return StoredRequest(
+            digest, self.request_id, self.app_no, self.app_id, self.device_no, self.device_id, self.address, self.host,
+            self.note, self.confirmation, self.asked_at, self.polled_at, self.state, self.answered_at, self.answers,
+            self.ends_at,
+        )  # fmt: skip
 
     def described(self) -> dict[str, Any]:
         return {
@@ -129,7 +144,8 @@ class _Pending:
 class TokenRequests:
     """Requests of devices for a new token, in memory. Runs on the *loop*.
 
-    `clock_ms` gives server time in milliseconds; `share_of` gives the address that a host counts for.
+    `clock_ms` gives server time in milliseconds; `share_of` gives the address that a host counts for; `shared` has the
+    rows of all nodes (None: there is one server).
     """
 
     def __init__(
@@ -139,7 +155,9 @@ class TokenRequests:
         devices: DeviceRegistry,
         clock_ms: Callable[[], int],
         share_of: Callable[[str], str],
+        shared: SharedRequests | None,
     ) -> None:
+        self._shared = shared
         self._database = database
         self._devices = devices
         self._clock_ms = clock_ms
@@ -157,6 +175,40 @@ class TokenRequests:
     def pending(self) -> int:
         """Count the requests that wait for an operator, for metrics."""
         return sum(found.state == "pending" for found in self._requests.values())
+
+    async def load(self) -> None:
+        """Read what other nodes have stored, before the first request. Raises StorageError."""
+        if self._shared is not None:
+            for row in await self._shared.load(self._clock_ms()):
+                self._keep(row)
+
+    async def reload(self, digest: bytes) -> None:
+        """Read again a request that a node has stored, changed or removed. Raises StorageError."""
+        assert self._shared is not None, "nobody else has"
+        row = await self._shared.find(digest)
+        if row is None:
+            self._requests.pop(digest, None)
+        else:
+            self._keep(row)
+
+    def _keep(self, row: StoredRequest) -> _Pending:
+        """Have a request in memory as its row is; its device may have asked here since."""
+        found = self._requests.get(row.digest)
+        if found is None:
+            found = self._requests[row.digest] = _Pending(
+                row.request_id, row.app_no, row.app_id, row.device_no, row.device_id, row.address, row.host, row.note,
+                row.confirmation, row.asked_at, row.polled_at,
+            )  # fmt: skip
+        found.polled_at = max(found.polled_at, row.polled_at)
+        found.noted_at = max(found.noted_at, row.polled_at)
+        found.state = cast(Literal["pending", "confirmed", "refused"], row.state)
+        found.answered_at, found.answers = row.answered_at, row.answers
+        return found
+
+    async def remove_ended(self) -> None:
+        """Remove what has ended, for all nodes; one of them does. Raises StorageError."""
+        if self._shared is not None:
+            await self._shared.remove_ended(self._clock_ms())
 
     # -- devices
 
@@ -176,11 +228,14 @@ class TokenRequests:
         if found is None or (found.app_id, found.device_id) != (asked.app, asked.device_id):
             return None
         found.polled_at = now_ms
+        if self._shared is not None and now_ms - found.noted_at >= NOTED_MS:
+            found.noted_at = now_ms
+            await self._shared.note_polled(found.stored(digest))
         if found.state == "refused":
             raise problem("request_refused", "an operator has refused this request, or confirmed another one")
         if found.state == "pending" or found.answering:
             return None
-        return await self._answer(found)
+        return await self._answer(found, digest)
 
     async def _remember(self, asked: TokenRequest, digest: bytes, host: str) -> _Pending | None:
         row = await self._database.read_soon(lambda transaction: device_of_app(transaction, asked.app, asked.device_id))
@@ -192,6 +247,7 @@ class TokenRequests:
             return present
         now_ms = self._clock_ms()
         address = self._share_of(host)
+        before = dict(self._requests) if self._shared is not None else self._requests
         if not self._make_room(row.app_no, row.device_no, address, now_ms):
             self.outcomes["no_room"] += 1
             return None
@@ -208,10 +264,33 @@ class TokenRequests:
             asked_at=now_ms,
             polled_at=now_ms,
         )
+        if self._shared is not None:
+            gone = [(other, leaving) for other, leaving in before.items() if other not in self._requests]
+            return await self._share(self._shared, found, digest, gone)
         self._requests[digest] = found
         self.outcomes["listed"] += 1
         self._tell(found, now_ms)
         return found
+
+    async def _share(
+        self, shared: SharedRequests, found: _Pending, digest: bytes, gone: list[tuple[bytes, _Pending]]
+    ) -> _Pending | None:
+        """Store a new request, in whose favour others have `gone`, for all nodes."""
+        now_ms = found.asked_at
+        leaving = next((one.stored(other) for other, one in gone if one.ends_at > now_ms), None)
+        bounds = RequestBounds(REQUESTS_OF_ALL, REQUESTS_OF_APP, REQUESTS_OF_DEVICE)
+        try:
+            is_there = await shared.add(found.stored(digest), leaving, bounds, now_ms)
+        finally:
+            if leaving is not None:
+                await self.reload(leaving.digest)
+        if not is_there:
+            self.outcomes["no_room"] += 1  # other nodes were quicker
+            return None
+        await self.reload(digest)
+        self.outcomes["listed"] += 1
+        self._tell(found, now_ms)
+        return self._requests.get(digest)
 
     def _make_room(self, app_no: int, device_no: int, address: str, now_ms: int) -> bool:
         """Whether a further request has room, after what has ended is gone and, if need be, somebody's newest is."""
@@ -242,12 +321,14 @@ class TokenRequests:
             self.outcomes["made_room"] += 1
         return bool(newest)
 
-    async def _answer(self, found: _Pending) -> dict[str, Any]:
+    async def _answer(self, found: _Pending, digest: bytes) -> dict[str, Any]:
         """Give a confirmed device its new token; the one before is void. Raises Problem 403."""
         if found.answers >= MAX_ANSWERS:
             raise problem("request_refused", "this request was answered often enough: make another, with a new secret")
         found.answering = True
         try:
+            if self._shared is not None and not await self._shared.claim_answer(found.stored(digest), MAX_ANSWERS):
+                raise problem("request_refused", "it was refused, or answered often enough: make another")
             credential = await self._devices.rotate(found.app_no, found.app_id, found.device_id, found.device_no)
         except Problem as refusal:
             if refusal.code != "device_not_found":
@@ -255,7 +336,10 @@ class TokenRequests:
             raise problem("request_refused", "the device was removed since it asked") from None
         finally:
             found.answering = False
-        found.answers += 1
+        if self._shared is None:
+            found.answers += 1
+        else:
+            await self.reload(digest)
         self.outcomes["answered"] += 1
         return credential
 
@@ -298,10 +382,15 @@ class TokenRequests:
         )
         return {"items": items[:limit], "next_cursor": items[limit - 1]["id"] if len(items) > limit else None}
 
-    def confirm(self, app_no: int, request_id: str) -> dict[str, Any]:
+    async def confirm(self, app_no: int, request_id: str) -> dict[str, Any]:
         """Let a device have a new token, and refuse what others have asked for it. Raises Problem 404, 409."""
-        found = self._found(app_no, request_id)
+        digest, found = self._found(app_no, request_id)
         now_ms = self._clock_ms()
+        if self._shared is not None and found.state == "pending":
+            await self._shared.confirm(found.stored(digest), now_ms, now_ms + ANSWERED_MS)
+            await self.reload(digest)
+            self.outcomes["confirmed"] += 1
+            return self._answered(app_no, request_id, "refused").described()
         if found.state == "refused":
             raise problem("request_answered", "this request was refused: the device has to ask anew")
         if found.state == "pending":
@@ -312,20 +401,35 @@ class TokenRequests:
                     other.state, other.answered_at = "refused", now_ms
         return found.described()
 
-    def refuse(self, app_no: int, request_id: str) -> None:
+    async def refuse(self, app_no: int, request_id: str) -> None:
         """Refuse a request; also one that was confirmed and not fetched. Raises Problem 404, 409."""
-        found = self._found(app_no, request_id)
+        digest, found = self._found(app_no, request_id)
+        if self._shared is not None and found.state != "refused" and not found.answering:
+            now_ms = self._clock_ms()
+            await self._shared.refuse(found.stored(digest), now_ms, now_ms + ANSWERED_MS)
+            await self.reload(digest)
+            self.outcomes["refused"] += 1
+            self._answered(app_no, request_id, "confirmed")
+            return
         if found.answers or found.answering:
             raise problem("request_answered", "the device has its new token: rotate it, or remove the device")
         if found.state != "refused":
             found.state, found.answered_at = "refused", self._clock_ms()
             self.outcomes["refused"] += 1
 
-    def _found(self, app_no: int, request_id: str) -> _Pending:
+    def _answered(self, app_no: int, request_id: str, but_not: str) -> _Pending:
+        """Find a request that an operator of this node has just answered. Raises Problem 404, 409 if one of another
+        node was quicker."""
+        _, found = self._found(app_no, request_id)
+        if found.state == but_not:
+            raise problem("request_answered", f"this request was {but_not} at the same moment")
+        return found
+
+    def _found(self, app_no: int, request_id: str) -> tuple[bytes, _Pending]:
         now_ms = self._clock_ms()
-        for found in self._requests.values():
+        for digest, found in self._requests.items():
             if found.request_id == request_id and found.app_no == app_no and found.ends_at > now_ms:
-                return found
+                return digest, found
         raise problem("request_not_found", f"no request {request_id!r} in this app, or its device asks no more")
 
 

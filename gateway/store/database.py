@@ -221,14 +221,16 @@ class Database:
         *,
         apps: DeclaredApps = None,
         is_shared: bool = False,
+        is_audited: bool = True,
     ) -> T:
         """Run `operation` on the writer thread and wait for the commit; `apps` and `is_shared` are those of `submit`.
 
-        In a request that may change something its entry in the audit log is written with it (`audited_writes`). A
+        In a request that may change something its entry in the audit log is written with it (`audited_writes`), unless
+        it is not what the request is about (`is_audited`). A
         caller that is cancelled does not take its operation back. Raises the operation's own exception, or
         StorageError; for an app Problem 503 when that has too many changes waiting.
         """
-        attempt = open_attempt()
+        attempt = open_attempt() if is_audited else None
         if attempt is not None:
             operation = attempt.audited(operation, app_no, self._clock_ms)
             apps = with_app(apps, app_no, attempt.app_no)

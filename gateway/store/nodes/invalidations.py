@@ -30,6 +30,7 @@ class InvalidationKind(StrEnum):
     RECALL = "recall"  #: a push was recalled: its number
     WEBHOOK = "webhook"  #: a webhook was made, changed or removed: its id
     ATTACHMENT = "attachment"  #: an attachment was stored, kept for longer or removed: its id
+    TOKEN_REQUEST = "token_request"  #: a device's request for a token has changed: the hash of its secret
     WATCH = "watch"  #: a watch was made, changed or removed: its name
 
 

@@ -38,6 +38,7 @@ _OF_NODES = (
     "tasks.sql",
     "invalidations.sql",
     "attachments.sql",
+    "token_requests.sql",
     "sign_ins.sql",
     "sessions.sql",
     "connections.sql",
