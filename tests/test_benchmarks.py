@@ -72,9 +72,11 @@ def test_node_deliveries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(node_deliveries, "FEW", 5)
     monkeypatch.setattr(node_deliveries, "IDLE_SECONDS", 0.1)
     monkeypatch.setattr(node_deliveries, "TELL_SECONDS", 1.0)
-    small = ["--registered", "20", "--pushes", "1", "--stream", "20", "--singles", "10", "--seconds", "1"]
-    found = figures(tmp_path / "figures.json", "node_deliveries", *small)
-    assert found["push to 4 of 20 on two nodes, stream", "one node"] > 0
+    file, small = tmp_path / "figures.json", ["--pushes", "1", "--stream", "20"]
+    found = figures(file, "node_deliveries", "--registered", "20", *small)
+    assert found["WAL of a delivery, push to 4 of 20 on two nodes, alone", "one node"] > 0
+    found = figures(file, "node_deliveries", "--singles", "10", "--seconds", "1", *small)
+    assert found["push to 4 on two nodes, stream", "one node"] > 0
     assert found["WAL of a single push on two nodes", "one node"] > 0
     late = found["request to device socket at 200/s, p50, of another node without nudges", "with them"]
     assert late > found["request to device socket at 200/s, p50, of another node", "the accepting node"]

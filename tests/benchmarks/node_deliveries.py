@@ -5,9 +5,10 @@ requests go to the first node. Nothing is counted before its acknowledgements ar
 
 - A *push to all*, alone and in a stream, as `fanout` measures it, and the bytes of WAL that it costs each delivery.
   Neighbours are at different nodes, so that each set of devices is changed by both. With `--registered` there are more
-  devices than are connected: sets are larger, up to 8 KiB for 65,536 numbers.
-- *Single pushes* as fast as four senders are answered: what each costs in WAL and tables, and what the connections of
-  the other node take of PostgreSQL's processors to find out that nothing is for it (less what they take when idle).
+  devices than are connected, so that sets are larger, up to 8 KiB for 65,536 numbers; nothing else is measured then.
+- *Single pushes* as fast as the senders of `api` are answered: what each costs in WAL and tables, and what the
+  connections of the other node take of PostgreSQL's processors to find out that nothing is for it (less what they take
+  when idle).
 - *From the request to the socket*, at a moderate rate: of the accepting node, and of the other one, which is told by a
   nudge. A second pair of nodes has a relay in front of each that drops all nudges, so that only the look each 250 ms
   finds what is new.
@@ -25,6 +26,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.benchmarks.api import CONNECTIONS
 from tests.benchmarks.fanout import ENVELOPE, PAYLOAD, SENDERS, WARM_UP, is_recorded
 from tests.benchmarks.figures import Figure, median
 from tests.benchmarks.node_fleet import NodeDatabase, divided, enrolled_for, nodes_over
@@ -80,7 +82,8 @@ class Measured:
     """Of the servers that were given; of PostgreSQL where there is one."""
 
     to_all: PushesToAll
-    singles: SinglePushes
+    singles: SinglePushes | None
+    """None, and no latencies, with `--registered`."""
     latencies: list[Latency]
     """Of the devices of each server, of pushes to the first."""
 
@@ -94,11 +97,13 @@ def run(options: argparse.Namespace, directory: Path) -> list[Figure]:
             one = measured(nodes, options, directory / "one-node")
         with nodes_over(address, directory / "two-nodes", 2) as nodes:
             two = measured(nodes, options, directory / "two-nodes")
+        if file.singles is None or one.singles is None or two.singles is None:
+            what = f"push to {options.devices:,} of {options.registered:,}"
+            return delivery_figures(what, file.to_all, one.to_all, two.to_all)
         with nodes_over(address, directory / "no-nudges", 2, nudges=False) as nodes:
             untold = latencies(nodes, options, directory / "no-nudges")
-    of_more = f" of {options.registered:,}" if options.registered > options.devices else ""
     return [
-        *delivery_figures(f"push to {options.devices:,}{of_more}", file.to_all, one.to_all, two.to_all),
+        *delivery_figures(f"push to {options.devices:,}", file.to_all, one.to_all, two.to_all),
         *single_figures(file.singles, one.singles, two.singles),
         *latency_figures(f"at {options.rate:,}/s", file.latencies[0], one.latencies[0], two.latencies, untold),
     ]
@@ -109,6 +114,8 @@ def measured(servers: Sequence[Server], options: argparse.Namespace, folder: Pat
         first = servers[0]
         database = ending.enter_context(NodeDatabase(first)) if isinstance(first, NodeProcess) else None
         to_all = pushes_to_all(servers, database, options, folder)
+        if options.registered > options.devices:
+            return Measured(to_all, None, [])
         singles = single_pushes(servers, database, options.singles, folder)
         return Measured(to_all, singles, latencies(servers, options, folder))
 
@@ -168,13 +175,13 @@ def single_pushes(servers: Sequence[Server], database: NodeDatabase | None, coun
             ending.enter_context(Fleet(server.mqtt_port, listed, [1, rounds]))
             for server, listed in zip(servers, lists, strict=True)
         ]
-        send(first, "single0", FEW, data, "--connections", str(SENDERS))
+        send(first, "single0", FEW, data, "--connections", CONNECTIONS)
         fleets[0].batch()
         time.sleep(TELL_SECONDS)
         idle = idle_share(database) if database and len(servers) > 1 else 0.0
         before = taken(database)
         start = time.perf_counter()
-        send(first, "single0", FEW * rounds, data, "--connections", str(SENDERS))
+        send(first, "single0", FEW * rounds, data, "--connections", CONNECTIONS)
         fleets[0].batch()
         wait_for(lambda: is_recorded(first.api, FEW * rounds, 1), what="the ledger")
         seconds = time.perf_counter() - start
@@ -211,7 +218,7 @@ def send(server: Server, name: str, count: int, data: str, *options: str) -> Non
 def latencies(servers: Sequence[Server], options: argparse.Namespace, folder: Path) -> list[Latency]:
     """Of pushes to the first server, to devices of each server in turn."""
     rounds = max(options.rate * options.seconds // FEW, 1)
-    rate = ("--rate", str(options.rate), "--connections", "64")
+    rate = ("--rate", str(options.rate), "--connections", CONNECTIONS)
     lists = enrolled_for(servers, FEW * len(servers), folder, "rated")
     found = []
     with ExitStack() as ending:

@@ -219,10 +219,16 @@ class Storm:
     """Microseconds of processor time of the server's for each."""
 
 
-def storm(port: int, pid: int, listed: Path, devices: int, transport: Transport = "tcp") -> Storm:
+CONNECTING = 64
+"""Devices that wait for their CONNACK at once."""
+
+
+def storm(
+    port: int, pid: int, listed: Path, devices: int, transport: Transport = "tcp", connecting: int = CONNECTING
+) -> Storm:
     """Of the listed devices, at a server that knows them, or all the world; they hang up at the end."""
     before = processor_seconds(pid)
-    with Fleet(port, listed, [], "--resume", transport=transport) as fleet:
+    with Fleet(port, listed, [], "--resume", "--connecting", str(connecting), transport=transport) as fleet:
         cost = processor_seconds(pid) - before
         return Storm(devices / fleet.connected_seconds, cost / devices * 1e6)
 
