@@ -180,7 +180,7 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
             port=listening[0].port,
             tls=tls is not None,
             websocket=f"ws{web.removeprefix('http')}{MQTT_PATH}",
-        )
+        ).reached_at(settings.public_mqtt)
 
         api = create_api(components.services(stop.is_set))
         http = HttpServer(

@@ -330,6 +330,9 @@ class Components:
             heartbeats=delivery.heartbeats,
             watches=delivery.watches,
             plans=self.plans,
+            membership=self.membership,
+            peers=self.peers,
+            moving_sessions=self.moving_sessions,
             certificates=lambda: self.certificate_ends,
             log_lines=lambda: {
                 "queue_full": log_writer.dropped,

@@ -145,6 +145,14 @@ class MqttAddress(NamedTuple):
     websocket: str
     """The whole URL, for browsers."""
 
+    def reached_at(self, public: str | None) -> MqttAddress:
+        """Return the address with MQTT at `mqtts://HOST:PORT` or `mqtt://HOST:PORT`; None: at its own."""
+        if public is None:
+            return self
+        parts = urlsplit(public)
+        assert parts.port is not None, "the setting was looked at"
+        return self._replace(host=parts.hostname or "", port=parts.port, tls=parts.scheme == "mqtts")
+
     @property
     def http(self) -> str:
         """Address at which the same port speaks HTTP: `https://HOST:PORT` or `https://HOST`."""

@@ -70,6 +70,8 @@ from gateway.events.webhooks import WebhookStore
 from gateway.latency import LatencyHistogram
 from gateway.measurements import Measurements
 from gateway.metrics_key import MetricsKey
+from gateway.nodes.components import PeerComponents, SessionComponents
+from gateway.nodes.membership import Membership
 from gateway.people.components import PeopleComponents
 from gateway.plans.campaigns import Campaigns
 from gateway.plans.components import PlanComponents
@@ -137,6 +139,10 @@ class MetricsSources:
     disk_left: Callable[[], int]
     """Bytes that can be written until new pushes are refused."""
     webhooks: WebhookStore
+    membership: Membership | None
+    """The lease of this node; None, as the two below: the server has its database alone."""
+    peers: PeerComponents | None
+    moving_sessions: SessionComponents | None
 
     def over_share(self) -> dict[str, int]:
         """Count the refusals because of a share, by its name."""
@@ -225,6 +231,7 @@ class _Collector(Collector):
     def collect(self) -> Iterable[Metric]:
         yield from self._gateway()
         yield from self._service_levels()
+        yield from self._nodes()
         yield from self._broker()
 
     def _gateway(self) -> Iterable[Metric]:
@@ -468,6 +475,26 @@ class _Collector(Collector):
         yield _gauge("webhooks_failing", "Enabled webhooks whose receivers do not take what is sent.", len(failing))
         text = "Time for which one of them has been failing, the longest; 0: none does."
         yield _gauge("webhook_failing_seconds", text, max(failing, default=0.0))
+
+    def _nodes(self) -> Iterable[Metric]:
+        """Give 0 of everything where there are no nodes."""
+        membership, peers, sessions = self._sources.membership, self._sources.peers, self._sources.moving_sessions
+        text = "Nodes over this database, this one included; 0: the server has it alone."
+        yield _gauge("nodes_live", text, 0 if membership is None else 1 + len(membership.peers()))
+        text = "Seconds that this node may serve if it renews its lease no more; 3 where all is well."
+        yield _gauge("node_lease_seconds", text, 0.0 if membership is None else membership.seconds_left())
+        names = ("sent", "lost", "received")
+        text = "Nudges: other nodes told of new pushes for their devices, by outcome. One that is lost costs 0.25 s."
+        nudges = {name: 0 if peers is None else int(getattr(peers.nudges, name)) for name in names}
+        yield _by_label(CounterMetricFamily, "node_nudges", text, "outcome", nudges)
+        names = ("answered", "failed", "unasked")
+        text = "Questions to other nodes, nudges included; `unasked`: the other had left one unanswered just before."
+        questions = {name: 0 if peers is None else int(getattr(peers.client, name)) for name in names}
+        yield _by_label(CounterMetricFamily, "node_questions", text, "outcome", questions)
+        names = ("claimed", "yielded", "given_up")
+        text = "Devices that this node has claimed at their CONNECT, given to others, or could not get in time."
+        moves = {name: 0 if sessions is None else int(getattr(sessions.takeover, name)) for name in names}
+        yield _by_label(CounterMetricFamily, "node_takeovers", text, "outcome", moves)
 
     def _broker(self) -> Iterable[Metric]:
         read: Callable[[str], float] = lambda name: float(attrgetter(name)(self._sources.broker))  # noqa: E731

@@ -123,6 +123,9 @@ class Settings(BaseSettings):
     public_url: str | None = None
     """Address at which devices reach HTTP and WebSocket where a proxy stands in front: `https://push.example`, without
     a path. Unset: `public_host` and `http_port`."""
+    public_mqtt: str | None = None
+    """Address at which devices reach MQTT where a balancer stands in front: `mqtts://push.example:8883`, or `mqtt://`
+    without TLS. Unset: `public_host`, `mqtt_port`, and TLS if the server speaks it."""
     metrics_key: Path | None = None
     """File with the key that `/metrics` asks for, 16 characters or more. Unset: it asks for none."""
     max_payload: Annotated[Bytes, Field(ge=256, le=MAX_PAYLOAD_BYTES)] = 4_096
@@ -234,6 +237,20 @@ class Settings(BaseSettings):
                 "every address is none that others can reach: name this machine's, as http://10.0.0.5:8080"
             )
         return value
+
+    @field_validator("public_mqtt")
+    @classmethod
+    def _mqtt_origin(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        scheme, _, place = value.lower().partition("://")
+        try:
+            port = urlsplit(value).port
+        except ValueError:
+            port = None
+        if scheme not in ("mqtt", "mqtts") or not port or ORIGIN.fullmatch(f"http://{place}") is None:
+            raise ValueError("no address of MQTT: as mqtts://push.example:8883 or mqtt://10.0.0.5:1883")
+        return value.lower()
 
     @field_validator("oidc_issuer")
     @classmethod

@@ -181,6 +181,10 @@ class Membership:
         """Return the seconds for which the lease has been without a gap; 0: there is none."""
         return boottime() - self._held_since if self.may_serve() else 0.0
 
+    def seconds_left(self) -> float:
+        """Return how long this node may serve if no further renewal is confirmed; 0: no more."""
+        return 0.0 if self._is_over else max(self._until - boottime(), 0.0)
+
     def lose(self, reason: str) -> None:
         """End the lease for good. Any thread."""
         self._is_over = True

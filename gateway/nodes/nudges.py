@@ -75,6 +75,8 @@ class Nudges:
         self._followers: list[Follower] = []
         self.sent = 0
         """Nudges that a peer has answered, for metrics."""
+        self.lost = 0
+        """Nudges that were not answered."""
         self.received = 0
 
     def follow(self, follower: Follower) -> None:
@@ -125,7 +127,7 @@ class Nudges:
                     await self._ask(node, VERB, _next_nudge(news), NUDGE_SECONDS)
                     self.sent += 1
                 except PeerUnavailable:
-                    pass  # it looks by itself
+                    self.lost += 1  # it looks by itself
                 await asyncio.sleep(PAUSE_SECONDS)
         finally:
             if self._tasks.get(node) is asyncio.current_task():

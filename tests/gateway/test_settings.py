@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gateway.devices import MqttAddress
 from gateway.settings import BadSettings, Settings
 
 
@@ -215,3 +216,19 @@ def test_a_node_is_found_by_name_or_address() -> None:
     elsewhere = NODE | {"bind": "10.0.0.5", "insecure": True}
     for url in ("http://10.0.0.5:8080", "https://node1.example", "http://[2001:db8::5]:8080"):
         assert Settings.load(**(elsewhere | {"node_url": url})).node_url == url
+
+
+@pytest.mark.parametrize(
+    "url", ["push.example:8883", "mqtts://push.example", "https://push.example:443", "mqtt://:1883"]
+)
+def test_devices_are_sent_to_no_place_that_is_none(url: str) -> None:
+    with pytest.raises(BadSettings, match="no address of MQTT"):
+        Settings.load(public_mqtt=url)
+    assert Settings.load(public_mqtt="MQTTS://Push.example:8883").public_mqtt == "mqtts://push.example:8883"
+
+
+def test_devices_are_told_the_balancer() -> None:
+    own = MqttAddress("10.0.0.11", 1883, False, "wss://push.example/mqtt")
+    assert own.reached_at(None) == own
+    assert own.reached_at("mqtts://push.example:8883") == ("push.example", 8883, True, "wss://push.example/mqtt")
+    assert own.reached_at("mqtt://[2001:db8::5]:1883")[:3] == ("2001:db8::5", 1883, False)
