@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from broker.sqlite_file import connect
+from gateway.cli.findings import Finding
 from gateway.cli.options import AsJson, DataDir, ServerUrl, load_settings
 from gateway.cli.server_client import RequestRefused, ServerClient, UntrustedServer
 from gateway.cli.terminal import PROGRAM, Failure, fail, print_json, print_line
@@ -62,16 +63,6 @@ FEW_CA_DAYS = 365
 
 
 @dataclass(frozen=True)
-class Finding:
-    """A finding of the doctor: `ok`, `warn` or `fail`, about what, and the remedy."""
-
-    level: str
-    subject: str
-    text: str
-    remedy: str = ""
-
-
-@dataclass(frozen=True)
 class SetUp:
     """The set-up to examine."""
 
@@ -87,6 +78,7 @@ class SetUp:
     """The last three as `serve` has them: unset, they are in the data directory, or there are none."""
     database: str | None = None
     """The address of the PostgreSQL that keeps the ledger; None: it is a file."""
+    node_url: str | None = None
 
 
 def doctor(
@@ -115,6 +107,7 @@ def doctor(
         settings.tls_key,
         settings.tls_ca,
         settings.database,
+        settings.node_url,
     )
     findings = []
     for finding in examine(set_up):
@@ -137,7 +130,7 @@ def examine(set_up: SetUp) -> Iterator[Finding]:
         yield from check_ledger(set_up.data_dir / LEDGER)
         yield from check_backups(set_up.data_dir, time.time())
     else:
-        yield from check_postgresql(set_up.database, set_up.data_dir)
+        yield from check_postgresql(set_up.database, set_up.data_dir, set_up.node_url)
     tls = set_up.data_dir / TLS_DIR
     now = datetime.now(UTC)
     certificate, key = set_up.tls_cert or tls / SERVER_CERTIFICATE, set_up.tls_key or tls / SERVER_KEY
@@ -221,17 +214,19 @@ def check_ledger(path: Path) -> Iterator[Finding]:
     yield check_clock(time.time(), row[0] / 1000 if row is not None else None)
 
 
-def check_postgresql(url: str, data_dir: Path) -> Iterator[Finding]:
-    """Reachable, young enough, durable, ours, and with this version's schema."""
+def check_postgresql(url: str, data_dir: Path, node_url: str | None = None) -> Iterator[Finding]:
+    """Reachable, young enough, durable, ours, and with this version's schema; and the nodes over it."""
     subject = "postgresql"
     if (data_dir / LEDGER).exists():
         text = f"{data_dir} holds a ledger of its own ({LEDGER}), beside the setting `database`"
         yield Finding("fail", subject, text, "choose another data directory, or take the setting away")
         return
     try:
+        from gateway.cli.node_findings import check_nodes
         from gateway.store.migrations import HEAD
-        from gateway.store.postgresql.address import BadAddress
-        from gateway.store.postgresql.examination import Unreachable, examine_ledger, verify_audit_logs
+        from gateway.store.nodes.examination import examine_nodes
+        from gateway.store.postgresql.address import BadAddress, read_address
+        from gateway.store.postgresql.examination import Unreachable, examine_ledger, read_ledger, verify_audit_logs
         from gateway.store.postgresql.schema import LEAST_MAJOR_VERSION
         from gateway.store.postgresql.upgrade import BASE
     except ImportError as error:
@@ -276,6 +271,10 @@ def check_postgresql(url: str, data_dir: Path) -> Iterator[Finding]:
     yield Finding("ok", "schema", text)
     yield audit_finding(*verify_audit_logs(url))
     yield check_clock(time.time(), None if found.clock_ms is None else found.clock_ms / 1000)
+    if found.schema_version == HEAD:
+        several = "," in str(read_address(url).parameters.get("host", ""))
+        nodes = read_ledger(url, examine_nodes)
+        yield from check_nodes(nodes, node_url, time.time() * 1000, names_several=several)
     text = "PostgreSQL's own (pg_dump, base backups), and the data directory beside it: nothing here sees whether it is"
     yield Finding("ok", "backup", f"{text} done")
 

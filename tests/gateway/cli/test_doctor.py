@@ -12,7 +12,6 @@ import pytest
 from gateway.backup_record import change_record, record_failure, record_made
 from gateway.certificates import initialize
 from gateway.cli.doctor import (
-    Finding,
     SetUp,
     age,
     check_backups,
@@ -26,6 +25,7 @@ from gateway.cli.doctor import (
     check_tokens,
     examine,
 )
+from gateway.cli.findings import Finding
 from tests.gateway.cli.fake_server import FakeServer
 
 NOW = datetime.now(UTC)
