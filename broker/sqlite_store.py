@@ -123,6 +123,12 @@ def void_sessions(path: Path) -> None:
         connection.execute("PRAGMA journal_mode=DELETE")  # the file stands alone again
 
 
+def stored_state(path: Path) -> StoredState:
+    """Read what a broker that has ended has stored. Raises StoreTooNew, sqlite3.Error."""
+    with closing(_open(path)) as connection:
+        return sqlite_tables.restore(connection)
+
+
 def _lock(path: Path) -> int:
     """Return an open descriptor with the lock, which the kernel releases when the process ends, however it ends."""
     descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

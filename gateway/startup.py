@@ -15,15 +15,16 @@ import os
 import pwd
 import stat
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from broker.clock import ServerClock, boottime
 from broker.group_commit import GroupCommit
 from broker.sqlite_file import Fault, fault_of
-from broker.sqlite_store import SqliteStore, StoreInUse, StoreTooNew
+from broker.sqlite_store import SqliteStore, StoreInUse, StoreTooNew, stored_state
 from gateway import data_directory, disk_space, kept_ledger, replacement
 from gateway.auth import new_key, secret_hash
 from gateway.data_directory import BROKER, LEDGER
@@ -40,6 +41,8 @@ from gateway.store.database import Database
 from gateway.store.errors import DRIVER_ERRORS, OutcomeUnknown, StorageBusy, StorageError, StorageUnreachable
 from gateway.store.migrations import HEAD, MigrationFailed, NoSchema, SchemaTooNew, SchemaUnsuitable
 from gateway.store.nodes.broker_sessions import SharedSessionStore
+from gateway.store.nodes.brought_sessions import SLICE_SESSIONS, bring_sessions, is_whole
+from gateway.store.nodes.leases import LeaseConnection
 from gateway.store.server_time import TOLD_MS, StoredClock, WallClock
 from gateway.store.transaction import Transaction
 from gateway.timestamps import wall_time
@@ -121,6 +124,7 @@ async def open_stores(settings: Settings, ending: AsyncExitStack) -> OpenStores:
             membership = await Membership.join(backend.connect_lease(), data_dir, settings.node_url)
             ending.push_async_callback(membership.end)
             backend.share(membership.writer_epoch)
+            await asyncio.to_thread(_bring_sessions, data_dir / BROKER, backend.connect_lease())
             from gateway.store.postgresql.session_store import PostgresqlSessions
 
             loop = asyncio.get_running_loop()
@@ -266,6 +270,25 @@ def _open_sessions(data_dir: Path, *, is_new: bool) -> SqliteStore:
         return SqliteStore(path, asyncio.get_running_loop())
     except (StoreTooNew, StoreInUse, OSError, *DRIVER_ERRORS) as error:
         raise refusal(path, error) from error
+
+
+def _bring_sessions(path: Path, connection: LeaseConnection) -> None:
+    """Bring the sessions that this server had alone to those that nodes share, once. Raises CannotStart, StorageError.
+
+    The file is kept under another name; one server alone would begin without sessions.
+    """
+    if not path.exists():
+        return
+    try:
+        stored = stored_state(path).sessions
+    except (StoreTooNew, OSError, *DRIVER_ERRORS) as error:
+        raise refusal(path, error) from error
+    whole = [session for session in stored if is_whole(session)]
+    with closing(connection):
+        for at in range(0, len(whole), SLICE_SESSIONS):
+            connection.run(partial(bring_sessions, sessions=whole[at : at + SLICE_SESSIONS]))
+    path.rename(path.with_name(f"{path.name}.before-nodes"))
+    log.info("%d of %d sessions are the nodes' now; the other devices subscribe again", len(whole), len(stored))
 
 
 def finish_restore(data_dir: Path) -> None:

@@ -72,6 +72,7 @@ MAY_IMPORT_BROKER = (
     "gateway.nodes.session_duty",
     "gateway.nodes.takeover",
     "gateway.store.nodes.broker_sessions",
+    "gateway.store.nodes.brought_sessions",
     "gateway.store.postgresql.session_store",
 )
 OPEN_TO_THE_GATEWAY = ("broker.clock", "broker.compiled_modules", "broker.sqlite_file")

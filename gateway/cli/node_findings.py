@@ -1,4 +1,4 @@
-"""What `fleetpush doctor` says of nodes: who is there, whether they agree on the time, and what a fail-over would lose.
+"""Findings of `fleetpush doctor` in nodes: leases, addresses, server times, and what a fail-over would lose.
 
 Nothing is said where the database is for one server alone, and has no standby.
 """
@@ -22,8 +22,11 @@ CLOCK_MS = 2_000
 
 
 def check_nodes(found: ExaminedNodes, own_url: str | None, now_ms: float, *, names_several: bool) -> Iterator[Finding]:
-    """`own_url` is the setting `node_url`; `now_ms`: this machine's clock, in Unix milliseconds, when the nodes were
-    looked at; `names_several`: the address of the database has more than one host."""
+    """Find what is wrong with the nodes over a database, and say who is there.
+
+    `own_url` is the setting `node_url`; `now_ms`: this machine's clock, in Unix milliseconds, when the nodes were
+    looked at; `names_several`: the address of the database has more than one host.
+    """
     yield from check_standbys(found, names_several=names_several)
     if own_url is None and not found.nodes:
         return
