@@ -81,7 +81,7 @@ class NodeComponents:
         self._own = membership.own
         self._horizon = HorizonReader(database)
         self.tasks = Tasks(database, membership.own)
-        self.invalidations = Invalidations(database, membership.own, membership.lose)
+        self.invalidations = Invalidations(database, membership.own, membership.lose, membership.may_serve)
         self.invalidations.nudge_by(membership.peers, peers.client.ask)
         peers.verbs.add(invalidations.VERB, self.invalidations.answer)
 

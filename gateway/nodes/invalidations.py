@@ -54,9 +54,12 @@ that ends meanwhile after 4 more."""
 class Invalidations:
     """Reads what has changed elsewhere, and waits until others have read it. Loop."""
 
-    def __init__(self, database: Database, own: Node, on_unreadable: Callable[[str], None]) -> None:
-        """`on_unreadable` is called with the reason when this node has not been able to read for LONGEST_SECONDS."""
-        self._on_unreadable = on_unreadable
+    def __init__(
+        self, database: Database, own: Node, on_unreadable: Callable[[str], None], is_leased: Callable[[], bool]
+    ) -> None:
+        """`on_unreadable` is called with the reason when this node has not been able to read for LONGEST_SECONDS of its
+        lease; `is_leased` says whether it has one."""
+        self._on_unreadable, self._is_leased = on_unreadable, is_leased
         self._database = database
         self._own = own
         self._handlers: dict[str, Callable[[Invalidation], Awaitable[None]]] = {}
@@ -95,7 +98,8 @@ class Invalidations:
         """Read what is new, until cancelled.
 
         A node that cannot for LONGEST_SECONDS loses its lease: it believes what is no longer so, and every change waits
-        for it.
+        for it. Time without a lease does not count: while the database is away nothing changes, and `Membership` says
+        how long a node waits for it.
         """
         loop_seconds = asyncio.get_running_loop().time
         last_seconds = loop_seconds()
@@ -105,6 +109,8 @@ class Invalidations:
                 last_seconds = loop_seconds()
             except Exception as error:  # above all a database that is away: it is tried again
                 log.warning("what other nodes have changed cannot be read, trying again: %s", error)
+                if not self._is_leased():
+                    last_seconds = loop_seconds()
                 if loop_seconds() - last_seconds > LONGEST_SECONDS:
                     self._on_unreadable(
                         f"what other nodes have changed could not be read for {LONGEST_SECONDS:g} s: {error}"

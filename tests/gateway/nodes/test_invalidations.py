@@ -13,6 +13,7 @@ from gateway.store.database import Database
 from gateway.store.nodes.invalidations import Invalidation, InvalidationKind, remove_seen
 from gateway.store.transaction import Transaction
 from tests.gateway.nodes.conftest import Pair
+from tests.gateway.nodes.peers import until
 
 KEYS = 40
 
@@ -42,10 +43,13 @@ class Reader:
 
     def __init__(self, pair: Pair, number: int) -> None:
         self.heard: list[str] = []
+        self.has_lease = True
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.held_back = asyncio.Event()
         self.held_back.set()
-        self.invalidations = Invalidations(pair.databases[number], pair.owners[number], self._note_lost)
+        self.invalidations = Invalidations(
+            pair.databases[number], pair.owners[number], self._note_lost, lambda: self.has_lease
+        )
         self.invalidations.on(InvalidationKind.KEY, self._hear)
 
     def _note_lost(self, reason: str) -> None:
@@ -176,3 +180,32 @@ async def test_while_nobody_reads_nothing_is_written(pair: Pair) -> None:
     await pair.databases[0].write(insert_keys)
     await pair.databases[0].write(revoke(1))
     assert await count(pair.databases[0]) == 0
+
+
+async def test_a_node_without_a_lease_waits_for_the_database_with_the_others(
+    pair: Pair, readers: list[Reader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.nodes.invalidations.LONGEST_SECONDS", 0.1)
+    monkeypatch.setattr("gateway.nodes.invalidations.READ_SECONDS", 0.02)
+    here, _ = readers
+    is_away, tries = True, 0
+    heard = asyncio.Event()
+
+    async def fail(found: Invalidation) -> None:
+        nonlocal tries
+        tries += 1
+        if is_away:
+            raise OSError("the database is away")
+        heard.set()
+
+    here.invalidations.on(InvalidationKind.KEY, fail)
+    here.has_lease = False
+    running = asyncio.create_task(here.invalidations.run())
+    await pair.databases[0].write(revoke(1))
+    began = asyncio.get_running_loop().time()
+    await until(lambda: tries > 3 and asyncio.get_running_loop().time() - began > 0.3)
+    assert not here.lost.done()
+    here.has_lease, is_away = True, False
+    await heard.wait()
+    assert not here.lost.done()
+    running.cancel()
