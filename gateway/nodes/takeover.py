@@ -177,7 +177,8 @@ class Takeover:
         device_no = cast(AuthenticatedDevice, answered.identity).device_no
         client_id = credentials.client_id
         claim = self._claims.get(device_no)
-        if claim is None and device_no not in self._yielding and self._broker.is_connected(client_id):
+        is_here = device_no not in self._yielding and self._broker.is_connected(client_id)
+        if claim is None and is_here and self._membership.may_serve():
             answer(answered)  # it takes its own place over
             return
         if claim is None:
@@ -326,12 +327,18 @@ class Takeover:
             ours = [claim for claim in claims if claim.device_no in moved]
             if ours:
                 self._sessions.load([claim.client_id for claim in ours], partial(self._admit, ours))
-            self._try_again([claim for claim in claims if claim.device_no not in moved])
+            left = [claim for claim in claims if claim.device_no not in moved]
+            self._try_again([claim for claim in left if claim.waiting])
+            for claim in left:
+                if not claim.waiting:  # it was due, and may be so no more; whoever looks for those finds it again
+                    self._answer(claim, _UNAVAILABLE)
 
     def _question(self, part: list[tuple[_Claim, int]]) -> bytes:
         own = self._membership.own
         devices = [[claim.device_no, generation, claim.client_id] for claim, generation in part]
-        return json.dumps({"node": [own.no, own.epoch], "devices": devices}, separators=(",", ":")).encode()
+        away = [claim.device_no for claim, _ in part if not claim.waiting]
+        question = {"node": [own.no, own.epoch], "devices": devices, "away": away}
+        return json.dumps(question, separators=(",", ":")).encode()
 
     # -- answers to other nodes ----------------------------------------------------------------------------------------
 
@@ -340,12 +347,14 @@ class Takeover:
 
         Raises MalformedQuestion, StorageError.
         """
-        other, asked = _read_question(body)
+        other, asked, away = _read_question(body)
         # Who is being claimed or yielded here is not given away: the row decides, and it is asked again.
         wanted = {
             device_no: client_id
             for device_no, (_, client_id) in asked.items()
-            if device_no not in self._claims and device_no not in self._yielding
+            if device_no not in self._claims
+            and device_no not in self._yielding
+            and not (device_no in away and self._broker.is_connected(client_id))
         }
         self._yielding |= wanted.keys()
         try:
@@ -390,8 +399,8 @@ def _parts(asked: list[tuple[_Claim, int]]) -> Iterable[list[tuple[_Claim, int]]
     part: list[tuple[_Claim, int]] = []
     size = 0
     for claim, generation in asked:
-        # Two numbers of at most 19 digits, and a client identifier that JSON may write with escapes.
-        of_one = 48 + len(json.dumps(claim.client_id))
+        # Three numbers of at most 19 digits, and a client identifier that JSON may write with escapes.
+        of_one = 68 + len(json.dumps(claim.client_id))
         if part and size + of_one > BODY_BYTES - 128:
             yield part
             part, size = [], 0
@@ -400,14 +409,15 @@ def _parts(asked: list[tuple[_Claim, int]]) -> Iterable[list[tuple[_Claim, int]]
     yield part
 
 
-def _read_question(body: bytes) -> tuple[tuple[int, int], dict[int, tuple[int, str]]]:
-    """The node that asks, and generation and client of each device. Raises MalformedQuestion."""
+def _read_question(body: bytes) -> tuple[tuple[int, int], dict[int, tuple[int, str]], set[int]]:
+    """The node that asks, generation and client of each device, and the devices that are not to be disconnected for it,
+    since only their session is due. Raises MalformedQuestion."""
     try:
         question = json.loads(body)
         no, epoch = question["node"]
         asked = {int(device_no): (int(generation), str(name)) for device_no, generation, name in question["devices"]}
-        return (int(no), int(epoch)), asked
-    except (ValueError, TypeError, KeyError) as error:
+        return (int(no), int(epoch)), asked, {int(device_no) for device_no in question.get("away", ())}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise MalformedQuestion(f"no devices to yield: {error}") from error
 
 

@@ -389,6 +389,38 @@ async def test_a_session_of_another_node_is_not_deleted_with_the_device_that_had
     assert second.components.broker.granted_qos(KIOSK, f"default/devices/{KIOSK}/push") == 2
 
 
+async def test_a_session_that_is_due_is_not_taken_from_a_device_that_has_come_back(nodes: Nodes) -> None:
+    """It has connected between the look for what is due and the claim."""
+    first, second = nodes
+    token = await enrol(first)
+    here = await subscribed(first, token)
+    ((device_no,),) = execute(first, "SELECT device_no FROM connection")
+    takeover_of(second).claim_due([(device_no, KIOSK)])
+    await until(lambda: not takeover_of(second).waiting)
+    assert not here.is_closed()
+    assert first.components.broker.is_connected(KIOSK)
+    here.drop()
+    await until(lambda: KIOSK not in first.components.broker.sessions)
+    takeover_of(second).claim_due([(device_no, KIOSK)])
+    await until(lambda: not takeover_of(second).waiting)
+    assert (takeover_of(first).yielded, takeover_of(second).claimed) == (1, 1)
+
+
+async def test_a_node_without_a_lease_lets_nobody_in_before_its_row_says_so(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have been declared ended, and the connection that it has be of before."""
+    first, _ = nodes
+    token = await enrol(first)
+    await connect(first, token)
+    await connect(first, token)
+    assert takeover_of(first).claimed == 1, "a device takes its own place over"
+    assert first.components.membership is not None
+    monkeypatch.setattr(first.components.membership, "may_serve", lambda: False)
+    await connect(first, token)
+    assert takeover_of(first).claimed == 2
+
+
 # -- sessions without a node -------------------------------------------------------------------------------------------
 
 
