@@ -55,6 +55,11 @@ STORM_LIMIT_MS = 30_000
 """Milliseconds that a storm may keep back what is not critical: so long may the whole fleet take to return."""
 
 
+NoteNewest = Callable[[Mapping[int, int]], Collection[int]]
+"""Called with the newest push of each app of a read, before anything is handed over. It answers the apps of which later
+pushes have been handed out since the read was asked for. Their mailboxes are read once more."""
+
+
 class HandOverState(Enum):
     """Ways in which the next push of a connected device travels; the module explains each."""
 
@@ -118,14 +123,11 @@ class MailboxReader:
         self._second_since = self._second_count = 0
         self._storm_since: int | None = None
         self._calm_at = 0
-        self._note_newest: Callable[[Mapping[int, int]], Collection[int]] | None = None
+        self._follower: Callable[[], NoteNewest] | None = None
 
-    def follow(self, note_newest: Callable[[Mapping[int, int]], Collection[int]]) -> None:
-        """Tell of each read, from now on, the newest push of its apps, before anything is handed over.
-
-        The answer: the apps of which later pushes have been handed out since. Their mailboxes are read once more.
-        """
-        self._note_newest = note_newest
+    def follow(self, on_asked: Callable[[], NoteNewest]) -> None:
+        """Tell of each read, from now on, when it is asked for; what that answers is called when it is back."""
+        self._follower = on_asked
 
     def count_connection(self, now_ms: int) -> None:
         """Count a device that connects: STORM_CONNECTS within STORM_MS make a storm."""
@@ -201,18 +203,19 @@ class MailboxReader:
             device.state = HandOverState.READING
         self._under_way = True
         # One server checks what is limited with the first read: it has nobody to share that with.
-        is_shared = priority > 0 or not self._ledger.limited or self._note_newest is not None
+        is_shared = priority > 0 or not self._ledger.limited or self._follower is not None
         self._submit(connected, priority, READ_ROWS // len(connected) + in_flight, is_shared)
 
     def _submit(self, connected: list[DeviceConnection], priority: int, limit: int, is_shared: bool) -> None:
         """Have the writer read a page of each. Nodes that read the same app do so together, if it `is_shared`; if that
         finds something to be checked in its place, which writes, the page is read again and alone."""
+        note_newest = None if self._follower is None else self._follower()
 
         def on_commit(found: tuple[dict[int, int], list[MailboxRead], list[ActivePush], list[int]] | None) -> None:
             if found is None:
                 self._submit(connected, priority, limit, False)
             else:
-                self._on_read(connected, *found)
+                self._on_read(connected, note_newest, *found)
 
         self._ledger.flush()  # what is acknowledged need not be read and passed over
         self._database.submit(
@@ -293,6 +296,7 @@ class MailboxReader:
     def _on_read(
         self,
         connected: list[DeviceConnection],
+        note_newest: NoteNewest | None,
         newest: dict[int, int],
         pages: list[MailboxRead],
         loaded: list[ActivePush],
@@ -304,7 +308,7 @@ class MailboxReader:
             self._timers.call_later(RETRY_SECONDS, lambda: self._retry(connected))
             return
         self._under_way = False
-        behind = () if self._note_newest is None else self._note_newest(newest)
+        behind = () if note_newest is None else note_newest(newest)
         unknown = {push.no: push for push in loaded}
         # Before the next is read: a device that is queued again may be in that, and must be given nothing of this.
         reading = HandOverState.READING

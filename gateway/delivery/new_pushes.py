@@ -97,12 +97,14 @@ class NewPushes:
         """Reads that were made, those of loading not counted."""
         ledger.limited = True  # another node may store some at any time
         ledger.offer_ms = OFFER_MS
-        hand_over.reader.follow(self.begin)
+        hand_over.reader.follow(lambda: partial(self.begin, asked_at=dict(self._positions)))
 
-    def begin(self, newest: Mapping[int, int]) -> Collection[int]:
+    def begin(self, newest: Mapping[int, int], asked_at: Mapping[int, int]) -> Collection[int]:
         """Begin to follow apps of which mailboxes were read: app number -> the newest push that these could have had.
 
         Answers the apps of which later pushes have been handed out while the mailboxes were on their way here.
+        `asked_at`: the positions when they were asked for. One that has not moved since is not later, though its push
+        may have left, and the newest that is left be one before.
         """
         for app_no, push_no in newest.items():
             if app_no not in self._positions:
@@ -110,9 +112,12 @@ class NewPushes:
                 if app_no != SERVER_APP:
                     # What is limited is not in the page, and was looked for when the device came, or before.
                     self._alert_limiter.check_app(app_no)
-        if self._positions[SERVER_APP] > newest[SERVER_APP]:
-            return newest
-        return [app_no for app_no, push_no in newest.items() if self._positions[app_no] > push_no]
+        behind = [
+            app_no
+            for app_no, push_no in newest.items()
+            if self._positions[app_no] > push_no and self._positions[app_no] != asked_at.get(app_no)
+        ]
+        return newest if SERVER_APP in behind else behind
 
     def tick(self) -> None:
         """Read what is new. Called a few times a second."""

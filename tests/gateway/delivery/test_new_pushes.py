@@ -9,6 +9,7 @@ import pytest
 from pyroaring import BitMap
 
 from gateway.delivery import new_pushes as module
+from gateway.delivery.mailbox_reader import HandOverState
 from gateway.delivery.new_pushes import OFFER_MS
 from gateway.store.nodes import new_pushes as store
 from gateway.store.nodes.new_pushes import read_new_pushes
@@ -345,3 +346,25 @@ def test_now_or_never_does_not_outlive_a_lease_that_was_away(nodes: Nodes) -> No
     here.settle()
     assert here.received(1) == [lasting.push_id]
     assert here.state(theirs.push_id) == here.state(own.push_id) == ("expired", "ttl")
+
+
+@pytest.mark.parametrize("app_no", [APP.no, 0])
+def test_a_mailbox_is_read_once_when_the_last_push_has_left(nodes: Nodes, app_no: int) -> None:
+    """Beats leave minutes after their lifetime, and others by retention: the newest number sinks."""
+    here = nodes.here
+    here.connect(1)
+    nodes.there.push()
+    nodes.there.connection.execute("UPDATE push SET app_no = ?", (app_no,))
+    nodes.tick()
+    assert len(here.received(1)) == 1
+    here.acknowledge_all(1)
+    here.connection.execute("DELETE FROM delivery")
+    here.connection.execute("DELETE FROM push")
+    here.engine.connect(here.identities[2], 1)
+    for _ in range(20):
+        here.turn()
+    assert here.hand_over.devices[2].state is HandOverState.OPEN
+    nodes.tick()
+    push = here.push({"device": "d2"})
+    nodes.tick()
+    assert here.received(2) == [push.push_id]

@@ -139,7 +139,7 @@ class World:
         self.wired = wired
         self.ledger, self.connections, self.hand_over = wired.ledger, wired.connections, wired.hand_over
         if self.writer.is_of_a_node and not self.has_nodes:  # whose peers read the same mailboxes
-            self.hand_over.reader.follow(lambda newest: ())
+            self.hand_over.reader.follow(lambda: lambda newest: ())
         self.policies, self.preferences = wired.policies, wired.preferences
         self.alert_limiter, self.rule_changes = wired.alert_limiter, wired.rule_changes
         self.receipts, self.acceptance = wired.receipts, wired.acceptance
