@@ -14,6 +14,10 @@ from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
+MOST_APPS: Final = 256
+"""Apps of one group, more of which are every app: PostgreSQL has room for some 6,400 locks of all connections together
+(`max_locks_per_transaction` 64 × `max_connections` 100), and when that is full nobody gets one, of a table neither."""
+
 
 class EveryApp(Enum):
     """The type of `EVERY_APP`."""
@@ -85,4 +89,6 @@ def locks_for(operations: Iterable[Declared]) -> AppLocks:
         if apps is EVERY_APP:
             return AppLocks(EVERY_APP, NO_APP)
         (shared if operation.is_shared else written).update(apps)
+    if len(written | shared) > MOST_APPS:
+        return AppLocks(EVERY_APP, NO_APP)
     return AppLocks(frozenset(written), frozenset(shared - written))

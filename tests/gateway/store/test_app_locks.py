@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from gateway.store.app_locks import EVERY_APP, NO_APP, Apps, apps_of, locks_for, with_app
+from gateway.store.app_locks import EVERY_APP, MOST_APPS, NO_APP, Apps, apps_of, locks_for, with_app
 from gateway.store.database import Database
 from gateway.store.errors import StorageContended, StorageError
 from gateway.store.postgresql.server import IDLE_MS, PostgresqlServer
@@ -45,6 +45,13 @@ def test_a_group_has_the_locks_of_all_its_operations(
     group: list[WriteOperation], expected: tuple[Apps, frozenset[int]]
 ) -> None:
     assert locks_for(group) == expected
+
+
+def test_very_many_apps_are_every_app() -> None:
+    """PostgreSQL has room for some thousand locks, of all connections together."""
+    most = frozenset(range(MOST_APPS))
+    assert locks_for([operation(most)]) == (most, NO_APP)
+    assert locks_for([operation(most), operation(frozenset((MOST_APPS,)), is_shared=True)]) == (EVERY_APP, NO_APP)
 
 
 def test_an_operation_that_says_nothing_writes_every_app() -> None:
