@@ -55,7 +55,8 @@ def hand_over_devices(
 ) -> list[int]:
     """Hand devices to another node, and list those that are its own now.
 
-    `asked` has the generation of each device; one of another generation stays. `own` and `other`: number and epoch.
+    `asked` has the generation of each device; one of another generation stays, and so does one that is being claimed
+    just now: nobody waits for that node while it has the locks of apps. `own` and `other`: number and epoch.
     """
     return [
         int(device_no)
@@ -63,7 +64,7 @@ def hand_over_devices(
             "WITH asked AS (SELECT a.no, a.generation FROM unnest(?::bigint[], ?::bigint[]) AS a(no, generation)),"
             " held AS (SELECT c.device_no FROM connection AS c, asked AS a WHERE c.device_no = a.no"
             "  AND c.generation = a.generation AND c.node_no = ? AND c.node_epoch = ? AND is_live(?, ?)"
-            "  ORDER BY c.device_no FOR UPDATE OF c)"
+            "  ORDER BY c.device_no FOR UPDATE OF c SKIP LOCKED)"
             " UPDATE connection AS c SET node_no = ?, node_epoch = ?, generation = c.generation + 1"
             " FROM held AS h WHERE c.device_no = h.device_no RETURNING c.device_no",
             (list(asked), list(asked.values()), *own, *other, *other),

@@ -356,6 +356,22 @@ async def test_an_acknowledgement_that_was_refused_is_stored_before_its_device_m
     assert json.loads(again.payload)["push_id"] != json.loads(publish.payload)["push_id"]
 
 
+async def test_a_yield_does_not_wait_for_a_node_that_is_stopped_in_its_claim(nodes: Nodes) -> None:
+    """The ledger of the node that is asked has locks of apps, for which everybody waits."""
+    first, second = nodes
+    token = await enrol(first)
+    (await connect(first, token))[0].drop()
+    await until(lambda: KIOSK not in first.components.broker.sessions)
+    ((device_no, generation),) = execute(first, "SELECT device_no, generation FROM connection")
+    assert second.components.membership is not None
+    other = second.components.membership.own
+    question = json.dumps({"node": [other.no, other.epoch], "devices": [[device_no, generation, KIOSK]]}).encode()
+    with held_row(first):
+        async with asyncio.timeout(1):
+            assert json.loads(await takeover_of(first).answer(question)) == {"moved": []}
+    assert json.loads(await takeover_of(first).answer(question)) == {"moved": [device_no]}
+
+
 async def test_what_was_received_exactly_once_is_of_the_node_that_has_its_device(nodes: Nodes) -> None:
     first, second = nodes
     token = await enrol(first)
