@@ -32,6 +32,7 @@ from gateway.composition import Components
 from gateway.data_directory import KEY_FILE
 from gateway.devices import MqttAddress
 from gateway.nodes.membership import Membership
+from gateway.nodes.tasks import TaskName
 from gateway.settings import Settings
 from gateway.startup import OpenStores, first_start
 from gateway.store.database import Database
@@ -192,10 +193,22 @@ class InProcessGateway:
 
     async def catch_up(self) -> None:
         """Have all nodes that requests are shared with know what each of them has stored, before the clock is moved: a
-        push is answered a tenth of a second before. One server by itself knows."""
-        for gateway in self._sharing or (self,):
-            if gateway.components.nodes is not None:
-                await gateway.components.nodes.invalidations.read()
+        push is answered a moment before. One server by itself knows."""
+        for gateway in self._sharing:
+            assert gateway.components.nodes is not None, "there are several"
+            await gateway.components.nodes.invalidations.read()
+            await gateway.components.nodes.tasks.follow()
+
+    async def owner_of(self, task: TaskName) -> InProcessGateway:
+        """The one that does a task for all, once one does, when it knows what the others have stored."""
+        async with asyncio.timeout(10):
+            while self._sharing:
+                await self.catch_up()
+                for gateway in self._sharing:
+                    if gateway.components._owns(task):
+                        return gateway
+                await asyncio.sleep(0.01)
+        return self
 
     async def listen(self, listener: socket.socket, *, run: bool = False) -> None:
         """Serve the application on a socket as well, until `close`, and tell the other nodes what they have to know;
@@ -206,7 +219,7 @@ class InProcessGateway:
         if self.components.peers is not None:
             works = [self.components.peers.run()]
             if run and self.components.nodes is not None:
-                await self.components.nodes.begin()
+                await self.components.recover()
                 works.append(self.components.nodes.run())
             for work in works:
                 task = asyncio.create_task(work)

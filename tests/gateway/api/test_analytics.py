@@ -54,6 +54,7 @@ async def test_times_and_what_is_none(gateway: InProcessGateway) -> None:
 
 
 @pytest.mark.parametrize("form", ["csv", "ndjson"])
+@pytest.mark.of_one_server
 async def test_exports_say_that_tags_are_left_out(
     gateway: InProcessGateway, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:

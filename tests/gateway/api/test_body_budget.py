@@ -75,6 +75,7 @@ def test_one_that_is_alone_is_not_told_to_come_again() -> None:
     assert (budget.bytes, budget.refused) == (0, 2)
 
 
+@pytest.mark.of_one_server
 async def test_a_body_is_counted_until_it_is_answered(
     gateway: InProcessGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,6 +99,7 @@ async def test_a_body_is_counted_until_it_is_answered(
         assert budget.bytes == 0
 
 
+@pytest.mark.of_one_server
 async def test_a_small_body_is_not_counted(gateway: InProcessGateway) -> None:
     budget = gateway.components.services(lambda: False).bodies
     budget.charge(principal("default")).add(APP_BYTES)

@@ -28,6 +28,7 @@ async def goes(gateway: InProcessGateway, seconds: float = 0) -> None:
         await gateway.components.campaigns.step()
 
 
+@pytest.mark.of_one_server
 async def test_the_life_of_a_campaign(tills: InProcessGateway) -> None:
     forecast = await tills.call("POST", "/v1/campaigns/forecast", json=CAMPAIGN)
     assert [group["size"] for group in forecast["groups"]] == [1, 9]
@@ -121,6 +122,7 @@ async def test_another_app_sees_nothing_of_it(tills: InProcessGateway) -> None:
         assert (await tills.call("GET", "/v1/campaigns", http=other))["items"] == []
 
 
+@pytest.mark.of_one_server
 async def test_analytics_by_campaign_and_variant(tills: InProcessGateway) -> None:
     variants = [{"id": "a", "data": 1}, {"id": "b", "data": 2}]
     body = {**CAMPAIGN, "canary": None, "variants": variants}
@@ -137,6 +139,7 @@ async def test_analytics_by_campaign_and_variant(tills: InProcessGateway) -> Non
     assert later["items"] == []
 
 
+@pytest.mark.of_one_server
 async def test_old_campaigns_leave(tills: InProcessGateway) -> None:
     made = await tills.call("POST", "/v1/campaigns", 201, json=CAMPAIGN)
     await goes(tills)

@@ -169,6 +169,7 @@ async def test_another_process_makes_the_document_once(
     assert len(made) == 1
 
 
+@pytest.mark.of_one_server
 async def test_where_no_process_can_be_started_the_document_is_there_all_the_same(
     gateway: InProcessGateway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from gateway.api import responses
+from gateway.nodes.tasks import TaskName
 from tests.gateway.in_process import InProcessGateway
 
 EVERYBODY = {"target": {"all": True}, "data": 1}
@@ -19,7 +20,8 @@ def ahead(gateway: InProcessGateway, **distance: float) -> str:
 
 async def run_due(gateway: InProcessGateway, seconds: float) -> None:
     gateway.clock.milliseconds += int(seconds * 1000)
-    await gateway.components.plans.schedule_runner.run_due()
+    owner = await gateway.owner_of(TaskName.SCHEDULES)
+    await owner.components.plans.schedule_runner.run_due()
 
 
 async def test_a_schedule_from_its_making_to_its_end(gateway: InProcessGateway) -> None:
@@ -168,6 +170,7 @@ async def test_a_spread_is_no_way_around_an_approval(gateway: InProcessGateway) 
     assert (run["state"], run["problem"].partition(":")[0]) == ("failed", "approval_needed")
 
 
+@pytest.mark.of_one_server
 async def test_an_app_has_so_many_schedules(gateway: InProcessGateway, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.plans.schedules.SCHEDULES_OF_APP", 2)
     for _ in range(2):

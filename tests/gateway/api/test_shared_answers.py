@@ -15,6 +15,7 @@ from gateway.api.shared_answers import MOST_ANSWERS, SHARED_SECONDS, SharedAnswe
 from gateway.auth import Principal
 from tests.gateway.in_process import InProcessGateway
 
+pytestmark = pytest.mark.of_one_server
 OWN = {"Fleetpush-Console": "1", "Origin": "http://test"}
 
 
