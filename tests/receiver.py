@@ -1,6 +1,7 @@
 """A webhook's receiver: an HTTP server of the standard library that answers as it is told and remembers what it took.
 
-A request is taken when it was answered with 2xx. Each one's signature is computed again by an independent library.
+A request is taken when it was answered with 2xx; one that was cut off has not been made. Each one's signature is
+computed again by an independent library.
 """
 
 from __future__ import annotations
@@ -92,7 +93,11 @@ class Receiver:
         return list(found.values())
 
     def _serve(self, handler: BaseHTTPRequestHandler) -> None:
-        body = handler.rfile.read(int(handler.headers["Content-Length"]))
+        length = int(handler.headers["Content-Length"])
+        body = handler.rfile.read(length)
+        if len(body) < length:  # its sender was killed between the head and the body
+            handler.close_connection = True
+            return
         request = Request(handler.path, {name.lower(): value for name, value in handler.headers.items()}, body)
         with self._lock:
             self._under_way += 1

@@ -133,11 +133,11 @@ class Server:
             self.kill9()
 
     def start(self) -> Server:
-        """Start and wait for the ready line; the ports of an earlier start are kept.
+        """Start and wait for the ready line; the ports of an earlier start are kept, and one that was chosen before.
 
         Meanwhile the kernel may have given one of them to somebody's outgoing connection: that ends, and is waited for.
         """
-        for _ in range(PORT_ATTEMPTS if self.mqtt_port else 0):
+        for _ in range(PORT_ATTEMPTS if self.http_port else 0):
             try:
                 return self._start()
             except StartFailed as failure:

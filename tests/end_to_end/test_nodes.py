@@ -56,10 +56,13 @@ def query(database: str, statement: str, *values: object) -> list[Any]:
         return found.fetchall() if found.description else []
 
 
-def wait_renewed(node: NodeProcess, database: str | None = None, times: int = 3) -> None:
-    """Wait until a node has renewed its lease so often from now on."""
-    before = row_of(node, database).renewals
-    wait_for(lambda: row_of(node, database).renewals >= before + times, what="renewals of the lease")
+def wait_renewed(*nodes: NodeProcess, database: str | None = None, times: int = 3) -> None:
+    """Wait until each node has renewed its lease so often from now on."""
+    before = {node: row_of(node, database).renewals for node in nodes}
+    wait_for(
+        lambda: all(row_of(node, database).renewals >= before[node] + times for node in nodes),
+        what="renewals of the leases",
+    )
 
 
 @pytest.fixture
@@ -123,9 +126,9 @@ def test_a_connection_that_is_lost_costs_no_lease(
     first, second = pair
     device = connected(wire, second, "kiosk-1")
     epoch = row_of(second, first.database).epoch
-    for _ in range(3):
+    for _ in range(2):
         relay.cut()
-        wait_renewed(second, first.database)
+        wait_renewed(second, database=first.database)
         device.wait_push(second.api.push("kiosk-1"))
     assert device.connections == 1
     assert row_of(second, first.database).epoch == epoch
@@ -203,9 +206,10 @@ def test_a_start_waits_for_the_database(tmp_path: Path, relay: PostgresqlRelay) 
                 starting.join()
         assert node.api.is_ready()
         assert node.stop() == 0
+        node.__exit__()  # which closes the connections to it
 
 
-def test_clocks_that_are_moved_by_a_day_move_no_lease(tmp_path: Path, wire: Wire) -> None:
+def test_clocks_that_are_moved_by_a_day_move_no_lease(tmp_path: Path, wire: Wire, full: int) -> None:
     """The wall clocks of a node and of the database; what a machine was suspended for counts."""
     preload = preload_environment()
     with moved_server() as (server, of_database):
@@ -218,12 +222,10 @@ def test_clocks_that_are_moved_by_a_day_move_no_lease(tmp_path: Path, wire: Wire
             device = connected(wire, second, "kiosk-1")
 
             def serve() -> None:
-                for node in (first, second):
-                    wait_renewed(node)
+                wait_renewed(first, second)
                 device.wait_push(second.api.push("kiosk-1"))
 
-            serve()
-            for days in (1, -1):
+            for days in (1, -1) if full > 1 else (1,):
                 set_clock(of_node, days * DAY_SECONDS)
                 serve()
                 set_clock(of_database, -days * DAY_SECONDS)
@@ -291,7 +293,9 @@ def test_a_lifetime_is_the_same_on_every_node(tmp_path: Path, wire: Wire) -> Non
             assert abs(seconds_of(shown[0]) - seconds_of(shown[1])) <= 2
 
 
-def test_a_database_that_is_away_for_all_ends_nobody(tmp_path: Path, relay: PostgresqlRelay, wire: Wire) -> None:
+def test_a_database_that_is_away_for_all_ends_nobody(
+    tmp_path: Path, relay: PostgresqlRelay, wire: Wire, full: int
+) -> None:
     """For longer than a lease: nothing is handed over meanwhile, and no device has to connect again."""
     with (
         NodeProcess(tmp_path / "one", relay.address) as first,
@@ -303,7 +307,7 @@ def test_a_database_that_is_away_for_all_ends_nobody(tmp_path: Path, relay: Post
         def wait_lines(text: str, number: int) -> None:
             wait_for(lambda: all(node.errors.count(text) >= number for node in nodes), what=f"{text!r}, {number} times")
 
-        for number in (1, 2):
+        for number in (1, 2) if full > 1 else (1,):
             relay.close()
             wait_lines("nothing is handed over", number)
             relay.open()
@@ -312,7 +316,7 @@ def test_a_database_that_is_away_for_all_ends_nobody(tmp_path: Path, relay: Post
                 wait_for(node.api.is_ready, what="a node that is ready")
             for node, device in nodes.items():
                 device.wait_push(node.api.push(device.client_id))
-        wait_renewed(first, relay.target_address, 10)  # longer than it takes to be declared ended
+        wait_renewed(first, database=relay.target_address, times=10)  # longer than it takes to be declared ended
         assert [row_of(node, relay.target_address).epoch for node in nodes] == epochs
         assert [device.connections for device in nodes.values()] == [1, 1]
         assert DECLARED not in first.errors + second.errors

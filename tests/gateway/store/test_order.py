@@ -3,6 +3,8 @@
 Four processes write to two apps, with pauses where it hurts, take some of it back and are killed in the middle of it.
 Readers follow each app from its position; one walks over both as far as a horizon, behind which nothing comes that is
 smaller. Each must have seen, at the end, exactly what is stored.
+
+One of the ways to break the order is tried in every run, the one that is seen most surely; the others with `--full`.
 """
 
 from __future__ import annotations
@@ -167,6 +169,7 @@ def test_no_reader_skips_what_another_node_has_stored(postgresql: Postgresql, fu
         assert run(postgresql, "locked", Beginning.LOCKED, *((app_no,) for app_no in APPS)) == []
 
 
+@pytest.mark.full_only
 def test_without_the_locks_they_do(postgresql: Postgresql) -> None:
     found = run(postgresql, "unlocked", Beginning.UNLOCKED, *((app_no,) for app_no in APPS))
     assert any("who follows" in text and "skipped" in text for text in found), found
@@ -179,6 +182,7 @@ def test_with_a_snapshot_that_is_older_than_the_locks_they_do(postgresql: Postgr
     assert any("had read what another was changing" in text for text in found), found
 
 
+@pytest.mark.full_only
 def test_with_one_position_for_two_apps_they_do(postgresql: Postgresql) -> None:
     found = run(postgresql, "one_position", Beginning.LOCKED, APPS)
     assert any("who follows" in text and "skipped" in text for text in found), found
