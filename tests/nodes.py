@@ -10,7 +10,6 @@ process for tests of the API.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import itertools
 import os
 import signal
@@ -25,7 +24,7 @@ import psycopg
 from tests import postgresql
 from tests.end_to_end.harness import DATABASE, Server
 from tests.gateway.in_process import Clock, InProcessGateway
-from tests.postgresql import URL_VARIABLE, Postgresql
+from tests.postgresql import URL_VARIABLE, server_of_process
 
 NODE_URL = "FLEETPUSH_NODE_URL"
 _databases = itertools.count(1)
@@ -33,12 +32,8 @@ _databases = itertools.count(1)
 
 @cache
 def shared_server() -> str:
-    """The address of a PostgreSQL of this test process, or of the run, that ends with it."""
-    if postgresql.is_used():
-        return os.environ[URL_VARIABLE]
-    server = Postgresql().__enter__()
-    atexit.register(server.__exit__)
-    return server.url
+    """The address of the PostgreSQL of this test process, or of the run."""
+    return os.environ[URL_VARIABLE] if postgresql.is_used() else server_of_process().url
 
 
 def new_database() -> str:

@@ -111,7 +111,7 @@ def test_a_disk_that_the_ledger_filled_is_used_again_after_retention(
     def pushed() -> bool:
         return api.request("POST", "/v1/pushes", json={"target": {"device": "kiosk-1"}}).status_code == 202
 
-    wait_for(pushed, timeout=40, what="pushes to be accepted again")
+    wait_for(pushed, timeout=90, what="pushes to be accepted again")
     again: list[str] = []
 
     def used_again() -> bool:
@@ -119,4 +119,4 @@ def test_a_disk_that_the_ledger_filled_is_used_again_after_retention(
         return len(again) > 500
 
     # In rounds: room comes back in slices, and the first round may begin after the first of them.
-    wait_for(used_again, timeout=40, what="as much to be accepted as at first")
+    wait_for(used_again, timeout=90, what="as much to be accepted as at first")

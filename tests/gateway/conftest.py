@@ -72,10 +72,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="session")
 def worker_server() -> Iterator[Postgresql]:
     """A PostgreSQL of this worker, which its tests over both databases share."""
-    with Postgresql() as server:
-        yield server
-        postgresql.schema_pool().close()
-        postgresql.schema_pool.cache_clear()
+    yield postgresql.server_of_process()
+    postgresql.schema_pool().close()
+    postgresql.schema_pool.cache_clear()
 
 
 @pytest.fixture(autouse=True)

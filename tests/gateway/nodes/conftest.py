@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from gateway.store.postgresql.server import PostgresqlServer
 from gateway.store.transaction import Transaction
 from tests.gateway.in_process import InProcessGateway
 from tests.gateway.nodes.peers import FakePeer, HandClock, MakePeer, Script, ServedPair, served
-from tests.postgresql import Postgresql
+from tests.postgresql import Postgresql, server_of_process
 
 NODE = (
     "INSERT INTO {schema}.node (no, identity, epoch, url, secret, renewals, groups, at, renewed_at)"
@@ -44,9 +44,8 @@ class Pair(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[Postgresql]:
-    with Postgresql() as server:
-        yield server
+def server() -> Postgresql:
+    return server_of_process()
 
 
 @pytest.fixture
