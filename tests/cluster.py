@@ -217,11 +217,11 @@ class ServedConnections:
         for port, at, node in _SERVED_LINE.findall(output):
             self._of_port[int(port)].append((float(at) - behind_s, int(node) - 1))
 
-    def node(self, port: int, at: float) -> int | None:
-        """The place of the node among those of the balancer; nothing if none was to be had. `port`: the device's, which
-        had its connection at `at` of the monotonic clock."""
-        apart, node = min(((abs(each - at), node) for each, node in self._of_port[port]), default=(0.0, None))
-        return node if apart < _SAME_SECONDS else None
+    def find(self, port: int, at: float) -> tuple[float, int] | None:
+        """When the balancer has accepted a connection, by the monotonic clock, and the place of its node among those of
+        the balancer; nothing if none was to be had. `port`: the device's, which had its connection at `at`."""
+        near = [served for served in self._of_port[port] if abs(served[0] - at) < _SAME_SECONDS]
+        return min(near, key=lambda served: abs(served[0] - at), default=None)
 
 
 class Balancer:

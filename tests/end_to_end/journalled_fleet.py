@@ -13,7 +13,7 @@ and a decoder of sets of its own. It shares no code with the server. The packets
  4. First arrivals are in the order of acceptance, where that is known: a push that was asked for after the answer to
     another comes after it.
  5. Nothing comes again once its acknowledgement was seen in the ledger, nor on the connection on which it came. What
-    comes again has DUP, or a node to which the device was connected in between has ended or was cut off, and its
+    comes again has DUP, or its device has lost a connection in between to a node that has ended or was cut off, and
     acknowledgements with it (`is_explained`): `push_id` is the guard then.
 """
 
@@ -272,10 +272,17 @@ class JournalledFleet:
 def is_explained(
     device: JournallingDevice, before: Arrival, again: Arrival, served: ServedConnections, outages: Sequence[Outage]
 ) -> bool:
-    """Whether a node to which the device was connected in between has ended or was cut off meanwhile."""
-    between = device.connections[before.connection : again.connection]
-    nodes = {served.node(connection.port, connection.at) for connection in between}
-    return any(each.node in nodes and each.since < again.at and before.at < each.until for each in outages)
+    """Whether a connection in between was ended by the end of its node, or when that was cut off: what was acknowledged
+    there may not have been stored. (When the first came does not count: what a node sent may be read after its end.)"""
+    ends = device.connections[before.connection + 1 : again.connection + 1]
+    for connection, following in zip(device.connections[before.connection :], ends, strict=False):
+        found, at_next = served.find(connection.port, connection.at), served.find(following.port, following.at)
+        if found is not None:
+            began, node = found
+            next_at = at_next[0] if at_next else following.at
+            if any(each.node == node and began < each.since < next_at for each in outages):
+                return True
+    return False
 
 
 def booked_in_rows(connection: psycopg.Connection[Any]) -> tuple[set[tuple[str, str]], int, int]:

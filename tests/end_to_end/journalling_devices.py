@@ -8,6 +8,7 @@ and come back by the same address whenever a connection has ended or is silent.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import random
 import socket
@@ -29,6 +30,8 @@ HOST = "127.0.0.1"
 PING_SECONDS = 3.0
 """Between two signs of life: a connection that is silent for twice as long is given up."""
 CONNECT_SECONDS = 5.0
+SELECTABLE = 1_024
+"""Descriptors, of `select`."""
 RETURN_SECONDS = 0.05, 0.5
 """How long a device waits before it connects again."""
 
@@ -129,8 +132,14 @@ class SocketDevices:
 
     async def _connection(self, device: JournallingDevice) -> None:
         """Connect, subscribe if there is no session, and acknowledge until the connection ends."""
+        opened = socket_with_high_number()
         async with asyncio.timeout(CONNECT_SECONDS):
-            reader, writer = await asyncio.open_connection(HOST, self._port)
+            try:
+                await asyncio.get_running_loop().sock_connect(opened, (HOST, self._port))
+                reader, writer = await asyncio.open_connection(sock=opened)
+            except BaseException:
+                opened.close()
+                raise
         try:
             device.begin(writer.get_extra_info("sockname")[1])
             name = device.enrolled.client_id
@@ -227,6 +236,14 @@ class PahoDevices:
         client.on_socket_open, client.on_connect = on_socket_open, on_connect
         client.on_disconnect, client.on_message = on_disconnect, on_message
         return client
+
+
+def socket_with_high_number() -> socket.socket:
+    """A TCP socket that leaves the low descriptors to paho: it selects, which takes numbers below 1,024 only."""
+    with socket.socket() as low:
+        high = socket.socket(fileno=fcntl.fcntl(low.fileno(), fcntl.F_DUPFD_CLOEXEC, SELECTABLE))
+    high.setblocking(False)
+    return high
 
 
 async def _read_packet(reader: asyncio.StreamReader) -> tuple[int, bytes]:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -137,12 +136,13 @@ def test_the_judge_explains_repetitions_by_what_befell_the_node() -> None:
     device = JournallingDevice(enrolled, connections=[Connection(4001, now - 50), Connection(4002, now - 30)])
     before, again = Arrival("push", now - 35, False, 0), Arrival("push", now - 29, False, 1)
 
-    def explains(*outage: Any) -> bool:
-        return is_explained(device, before, again, served, [Outage(*outage)])
+    def explains(node: int, since: float) -> bool:
+        return is_explained(device, before, again, served, [Outage(node, since)])
 
-    assert explains(0, now - 32, now - 31)
-    assert explains(0, now - 40, now - 34)
-    assert not explains(0, now - 40, now - 36)  # before it came for the first time
-    assert not explains(0, now - 28)  # after it came again
-    assert not explains(1, now - 32, now - 31)  # the device was not there yet
-    assert not explains(2, now - 32, now - 31)
+    assert explains(0, now - 32)
+    assert explains(0, now - 40)  # what it had sent was read later
+    assert not explains(0, now - 51)  # the device was not there yet
+    assert not explains(0, now - 29.5)  # or not any more
+    assert not explains(1, now - 32)
+    assert not explains(1, now - 29.5)  # has the connection on which it came again
+    assert not explains(2, now - 32)
