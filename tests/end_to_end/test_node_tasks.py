@@ -1,4 +1,7 @@
-"""Tasks over several nodes: one of them does each, and when that is killed in the middle another one goes on."""
+"""Tasks over several nodes: one of them does each, and when that is killed in the middle another one goes on.
+
+Each takes a lease's time; what differs little from another one is for `--full` only.
+"""
 
 from __future__ import annotations
 
@@ -120,7 +123,7 @@ def test_what_is_in_flight_from_another_node_is_not_swept(fleet: Fleet) -> None:
     device.drop()
 
 
-@pytest.mark.parametrize("is_owner", [False, True])
+@pytest.mark.parametrize("is_owner", [pytest.param(False, marks=pytest.mark.full_only), True])
 def test_what_was_in_flight_from_a_node_that_has_ended_ends(fleet: Fleet, is_owner: bool) -> None:
     killed = fleet.owner_of(TaskName.RECOVERY)
     if not is_owner:
@@ -156,6 +159,7 @@ def test_a_spread_goes_on_at_another_node(fleet: Fleet) -> None:
     assert given_parts(other.api, run["push_ids"]) == dict.fromkeys(devices, 1)
 
 
+@pytest.mark.full_only
 def test_a_campaign_goes_on_at_another_node(fleet: Fleet) -> None:
     owner = fleet.owner_of(TaskName.CAMPAIGNS)
     other = fleet.other_than(owner)
@@ -217,7 +221,7 @@ def test_a_beat_reaches_a_device_at_another_node(fleet: Fleet) -> None:
     device.drop()
 
 
-@pytest.mark.parametrize("fault", ["kill", "freeze"])
+@pytest.mark.parametrize("fault", [pytest.param("kill", marks=pytest.mark.full_only), "freeze"])
 def test_each_event_reaches_a_webhook_whichever_node_fails(fleet: Fleet, receiver: Receiver, fault: str) -> None:
     """Killed, or stopped until another one has taken over; then it goes on for the moment until it sees that."""
     owner = fleet.owner_of(TaskName.WEBHOOKS)

@@ -138,6 +138,7 @@ class Run:
             newest = max(newest_entries(connection, followed.apps).values(), default=0)
             followed.seen += numbers(connection, followed.apps, after, newest)
             self._server.roll_back(connection)
+            self._over.wait(0.001)  # the writers are to have the processor
 
         with closing(self._server.connect_reader(for_apps=True)) as connection:
             self._until_over(read)
