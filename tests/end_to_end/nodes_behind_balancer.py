@@ -50,13 +50,14 @@ class CuttableNetwork:
     A namespace that is cut off sees no packet and sends none: nothing is refused, and no connection ends.
     """
 
-    HOST = "10.213.0.254"
-    """This machine's address for nodes."""
-
     def __init__(self, nodes: int) -> None:
         if os.geteuid() != 0:
             pytest.skip("network namespaces take root")
         self._tag = f"fp{os.getpid() % 100_000}"
+        self._net = f"10.213.{os.getpid() % 256}"
+        """Of this process: two bridges with one network would take each other's packets."""
+        self.host = f"{self._net}.254"
+        """This machine's address for nodes."""
         self._nodes = nodes
         self._ending = ExitStack()
 
@@ -64,7 +65,7 @@ class CuttableNetwork:
         with ExitStack() as ending:
             self._ip("link", "add", self._tag, "type", "bridge")
             ending.callback(self._ip, "link", "delete", self._tag)
-            self._ip("address", "add", f"{self.HOST}/24", "dev", self._tag)
+            self._ip("address", "add", f"{self.host}/24", "dev", self._tag)
             self._ip("link", "set", self._tag, "up")
             for node in range(self._nodes):
                 space, ours = self.namespace(node), self._cable(node)
@@ -84,9 +85,8 @@ class CuttableNetwork:
     def namespace(self, node: int) -> str:
         return f"{self._tag}n{node}"
 
-    @staticmethod
-    def address(node: int) -> str:
-        return f"10.213.0.{node + 1}"
+    def address(self, node: int) -> str:
+        return f"{self._net}.{node + 1}"
 
     def cut(self, node: int) -> None:
         self._ip("link", "set", self._cable(node), "nomaster")
@@ -175,7 +175,7 @@ class NodesBehindBalancer:
         self._nudges = nudges
         self._network = network
         self._ending = ExitStack()
-        self.database = DatabaseCluster(addresses=(HOST,) if network is None else (network.HOST, HOST))
+        self.database = DatabaseCluster(addresses=(HOST,) if network is None else (network.host, HOST))
         self.nodes: list[SupervisedNode] = []
         self._cuts: list[Outage] = []
 
@@ -235,7 +235,7 @@ class NodesBehindBalancer:
 
     def _node(self, ending: ExitStack, number: int) -> tuple[SupervisedNode, NodeAddress]:
         network = self._network
-        host, proxy = (HOST, HOST) if network is None else (network.address(number), network.HOST)
+        host, proxy = (HOST, HOST) if network is None else (network.address(number), network.host)
         behind = f"{host}:{free_port()}"
         options = ["--listen", f"mqtt://{behind}?proxy=v2", "--trusted-proxies", proxy, *self._options]
         if network is not None:
