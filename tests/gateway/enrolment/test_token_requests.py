@@ -13,6 +13,8 @@ from gateway.enrolment.token_requests import ANSWERED_MS, FORGOTTEN_MS, PENDING_
 from gateway.store.transaction import Transaction
 from tests.gateway.in_process import InProcessGateway
 
+pytestmark = pytest.mark.of_one_server
+"""Another node lists a request a tenth of a second later (`nodes/test_shared_token_requests`)."""
 SECRET = "s" * 43
 OTHER = "o" * 43
 
