@@ -222,8 +222,21 @@ class NewPushes:
 
     def _hand_out(self) -> None:
         """Hand out what was found, up to the first that has to be loaded, and load that and the next."""
-        now_ms = self._clock_ms()
         accepted: list[tuple[ActivePush, Sequence[int]]] = []
+        try:
+            self._take_known(accepted)
+            if self._found:
+                self._load()
+        except Exception:  # of one push, or this node would read nothing any more
+            self._pass_over()
+        if accepted:
+            self._hand_over.fan_out(accepted)
+        if not self._found:
+            self._end_read(self._reached)
+
+    def _take_known(self, accepted: list[tuple[ActivePush, Sequence[int]]]) -> None:
+        """Take what was found, up to the first that has to be loaded."""
+        now_ms = self._clock_ms()
         while self._found:
             found = self._found[0]
             is_late = not found.ttl and now_ms - found.accepted_at >= OFFER_MS
@@ -242,12 +255,15 @@ class NewPushes:
                 self._check_limited(found)
             self._positions[found.app_no] = found.no
             self._found.popleft()
-        if accepted:
-            self._hand_over.fan_out(accepted)
-        if self._found:
-            self._load()
-        else:
-            self._end_read(self._reached)
+
+    def _pass_over(self) -> None:
+        """Leave the first of what was found to the mailboxes of its devices, and read what comes after it anew."""
+        found = self._found[0]
+        log.exception("push %d cannot be handed out here: its devices get it when they connect again", found.no)
+        self._positions[found.app_no] = max(self._positions[found.app_no], found.no)
+        self._found.clear()
+        self._reached = {}
+        self._is_nudged = True
 
     def _known(self, push_no: int, devices: BitMap) -> ActivePush | None:
         """The push of that number, if it is in memory with the texts that these devices get."""
@@ -271,7 +287,13 @@ class NewPushes:
         for found in self._found:
             if found.app_no != app_no:
                 break
-            if found.devices and self._known(found.no, found.devices) is None:
+            try:
+                is_wanted = found.devices and self._known(found.no, found.devices) is None
+            except Exception:
+                if wanted:
+                    break  # it is the first when these have been handed out, and is passed over then
+                raise
+            if is_wanted:
                 if wanted and found.size > room:
                     break
                 wanted.append(found.no)

@@ -325,6 +325,33 @@ def test_a_read_that_fails_is_made_again(nodes: Nodes, monkeypatch: pytest.Monke
     assert here.received(1) == [push.push_id]
 
 
+def test_a_push_that_cannot_be_handed_out_keeps_no_other_from_its_devices(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = nodes.here
+    here.connect(1)
+    pushes = [nodes.there.push() for _ in range(3)]
+    known = here.ledger.pushes.get
+    (poisonous,) = here.row("SELECT no FROM push WHERE id = ?", pushes[1].push_id)
+
+    def get(push_no: int) -> Any:
+        if push_no == poisonous:
+            raise ValueError("its content")
+        return known(push_no)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(here.ledger.pushes, "get", get)
+        for _ in range(3):
+            nodes.tick()
+    assert here.received(1) == [pushes[0].push_id, pushes[2].push_id]
+    assert caplog.text.count("cannot be handed out here") == 1
+    here.acknowledge_all(1)
+    here.disconnect(1)
+    here.connect(1)
+    here.settle()
+    assert here.received(1)[-1] == pushes[1].push_id, "its mailbox has it"
+
+
 def test_now_or_never_does_not_outlive_a_lease_that_was_away(nodes: Nodes) -> None:
     """The node that sweeps has ended it meanwhile, and it is not now any more."""
     here = nodes.here
