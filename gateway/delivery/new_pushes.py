@@ -227,8 +227,8 @@ class NewPushes:
             self._take_known(accepted)
             if self._found:
                 self._load()
-        except Exception:  # of one push, or this node would read nothing any more
-            self._pass_over()
+        except Exception as error:  # of one push, or this node would read nothing any more
+            self._pass_over(error)
         if accepted:
             self._hand_over.fan_out(accepted)
         if not self._found:
@@ -256,10 +256,13 @@ class NewPushes:
             self._positions[found.app_no] = found.no
             self._found.popleft()
 
-    def _pass_over(self) -> None:
+    def _pass_over(self, error: Exception) -> None:
         """Leave the first of what was found to the mailboxes of its devices, and read what comes after it anew."""
         found = self._found[0]
-        log.exception("push %d cannot be handed out here: its devices get it when they connect again", found.no)
+        log.error(
+            "push %d cannot be handed out here: its devices get it when they connect again",
+            found.no, exc_info=error,
+        )  # fmt: skip
         self._positions[found.app_no] = max(self._positions[found.app_no], found.no)
         self._found.clear()
         self._reached = {}
