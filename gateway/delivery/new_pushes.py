@@ -224,7 +224,7 @@ class NewPushes:
         """Hand out what was found, up to the first that has to be loaded, and load that and the next."""
         accepted: list[tuple[ActivePush, Sequence[int]]] = []
         try:
-            self._take_known(accepted)
+            self._collect_known(accepted)
             if self._found:
                 self._load()
         except Exception as error:  # of one push, or this node would read nothing any more
@@ -234,8 +234,8 @@ class NewPushes:
         if not self._found:
             self._end_read(self._reached)
 
-    def _take_known(self, accepted: list[tuple[ActivePush, Sequence[int]]]) -> None:
-        """Take what was found, up to the first that has to be loaded."""
+    def _collect_known(self, accepted: list[tuple[ActivePush, Sequence[int]]]) -> None:
+        """Collect what was found, up to the first that has to be loaded."""
         now_ms = self._clock_ms()
         while self._found:
             found = self._found[0]
