@@ -183,7 +183,8 @@ class Components:
         )
         self.connection_report = ConnectionReport(delivery.connections, self.connection_events.recent)
         if self.peers is not None:
-            self.peers.connect(OwnParts(delivery.hand_over.connected, delivery.ledger.sent_of, self.connection_report))
+            connected, sent_of = delivery.hand_over.connected, delivery.ledger.sent_of
+            self.peers.connect(OwnParts(connected, sent_of, self.connection_report, delivery.engine.publish))
             assert delivery.new_pushes is not None, "there are nodes"
             self.peers.nudges.follow(delivery.new_pushes.told)
             assert self.moving_sessions is not None, "there are nodes"
@@ -196,7 +197,8 @@ class Components:
             idempotency_ms=DeliveryLimits.of(settings).pushes.idempotency_ms,
             answer_remembered=self._idempotency_quota.added,
         )  # fmt: skip
-        self._notices = Notices(database=database, preferences=delivery.preferences, publish=delivery.engine.publish)
+        publish = delivery.engine.publish if self.peers is None else self.peers.messages.publish
+        self._notices = Notices(database=database, preferences=delivery.preferences, publish=publish)
         self._missed_pushes = MissedPushes(
             database=database,
             clock_ms=clock_ms,

@@ -11,13 +11,21 @@ from typing import NamedTuple
 from pyroaring import BitMap
 
 from broker.broker import Broker
-from gateway.nodes import connected_sets, lease_witnesses, nudges, peer_connections, sent_deliveries
+from gateway.nodes import (
+    connected_sets,
+    lease_witnesses,
+    nudges,
+    peer_connections,
+    peer_messages,
+    sent_deliveries,
+)
 from gateway.nodes.connected_sets import ConnectedSets
 from gateway.nodes.lease_witnesses import LeaseWitnesses
 from gateway.nodes.membership import Membership, Node
 from gateway.nodes.nudges import Nudges
 from gateway.nodes.peer_client import PeerClient
 from gateway.nodes.peer_connections import ConnectionsHere, PeerConnections
+from gateway.nodes.peer_messages import PeerMessages, Publish
 from gateway.nodes.peer_routes import PeerVerbs
 from gateway.nodes.sent_deliveries import SentDeliveries
 from gateway.nodes.session_duty import SessionDuty
@@ -53,6 +61,7 @@ class OwnParts(NamedTuple):
     sent_of: Callable[[int], Collection[int]]
     """Gives the devices to which a push is in flight from here."""
     connections: ConnectionsHere
+    publish: Publish
 
 
 class PeerComponents:
@@ -80,6 +89,11 @@ class PeerComponents:
         self.connections = PeerConnections(
             here=lambda: self._own.connections, sets=self.connected_sets, peers=membership.peers, ask=self.client.ask
         )
+        self.messages = PeerMessages(
+            publish=lambda topic, payload: self._own.publish(topic, payload),
+            peers=membership.peers,
+            ask=self.client.ask,
+        )
         witnesses = LeaseWitnesses(membership, self.client.ask)
         membership.wait_while(witnesses.is_database_away)
         self.verbs.add(lease_witnesses.VERB, witnesses.answer)
@@ -87,6 +101,7 @@ class PeerComponents:
         self.verbs.add(nudges.VERB, self.nudges.answer)
         self.verbs.add(sent_deliveries.VERB, self.sent_deliveries.answer)
         self.verbs.add(peer_connections.VERB, self.connections.answer)
+        self.verbs.add(peer_messages.VERB, self.messages.answer)
         membership.follow(lambda joined: None, self._ended)
 
     def connect(self, own: OwnParts) -> None:
@@ -101,9 +116,11 @@ class PeerComponents:
         """Ask nobody anything more, and close the connections."""
         await self.connected_sets.end()
         await self.nudges.end()
+        await self.messages.end()
         await self.client.close()
 
     def _ended(self, node: Node) -> None:
         self.connected_sets.ended(node)
         self.nudges.ended(node)
+        self.messages.ended(node)
         self.client.end(node)

@@ -34,7 +34,7 @@ QUESTIONS_AT_ONCE: Final = 2
 QUESTIONS_WAITING: Final = 64
 """Questions of one verb to one peer that wait for those; further ones are told at once that it is busy."""
 MAX_CONNECTIONS: Final = 16
-"""Connections to one peer: two of each verb, of which there are fewer than eight."""
+"""Connections to one peer: two of each of the eight verbs."""
 KEEP_ALIVE_SECONDS: Final = 60.0
 """Time that an idle connection is kept: less than the 75 s after which the other side ends it."""
 REST_SECONDS: float = 0.5

@@ -42,3 +42,18 @@ def test_a_sender_at_another_node_sees_the_device_and_its_answers(tmp_path: Path
         wait_for(lambda: not first.api.call("GET", "/v1/devices/kiosk-1", 200)["online"], what="the device to be away")
         ends = first.api.call("GET", "/v1/devices/kiosk-1/connection", 200)["disconnects"]
         assert [end["reason"] for end in ends] == ["client"]
+
+
+def test_a_push_that_another_node_recalls_leaves_the_screen(tmp_path: Path) -> None:
+    notices: list[dict[str, Any]] = []
+    with start_nodes(tmp_path, 2) as (first, second):
+        enrolled = first.api.enrol("kiosk-1")
+        device = Device(enrolled.id, enrolled.token, port=second.mqtt_port, on_notice=notices.append)
+        with device:
+            first.api.wait_online("kiosk-1")
+            push = {"target": {"device": "kiosk-1"}, "notification": {"title": "Soup"}}
+            push_id = first.api.call("POST", f"/v1/pushes?wait={WAIT_SECONDS}", 200, json=push)["push_id"]
+            first.api.call("DELETE", f"/v1/pushes/{push_id}", 200)
+            wait_for(
+                lambda: {"v": 1, "type": "clear", "push_ids": [push_id]} in notices, what="the screen to be cleared"
+            )
