@@ -521,7 +521,7 @@ def read_keys(press: Callable[[str], None], finished: threading.Event) -> None:
     # Started in the background of a script, a process inherits that it ignores Ctrl-C, and Python leaves it so.
     interrupted = signal.signal(signal.SIGINT, signal.default_int_handler)
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    watched = [wake_read, sys.stdin.fileno()] if sys.stdin is not None and not sys.stdin.closed else [wake_read]
+    watched = [wake_read, sys.stdin.fileno()] if has_keys() else [wake_read]
     try:
         with single_keys():
             while not finished.is_set():
@@ -539,10 +539,17 @@ def read_keys(press: Callable[[str], None], finished: threading.Event) -> None:
         signal.signal(signal.SIGINT, interrupted)
 
 
+def has_keys() -> bool:
+    """Whether there are keys to read. A job in the background that reads its terminal is stopped (SIGTTIN)."""
+    if sys.stdin is None or sys.stdin.closed:
+        return False
+    return not sys.stdin.isatty() or os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+
+
 @contextmanager
 def single_keys() -> Iterator[None]:
     """A terminal that hands over each key at once, unechoed; put back afterwards."""
-    if not (sys.stdin is not None and sys.stdin.isatty() and is_terminal()):
+    if not (has_keys() and sys.stdin.isatty() and is_terminal()):
         yield
         return
     import termios

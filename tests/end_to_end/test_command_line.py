@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import shlex
 import signal
 import subprocess
+import sys
+import termios
 import threading
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -260,6 +263,29 @@ def test_listen_is_a_device_in_a_terminal(start_server: StartServer, tmp_path: P
     for path in tmp_path.rglob("*"):
         if path.is_file() and "fleetpush-data" not in path.parts and "dev_" in path.read_text(errors="replace"):
             assert path.stat().st_mode & 0o077 == 0, f"{path} holds a token"
+
+
+def test_listen_in_the_background_reads_nothing_of_its_terminal(start_server: StartServer, tmp_path: Path) -> None:
+    server = start_server(data_dir=tmp_path / "fleetpush-data")
+    env = os.environ | {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path / "share")}
+    job = f"trap 'kill %1' TERM; {shlex.quote(sys.executable)} -m gateway listen kiosk-1 > said 2>&1 & wait; wait"
+    ours, theirs = os.openpty()
+    with subprocess.Popen(
+        ["bash", "-mc", job], stdin=theirs, stdout=theirs, stderr=theirs, env=env, cwd=tmp_path, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    ) as shell:  # fmt: skip
+        try:
+            os.write(ours, b"the next command, typed ahead\n")
+            online = re.compile('"online": ?true')
+            wait_for(
+                lambda: online.search(server.api.request("GET", "/v1/devices/kiosk-1").text), what="it to enrol itself"
+            )
+            push_id = server.api.push("kiosk-1", notification={"title": "Film tonight"})
+            wait_for(lambda: server.api.reached(push_id)["displayed"] == 1, what="the job to go on")
+        finally:
+            shell.terminate()
+    os.close(ours)
+    os.close(theirs)
 
 
 def test_what_a_device_says_does_not_command_the_terminal(terminal: Terminal, server: Server, name: Name) -> None:
