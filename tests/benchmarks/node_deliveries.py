@@ -9,6 +9,8 @@ requests go to the first node. Nothing is counted before its acknowledgements ar
 - *Single pushes* as fast as the senders of `api` are answered: what each costs in WAL and tables, and what the
   connections of the other node take of PostgreSQL's processors to find out that nothing is for it (less what they take
   when idle).
+  PostgreSQL has statistics by then: in the first minute of a database, until autovacuum has gathered some, it reads
+  whole tables.
 - *From the request to the socket*, at a moderate rate: of the accepting node, and of the other one, which is told by a
   nudge. A second pair of nodes has a relay in front of each that drops all nudges, so that only the look each 250 ms
   finds what is new.
@@ -75,6 +77,10 @@ class SinglePushes:
     size: float
     search: float
     """Microseconds of PostgreSQL for each, of the connections of the node that it is not for."""
+    idle: float
+    """Percent of a processor that those take while nothing is sent."""
+    busy: float
+    """The same while it is."""
 
 
 @dataclass(frozen=True)
@@ -165,18 +171,20 @@ def seconds_of(server: Server, fleets: Sequence[Fleet], rounds: int, devices: in
 
 
 def single_pushes(servers: Sequence[Server], database: NodeDatabase | None, count: int, folder: Path) -> SinglePushes:
-    """To the first server's devices, while those of the others are connected as well."""
+    """To the first server's devices, while those of the others are connected as well; the second time counts."""
     first = servers[0]
     rounds = max(count // FEW, 1)
     data = "x" * (PAYLOAD - ENVELOPE)
     with ExitStack() as ending:
         lists = enrolled_for(servers, FEW * len(servers), folder, "single")
         fleets = [
-            ending.enter_context(Fleet(server.mqtt_port, listed, [1, rounds]))
+            ending.enter_context(Fleet(server.mqtt_port, listed, [rounds, rounds]))
             for server, listed in zip(servers, lists, strict=True)
         ]
-        send(first, "single0", FEW, data, "--connections", CONNECTIONS)
+        send(first, "single0", FEW * rounds, data, "--connections", CONNECTIONS)
         fleets[0].batch()
+        if database:
+            database.analyze()
         time.sleep(TELL_SECONDS)
         idle = idle_share(database) if database and len(servers) > 1 else 0.0
         before = taken(database)
@@ -189,7 +197,7 @@ def single_pushes(servers: Sequence[Server], database: NodeDatabase | None, coun
     pushes = FEW * rounds
     wal, size, processor = (later - earlier for earlier, later in zip(before, after, strict=True))
     search = (processor - idle * seconds) / pushes * 1e6
-    return SinglePushes(pushes / seconds, wal / pushes, size / pushes, search)
+    return SinglePushes(pushes / seconds, wal / pushes, size / pushes, search, idle * 100, processor / seconds * 100)
 
 
 def taken(database: NodeDatabase | None) -> tuple[int, int, float]:
@@ -261,6 +269,7 @@ def single_figures(file: SinglePushes, one: SinglePushes, two: SinglePushes) -> 
         Figure("WAL of a single push on two nodes", "bytes", two.wal, ONE_NODE, one.wal),
         Figure("tables of a single push on two nodes", "bytes", two.size, "WAL", two.wal),
         Figure("PostgreSQL, for a node that a push is not for", "µs", two.search, "assumed", 20.0),
+        Figure("PostgreSQL, for an idle node", "%", two.idle, "while others get pushes", two.busy),
     ]
 
 

@@ -25,7 +25,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from tests.documents.figures import IDLE, REQUESTS, RETURN, STREAM, Values, newest, values
+from tests.documents.figures import (
+    NODE_BARE,
+    NODE_CONNECTS,
+    NODE_IDLE,
+    NODE_NEWS,
+    NODE_SINGLES,
+    NODE_STREAM,
+    WAL_DELIVERY,
+    WAL_SINGLE,
+    Values,
+    newest,
+    values,
+)
 from tests.documents.markdown import table
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -92,6 +104,10 @@ class Costs:
     """A device that returns: its page of the mailbox; its credential and its claim are taken to cost as much, each."""
     news: float
     """What a look for news costs for each push that it finds, on a core of PostgreSQL that holds no lock."""
+    push_wal: float
+    """Bytes of WAL of a single push and its acknowledgement."""
+    broadcast_wal: float
+    """Bytes of WAL for one device of a push to everybody, in sets that two nodes change."""
 
 
 @dataclass(frozen=True)
@@ -116,19 +132,21 @@ QUICK_GROUP, SLOW_GROUP = 0.75e-3, 4.0e-3
 
 
 def measured_costs(found: Values, group: float = QUICK_GROUP) -> Costs:
-    """Those of a node from the newest results, those of PostgreSQL from the table of decision 9."""
+    """Those of a node from the newest results, those of PostgreSQL from these and the table of decision 9."""
     return Costs(
-        node_delivery=1 / found[STREAM],
-        node_push=1 / found[REQUESTS],
-        node_connect=found[RETURN] / 10_000,
-        device_bytes=found[IDLE] * 1024,
-        process_bytes=110 * 1024 * 1024,  # docs/operate/sizing.md
+        node_delivery=1 / found[NODE_STREAM],
+        node_push=1 / found[NODE_SINGLES],
+        node_connect=1 / found[NODE_CONNECTS],
+        device_bytes=found[NODE_IDLE] * 2**10,
+        process_bytes=found[NODE_BARE] * 2**20,
         group=group,
         push=1 / 26_000,  # "one writer stored 26,000 pushes a second for one app under the lock"
         acknowledgement=7.3e-3 / 667,
         set_acknowledgement=1.06e-3 / 667,
         mailbox=2.1e-3 / 100,
-        news=5e-3 / 250,  # decision 10, 3: "some 5 ms" for 250 pushes; not measured yet (M3)
+        news=found[NODE_NEWS] / 1e6,
+        push_wal=found[WAL_SINGLE],
+        broadcast_wal=found[WAL_DELIVERY],
     )
 
 
@@ -144,6 +162,8 @@ class Cell:
     lock_busy: float
     turn_seconds: float
     news_cores: float
+    wal_bytes_s: float
+    """In the worst minute."""
 
     def fits(self, limits: Limits) -> bool:
         within_time = self.lock_busy <= limits.lock_busy and self.turn_seconds <= limits.turn_seconds
@@ -172,6 +192,7 @@ def cell_for(fleet: Fleet, costs: Costs, limits: Limits) -> Cell:
         busy,
         nodes * costs.group / (1 - busy) if busy < 1 else math.inf,
         nodes * fleet.pushes_s * costs.news,
+        fleet.pushes_s * costs.push_wal + fleet.broadcast_s * costs.broadcast_wal,
     )
 
 
@@ -216,7 +237,7 @@ def largest_cell(fleet: Fleet, costs: Costs, limits: Limits) -> int:
 
 HEAD: Final = (
     "devices", "cells", "nodes", "balancers", "PostgreSQL", "machines", "of a cell: pushes a second", "node's core",
-    "node's memory", "lock", "turn", "news",
+    "node's memory", "lock", "turn", "news", "WAL",
 )  # fmt: skip
 
 
@@ -239,6 +260,7 @@ def row_of(found: Plan) -> Sequence[str]:
         f"{cell.lock_busy:.0%}",
         f"{cell.turn_seconds * 1000:,.0f} ms",
         f"{cell.news_cores:.1f} cores",
+        f"{cell.wal_bytes_s / 1e6:,.1f} MB/s",
     )
 
 

@@ -126,6 +126,14 @@ RESTART = "restart after kill -9, 1,000,000 waiting"
 LATENCY = "request to device socket at 1,000/s, p99"
 SEGMENT = "segment of 1,000,000"
 
+# Of a node over PostgreSQL, by `node_deliveries` and `node_sessions`:
+NODE_STREAM, NODE_SINGLES = "push to 10,000 over PostgreSQL, stream", "single pushes until stored, over PostgreSQL"
+NODE_CONNECTS = "connects of 10,000 authenticated devices, at a node"
+NODE_IDLE, NODE_BARE = "memory of an idle device on a node", "memory of a node without devices"
+NODE_NEWS = "PostgreSQL, for a node that a push is not for"
+WAL_SINGLE = "WAL of a single push on two nodes"
+WAL_DELIVERY = "WAL of a delivery, push to 10,000 of 100,000 on two nodes, alone"
+
 SENTENCES = (
     Sentence(
         "README.md",
