@@ -543,7 +543,12 @@ def has_keys() -> bool:
     """Whether there are keys to read. A job in the background that reads its terminal is stopped (SIGTTIN)."""
     if sys.stdin is None or sys.stdin.closed:
         return False
-    return not sys.stdin.isatty() or os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    if not sys.stdin.isatty():
+        return True
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    except OSError:  # a terminal that controls no jobs of ours
+        return True
 
 
 @contextmanager
