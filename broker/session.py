@@ -306,12 +306,7 @@ class Session(Outbound):
 
     def unload(self) -> None:
         """Free what the session takes in memory; it stays in the store."""
-        for entry in self.inflight.values():
-            if entry.copy is not None and entry.sequence:
-                self.shared_state.drop_reference(entry.copy.shared)
-        for copy in self.queue or ():
-            if copy.sequence:
-                self.shared_state.drop_reference(copy.shared)
+        self._drop_references()
         past_pubrec = self.past_pubrec()  # known again wherever it is loaded
         self.durable = False
         self._clear()
@@ -321,12 +316,7 @@ class Session(Outbound):
     def end(self) -> None:
         """End the session: deliveries past PUBREC are lost after all, and the store forgets everything of it."""
         past_pubrec = [e.handle for e in self.inflight.values() if e.phase == PUBCOMP_DUE and e.handle is not None]
-        for entry in self.inflight.values():
-            if entry.copy is not None and entry.sequence:
-                self.shared_state.drop_reference(entry.copy.shared)
-        for copy in self.queue or ():
-            if copy.sequence:
-                self.shared_state.drop_reference(copy.shared)
+        self._drop_references()
         if self.durable:
             self.shared_state.store.delete_session(self.client_id)
             if self.received is not None:
@@ -336,6 +326,15 @@ class Session(Outbound):
         self._clear()
         for handle in past_pubrec:
             self.shared_state.events.delivery_ended(self.client_id, handle, LOST)
+
+    def _drop_references(self) -> None:
+        """Need the stored messages of the session no longer."""
+        for entry in self.inflight.values():
+            if entry.copy is not None and entry.sequence:
+                self.shared_state.drop_reference(entry.copy.shared)
+        for copy in self.queue or ():
+            if copy.sequence:
+                self.shared_state.drop_reference(copy.shared)
 
     def _clear(self) -> None:
         self.inflight = {}
