@@ -92,8 +92,9 @@ class TokenRequest(DescribedModel):
 
 @dataclass(slots=True)
 class _Pending:
-    """A request that is remembered. Times are milliseconds."""
+    """A request that is remembered. Times are milliseconds, and `digest` is the hash of its secret."""
 
+    digest: bytes
     request_id: str
     app_no: int
     app_id: str
@@ -119,11 +120,11 @@ class _Pending:
             return self.answered_at + ANSWERED_MS
         return min(self.asked_at + PENDING_MS, self.polled_at + FORGOTTEN_MS)
 
-    def stored(self, digest: bytes) -> StoredRequest:
+    def stored(self) -> StoredRequest:
         return StoredRequest(
-            digest, self.request_id, self.app_no, self.app_id, self.device_no, self.device_id, self.address, self.host,
-            self.note, self.confirmation, self.asked_at, self.polled_at, self.state, self.answered_at, self.answers,
-            self.ends_at,
+            self.digest, self.request_id, self.app_no, self.app_id, self.device_no, self.device_id, self.address,
+            self.host, self.note, self.confirmation, self.asked_at, self.polled_at, self.state, self.answered_at,
+            self.answers, self.ends_at,
         )  # fmt: skip
 
     def described(self) -> dict[str, Any]:
@@ -196,8 +197,8 @@ class TokenRequests:
         found = self._requests.get(row.digest)
         if found is None:
             found = self._requests[row.digest] = _Pending(
-                row.request_id, row.app_no, row.app_id, row.device_no, row.device_id, row.address, row.host, row.note,
-                row.confirmation, row.asked_at, row.polled_at,
+                row.digest, row.request_id, row.app_no, row.app_id, row.device_no, row.device_id, row.address, row.host,
+                row.note, row.confirmation, row.asked_at, row.polled_at,
             )  # fmt: skip
         found.polled_at = max(found.polled_at, row.polled_at)
         found.noted_at = max(found.noted_at, row.polled_at)
@@ -230,12 +231,12 @@ class TokenRequests:
         found.polled_at = now_ms
         if self._shared is not None and now_ms - found.noted_at >= NOTED_MS:
             found.noted_at = now_ms
-            await self._shared.note_polled(found.stored(digest))
+            await self._shared.note_polled(found.stored())
         if found.state == "refused":
             raise problem("request_refused", "an operator has refused this request, or confirmed another one")
         if found.state == "pending" or found.answering:
             return None
-        return await self._answer(found, digest)
+        return await self._answer(found)
 
     async def _remember(self, asked: TokenRequest, digest: bytes, host: str) -> _Pending | None:
         row = await self._database.read_soon(lambda transaction: device_of_app(transaction, asked.app, asked.device_id))
@@ -247,11 +248,12 @@ class TokenRequests:
             return present
         now_ms = self._clock_ms()
         address = self._share_of(host)
-        before = dict(self._requests) if self._shared is not None else self._requests
+        before = self._requests
         if not self._make_room(row.app_no, row.device_no, address, now_ms):
             self.outcomes["no_room"] += 1
             return None
         found = _Pending(
+            digest=digest,
             request_id=f"q_{secrets.token_hex(8)}",
             app_no=row.app_no,
             app_id=asked.app,
@@ -265,32 +267,30 @@ class TokenRequests:
             polled_at=now_ms,
         )
         if self._shared is not None:
-            gone = [(other, leaving) for other, leaving in before.items() if other not in self._requests]
-            return await self._share(self._shared, found, digest, gone)
+            gone = [leaving for other, leaving in before.items() if other not in self._requests]
+            return await self._share(self._shared, found, gone)
         self._requests[digest] = found
         self.outcomes["listed"] += 1
         self._tell(found, now_ms)
         return found
 
-    async def _share(
-        self, shared: SharedRequests, found: _Pending, digest: bytes, gone: list[tuple[bytes, _Pending]]
-    ) -> _Pending | None:
+    async def _share(self, shared: SharedRequests, found: _Pending, gone: list[_Pending]) -> _Pending | None:
         """Store a new request, in whose favour others have `gone`, for all nodes."""
         now_ms = found.asked_at
-        leaving = next((one.stored(other) for other, one in gone if one.ends_at > now_ms), None)
+        leaving = next((one.stored() for one in gone if one.ends_at > now_ms), None)
         bounds = RequestBounds(REQUESTS_OF_ALL, REQUESTS_OF_APP, REQUESTS_OF_DEVICE)
         try:
-            is_there = await shared.add(found.stored(digest), leaving, bounds, now_ms)
+            is_there = await shared.add(found.stored(), leaving, bounds, now_ms)
         finally:
             if leaving is not None:
                 await self.reload(leaving.digest)
         if not is_there:
             self.outcomes["no_room"] += 1  # other nodes were quicker
             return None
-        await self.reload(digest)
+        await self.reload(found.digest)
         self.outcomes["listed"] += 1
         self._tell(found, now_ms)
-        return self._requests.get(digest)
+        return self._requests.get(found.digest)
 
     def _make_room(self, app_no: int, device_no: int, address: str, now_ms: int) -> bool:
         """Whether a further request has room, after what has ended is gone and, if need be, somebody's newest is."""
@@ -321,13 +321,13 @@ class TokenRequests:
             self.outcomes["made_room"] += 1
         return bool(newest)
 
-    async def _answer(self, found: _Pending, digest: bytes) -> dict[str, Any]:
+    async def _answer(self, found: _Pending) -> dict[str, Any]:
         """Give a confirmed device its new token; the one before is void. Raises Problem 403."""
         if found.answers >= MAX_ANSWERS:
             raise problem("request_refused", "this request was answered often enough: make another, with a new secret")
         found.answering = True
         try:
-            if self._shared is not None and not await self._shared.claim_answer(found.stored(digest), MAX_ANSWERS):
+            if self._shared is not None and not await self._shared.claim_answer(found.stored(), MAX_ANSWERS):
                 raise problem("request_refused", "it was refused, or answered often enough: make another")
             credential = await self._devices.rotate(found.app_no, found.app_id, found.device_id, found.device_no)
         except Problem as refusal:
@@ -339,7 +339,7 @@ class TokenRequests:
         if self._shared is None:
             found.answers += 1
         else:
-            await self.reload(digest)
+            await self.reload(found.digest)
         self.outcomes["answered"] += 1
         return credential
 
@@ -384,11 +384,11 @@ class TokenRequests:
 
     async def confirm(self, app_no: int, request_id: str) -> dict[str, Any]:
         """Let a device have a new token, and refuse what others have asked for it. Raises Problem 404, 409."""
-        digest, found = self._found(app_no, request_id)
+        found = self._found(app_no, request_id)
         now_ms = self._clock_ms()
         if self._shared is not None and found.state == "pending":
-            await self._shared.confirm(found.stored(digest), now_ms, now_ms + ANSWERED_MS)
-            await self.reload(digest)
+            await self._shared.confirm(found.stored(), now_ms, now_ms + ANSWERED_MS)
+            await self.reload(found.digest)
             self.outcomes["confirmed"] += 1
             return self._answered(app_no, request_id, "refused").described()
         if found.state == "refused":
@@ -403,11 +403,11 @@ class TokenRequests:
 
     async def refuse(self, app_no: int, request_id: str) -> None:
         """Refuse a request; also one that was confirmed and not fetched. Raises Problem 404, 409."""
-        digest, found = self._found(app_no, request_id)
+        found = self._found(app_no, request_id)
         if self._shared is not None and found.state != "refused" and not found.answering:
             now_ms = self._clock_ms()
-            await self._shared.refuse(found.stored(digest), now_ms, now_ms + ANSWERED_MS)
-            await self.reload(digest)
+            await self._shared.refuse(found.stored(), now_ms, now_ms + ANSWERED_MS)
+            await self.reload(found.digest)
             self.outcomes["refused"] += 1
             self._answered(app_no, request_id, "confirmed")
             return
@@ -420,16 +420,16 @@ class TokenRequests:
     def _answered(self, app_no: int, request_id: str, but_not: str) -> _Pending:
         """Find a request that an operator of this node has just answered. Raises Problem 404, 409 if one of another
         node was quicker."""
-        _, found = self._found(app_no, request_id)
+        found = self._found(app_no, request_id)
         if found.state == but_not:
             raise problem("request_answered", f"this request was {but_not} at the same moment")
         return found
 
-    def _found(self, app_no: int, request_id: str) -> tuple[bytes, _Pending]:
+    def _found(self, app_no: int, request_id: str) -> _Pending:
         now_ms = self._clock_ms()
-        for digest, found in self._requests.items():
+        for found in self._requests.values():
             if found.request_id == request_id and found.app_no == app_no and found.ends_at > now_ms:
-                return digest, found
+                return found
         raise problem("request_not_found", f"no request {request_id!r} in this app, or its device asks no more")
 
 
