@@ -176,9 +176,8 @@ class Components:
             ),
             make_engine=self._make_engine,
             sent_elsewhere=None if self.peers is None else self.peers.sent_deliveries.elsewhere,
-            connections_elsewhere=None if self.peers is None else self.peers.connections,
+            elsewhere=None if self.peers is None else self.peers.connections,
             may_serve=None if stored.membership is None else stored.membership.may_serve,
-            elsewhere=None if self.peers is None else self.peers.connected_sets.elsewhere,
             confirm=self._confirm,
         )
         self.connection_report = ConnectionReport(delivery.connections, self.connection_events.recent)

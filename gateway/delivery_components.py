@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from pyroaring import BitMap
-
 from gateway.audience.cap_segments import CapSegments
 from gateway.audience.policy import PolicyStore
 from gateway.audience.target_resolution import TargetResolver
@@ -138,16 +136,15 @@ class DeliveryComponents:
         observers: DeliveryObservers,
         make_engine: Callable[[DeviceConnections], Engine],
         sent_elsewhere: SentElsewhere | None,
-        connections_elsewhere: ConnectionsElsewhere | None,
+        elsewhere: ConnectionsElsewhere | None,
         may_serve: Callable[[], bool] | None,
-        elsewhere: Callable[[], BitMap] | None,
         confirm: Callable[[], Awaitable[None]] | None,
     ) -> None:
         """`make_engine` makes the engine that tells the connections what happens; `http_url` is what devices fetch
         attachments by; `storage_left` says whether the disk has room to accept more; `may_serve` whether this node's
-        lease holds (None: there is no lease to lose); `elsewhere` gives the devices that are connected to other nodes,
-        `sent_elsewhere` asks these what is in flight there, `connections_elsewhere` for their connections, and
-        `confirm` waits until all of them know what is stored (None: there are no others)."""
+        lease holds (None: there is no lease to lose); `sent_elsewhere` asks other nodes what is in flight there,
+        `elsewhere` for their connections, and `confirm` waits until all of them know what is stored (None: there are
+        no others)."""
         numbers = PushNumbers(has_nodes=elsewhere is not None)
         self.ledger = ledger = Ledger(
             database=database,
@@ -199,7 +196,7 @@ class DeliveryComponents:
             on_connected=observers.connected,
             on_disconnected=observers.disconnected,
             on_revoked=observers.revoked,
-            elsewhere=connections_elsewhere,
+            elsewhere=elsewhere,
         )
         self.alert_limiter = alert_limiter = AlertLimiter(
             database=database,
@@ -228,7 +225,7 @@ class DeliveryComponents:
                 policies=policies,
                 online_of=connections.online_of,
                 clock_ms=clock_ms,
-                elsewhere=elsewhere,
+                elsewhere=elsewhere.devices,
             )
             if elsewhere is not None
             else None
@@ -301,7 +298,7 @@ class DeliveryComponents:
             timers=timers,
             storage_left=storage_left,
             store_made=self.acceptance.store_made,
-            connected=lambda: hand_over.connected if elsewhere is None else hand_over.connected | elsewhere(),
+            connected=connections.online_set,
         )
         self.callers = WaitingCallers(clock_ms)
         self.calls = Calls(

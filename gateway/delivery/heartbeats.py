@@ -90,7 +90,7 @@ class Heartbeats:
     """Keeps heartbeats, and sends the beats that are due. Loop.
 
     `clock_ms` gives server time in milliseconds; `storage_left` says whether the disk has room for a push; `store_made`
-    is acceptance's; `connected` gives the devices that are there.
+    is acceptance's; `connected` gives the devices that are there, in a set that is the caller's.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class Heartbeats:
             return
         self._under_way = True
         self._next = FAR_MS
-        connected = BitMap(self._connected())
+        connected = self._connected()
         found: list[tuple[dict[str, Beaten], int | None]] = []
         """Of the last run of the operation."""
 

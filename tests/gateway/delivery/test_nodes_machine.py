@@ -192,7 +192,7 @@ class TwoNodes(RuleBasedStateMachine):
     @rule(at=NODES)
     def exchange(self, at: int) -> None:
         """A node tells the other who is connected to it."""
-        self.nodes[1 - at].elsewhere = self.nodes[at].connections.online_set()
+        self.nodes[1 - at].elsewhere = self.nodes[at].connections.connected_here()
 
     @rule(device=NUMBERS, at=NODES, is_read=st.booleans())
     def return_slowly(self, device: int, at: int, is_read: bool) -> None:

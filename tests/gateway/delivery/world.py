@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from gateway.audience.policy import Policy
 from gateway.auth import DeviceIdentity
 from gateway.delivery.acceptance import AcceptanceLimits
 from gateway.delivery.attachments import AttachmentLimits
+from gateway.delivery.connections_elsewhere import ConnectionHistory, Presence
 from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery.device_connections import DeviceConnections
 from gateway.delivery.engine import Body, Message
@@ -41,6 +42,25 @@ ALERT = {"title": "Hi"}
 def items(page: ListPage | HistoryPage) -> list[dict[str, Any]]:
     """Of a page as it is sent."""
     return [json.loads(item) for item in page.items]
+
+
+class _OtherNode:
+    """The connections at another node: it says which devices have one, and nothing more of them."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def devices(self) -> BitMap:
+        return self._world.elsewhere
+
+    async def presences(self, device_nos: Sequence[int]) -> Mapping[int, Presence]:
+        return {device_no: Presence(True, None, None) for device_no in self._world.elsewhere & BitMap(device_nos)}
+
+    async def histories(self, device_no: int) -> Sequence[ConnectionHistory]:
+        return []
+
+    async def online_of(self, app_no: int) -> int:
+        return len(self._world.elsewhere)
 
 
 class World:
@@ -131,9 +151,8 @@ class World:
             ),
             make_engine=self._make_engine,
             sent_elsewhere=self.sent_elsewhere,
-            connections_elsewhere=None,
+            elsewhere=_OtherNode(self) if self.has_nodes else None,
             may_serve=self.may_serve,
-            elsewhere=(lambda: self.elsewhere) if self.has_nodes else None,
             confirm=None,
         )
         self.wired = wired
