@@ -32,8 +32,16 @@ def host_names() -> list[str]:
     host = socket.gethostname()
     canonical, resolved = _resolved(host)
     names = [name for name in (canonical, host) if name and not name.startswith("localhost")]
-    addresses = [address for address in (*interface_addresses(), *resolved) if not _is_loopback(address)]
+    addresses = [address for address in (*interface_addresses(), *resolved) if not is_loopback(address)]
     return list(dict.fromkeys([*names, "localhost", *addresses, *LOOPBACK]))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address leads to this machine itself, wherever it is dialled."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def interface_addresses() -> list[str]:
@@ -76,7 +84,3 @@ def _resolved(host: str) -> tuple[str | None, list[str]]:
     # A link-local address comes as ADDRESS%INTERFACE.
     addresses = [str(address[0]) for *_, address in found if "%" not in str(address[0])]
     return (found[0][3] if "." in found[0][3] else None), addresses
-
-
-def _is_loopback(address: str) -> bool:
-    return ipaddress.ip_address(address).is_loopback

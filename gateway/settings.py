@@ -29,6 +29,7 @@ from pydantic_settings import (
 )
 
 from gateway.described_model import attribute_docstrings
+from gateway.host_names import is_loopback
 from gateway.misspelling import nearest
 from gateway.roles import RoleClaim
 
@@ -302,12 +303,12 @@ class Settings(BaseSettings):
             raise ValueError("node_url: nodes share their time, so clock_speed is 1")
         if self.http_port == 0:
             raise ValueError("node_url: others find this node at a port that stays, so http_port is not 0")
-        if self.loopback and not _is_loopback(urlsplit(url).hostname or ""):
+        if self.loopback and not is_loopback(urlsplit(url).hostname or ""):
             raise ValueError(f"node_url: the server listens on {self.bind} alone, where no other node reaches {url}")
 
     @property
     def loopback(self) -> bool:
-        return self.bind == "localhost" or ipaddress.ip_address(self.bind).is_loopback
+        return is_loopback(self.bind)
 
     @classmethod
     def settings_customise_sources(
@@ -337,13 +338,6 @@ class Settings(BaseSettings):
             return cls(**sources)
         except ValidationError as error:
             raise BadSettings(_explain(error, given, from_file, config or found_config())) from None
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _check_environment() -> None:

@@ -5,12 +5,12 @@ Nothing is said where the database is for one server alone, and has no standby.
 
 from __future__ import annotations
 
-import ipaddress
 from collections import Counter
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from gateway.cli.findings import Finding
+from gateway.host_names import is_loopback
 from gateway.store.nodes.examination import ExaminedNode, ExaminedNodes
 
 LEASE_MS = 3_000
@@ -34,7 +34,7 @@ def check_nodes(found: ExaminedNodes, own_url: str | None, now_ms: float, *, nam
         yield Finding(
             "warn", "nodes", f"{own_url} is none of those that serve", "start it, or mend the setting `node_url`"
         )
-    is_one_machine = all(_is_loopback(node.url) for node in found.nodes)
+    is_one_machine = all(_is_on_loopback(node.url) for node in found.nodes)
     for node in found.nodes:
         yield check_node(node, is_one_machine=is_one_machine)
     for url, times in Counter(node.url for node in found.nodes).items():
@@ -53,7 +53,7 @@ def check_node(node: ExaminedNode, *, is_one_machine: bool) -> Finding:
         text = f"{node.url} has not renewed its lease for {node.age_ms / 1000:,.0f} s, and serves nobody"
         remedy = "start it again; the others declare it ended by themselves, and let its devices in"
         return Finding("warn", subject, text, remedy)
-    if not is_one_machine and _is_loopback(node.url):
+    if not is_one_machine and _is_on_loopback(node.url):
         text = f"nodes of other machines do not reach {node.url}"
         return Finding("fail", subject, text, "set its `node_url` to its address in their network")
     return Finding("ok", subject, f"{node.url} renewed its lease {node.age_ms} ms ago; {node.sessions:,} devices")
@@ -88,9 +88,5 @@ def check_standbys(found: ExaminedNodes, *, names_several: bool) -> Iterator[Fin
         yield Finding("ok", "standbys", f"{found.standbys}, and a commit is answered when one has it")
 
 
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _is_on_loopback(url: str) -> bool:
+    return is_loopback(urlsplit(url).hostname or "")
