@@ -16,14 +16,14 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from pyroaring import BitMap
 
 from gateway.nodes.connected_sets import Ask
 from gateway.nodes.membership import Node
 from gateway.nodes.peer_client import PeerUnavailable
-from gateway.nodes.peer_routes import MalformedQuestion
+from gateway.nodes.peer_routes import MalformedQuestion, is_number
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +37,6 @@ NUDGE_PUSHES: Final = 1_000
 """Pushes that one nudge names."""
 NUDGE_APPS: Final = 500
 """Apps of one nudge; those of more are in the next. With numbers of 19 digits both fit into 64 KiB."""
-_MAX_NUMBER: Final = (1 << 63) - 1
-"""Largest number of a push or an app."""
 
 Follower = Callable[[int, int, Sequence[int]], None]
 """(app number, number of its last push, numbers of new pushes): called for each app of a nudge. No numbers: there are
@@ -158,10 +156,6 @@ def _parsed(body: bytes) -> list[tuple[int, int, list[int]]]:
     for app_no, last_push_no, push_nos in found:
         if not isinstance(push_nos, list) or len(push_nos) > NUDGE_PUSHES:
             raise MalformedQuestion(f"a nudge names {NUDGE_PUSHES} pushes at most")
-        if not all(map(_is_number, (app_no, last_push_no, *push_nos))):
+        if not all(map(is_number, (app_no, last_push_no, *push_nos))):
             raise MalformedQuestion("apps and pushes have numbers")
     return found
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= _MAX_NUMBER

@@ -21,7 +21,7 @@ from gateway.delivery.recent_disconnects import OF_DEVICE_DISCONNECTS, Disconnec
 from gateway.nodes.connected_sets import Ask, ConnectedSets
 from gateway.nodes.membership import Node
 from gateway.nodes.peer_client import PeerUnavailable
-from gateway.nodes.peer_routes import MalformedQuestion
+from gateway.nodes.peer_routes import MalformedQuestion, is_number
 
 VERB: Final = "connections"
 ASK_SECONDS: Final = 0.1
@@ -29,7 +29,6 @@ QUESTION_DEVICES: Final = 500
 """Devices of one question: with the longest address each, their presence has 50 KiB."""
 ADDRESS_CHARACTERS: Final = 80
 """Characters of an address that are passed on: IPv6 with a zone and a port."""
-_MAX_NUMBER: Final = (1 << 63) - 1
 
 
 class ConnectionsHere(Protocol):
@@ -81,7 +80,7 @@ class PeerConnections:
     async def online_of(self, app_no: int) -> int:
         """Count the devices of an app that are connected to other nodes."""
         answers = await asyncio.gather(*(self._question(node, {"online": app_no}) for node in self._peers()))
-        return sum(answer for answer in answers if _is_number(answer))
+        return sum(answer for answer in answers if is_number(answer))
 
     async def answer(self, body: bytes) -> bytes:
         """Answer a peer. Raises MalformedQuestion."""
@@ -92,12 +91,12 @@ class PeerConnections:
         here = self._here()
         found: Any
         match kind, about:
-            case "presence", list() if len(about) <= QUESTION_DEVICES and all(map(_is_number, about)):
+            case "presence", list() if len(about) <= QUESTION_DEVICES and all(map(is_number, about)):
                 presences = ((device_no, here.presence(device_no)) for device_no in about)
                 found = [(device_no, one.connected_at, one.address) for device_no, one in presences if one.online]
-            case "history", int() if _is_number(about):
+            case "history", int() if is_number(about):
                 found = here.history(about)
-            case "online", int() if _is_number(about):
+            case "online", int() if is_number(about):
                 found = here.online_here(about)
             case _:
                 raise MalformedQuestion("connections are asked for by device, or by app")
@@ -110,7 +109,7 @@ class PeerConnections:
             answer = await self._question(node, {"presence": asked})
             for one in answer if isinstance(answer, list) else ():
                 match one:
-                    case [int(device_no), int(connected_at), str(address)] if _is_number(connected_at):
+                    case [int(device_no), int(connected_at), str(address)] if is_number(connected_at):
                         if device_no in asked and type(device_no) is int:
                             found[device_no] = Presence(True, connected_at, address[:ADDRESS_CHARACTERS])
         return found
@@ -126,7 +125,7 @@ class PeerConnections:
 def _history(answer: Any) -> ConnectionHistory | None:
     """Read what a peer says of a device; None of what no node says."""
     match answer:
-        case [live, int(since), list(disconnects)] if _is_number(since) and len(disconnects) <= OF_DEVICE_DISCONNECTS:
+        case [live, int(since), list(disconnects)] if is_number(since) and len(disconnects) <= OF_DEVICE_DISCONNECTS:
             ends = [_disconnect(one) for one in disconnects]
             return ConnectionHistory(_live(live), since, [end for end in ends if end is not None])
     return None
@@ -135,7 +134,7 @@ def _history(answer: Any) -> ConnectionHistory | None:
 def _live(answer: Any) -> LiveConnection | None:
     match answer:
         case [int(connected_at), str(address), facts, int() | None as granted, int(in_flight)]:
-            if not all(map(_is_number, (connected_at, granted or 0, in_flight))):
+            if not all(map(is_number, (connected_at, granted or 0, in_flight))):
                 return None
             known: ConnectionFacts | None = None
             match facts:
@@ -147,11 +146,7 @@ def _live(answer: Any) -> LiveConnection | None:
 
 def _disconnect(answer: Any) -> Disconnect | None:
     match answer:
-        case [int(at), int(lasted_ms), str(reason), str(detail)] if _is_number(at) and _is_number(lasted_ms):
+        case [int(at), int(lasted_ms), str(reason), str(detail)] if is_number(at) and is_number(lasted_ms):
             if reason in WORDS:
                 return Disconnect(at, lasted_ms, reason, detail[:MAX_DETAIL_CHARACTERS])
     return None
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= _MAX_NUMBER

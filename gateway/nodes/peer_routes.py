@@ -27,6 +27,8 @@ BODY_BYTES: Final = 64 * 1024
 """Bytes of a question, and of an answer."""
 QUESTIONS_AT_ONCE: Final = 16
 """Questions of one verb that are being read or answered: two of each of eight peers (`peer_client`), and 1 MiB."""
+_MAX_NUMBER: Final = (1 << 63) - 1
+"""Largest number of an app, a push or a time that nodes tell each other."""
 ANSWER_SECONDS: float = 5.0
 """Time for a question to come in and to be answered. Nobody waits as long: it is asked again."""
 
@@ -36,6 +38,11 @@ PeerVerb = Callable[[bytes], Awaitable[bytes]]
 
 class MalformedQuestion(ValueError):
     """The body of a question is not what its verb asks with; the text is for the log of who asked."""
+
+
+def is_number(value: Any) -> bool:
+    """Whether what a peer says is a number of a row, or a time."""
+    return type(value) is int and 0 <= value <= _MAX_NUMBER
 
 
 @dataclass(slots=True)

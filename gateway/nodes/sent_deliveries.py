@@ -22,7 +22,7 @@ from pyroaring import BitMap
 from gateway.nodes.connected_sets import Ask
 from gateway.nodes.membership import Node
 from gateway.nodes.peer_client import PeerUnavailable
-from gateway.nodes.peer_routes import BODY_BYTES, MalformedQuestion
+from gateway.nodes.peer_routes import BODY_BYTES, MalformedQuestion, is_number
 
 VERB: Final = "sent"
 ASK_SECONDS: Final = 0.1
@@ -37,7 +37,6 @@ MAX_DEVICES: Final = 500_000
 as are counted for a page. It is some 20 MiB, whatever a peer says."""
 TURN_DEVICES: Final = 10_000
 """Devices that are looked at in a turn of the loop, about 1 ms."""
-_MAX_NUMBER: Final = (1 << 63) - 1
 _PART: Final = struct.Struct("!Q?I")
 """Number of the push, whether there are more devices, and the length of the Roaring bitmap that follows."""
 
@@ -159,7 +158,7 @@ def _parsed(body: bytes) -> tuple[list[int], int | None, int]:
         raise MalformedQuestion(f"this asks for no pushes: {error}") from None
     if not isinstance(push_nos, list) or len(push_nos) > QUESTION_PUSHES:
         raise MalformedQuestion(f"{QUESTION_PUSHES} pushes can be asked for")
-    if not all(type(number) is int and 0 <= number <= _MAX_NUMBER for number in (*push_nos, device_no, after)):
+    if not all(map(is_number, (*push_nos, device_no, after))):
         raise MalformedQuestion("pushes and devices have numbers")
     if max(device_no, after) >= 1 << 32:
         raise MalformedQuestion("numbers of devices have 32 bits")
