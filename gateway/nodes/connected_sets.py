@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from pyroaring import BitMap, FrozenBitMap
 
 from gateway.nodes.membership import Node
-from gateway.nodes.peer_client import PeerUnavailable
+from gateway.nodes.peer_client import Ask, PeerUnavailable
 from gateway.nodes.peer_routes import BODY_BYTES, MalformedQuestion
 
 VERB: Final = "connected"
@@ -35,8 +35,6 @@ _BLOCK_OVERHEAD_BYTES: Final = 16
 _PART_BYTES: Final = BODY_BYTES - 1_024
 NOT_KNOWN: Final = b"not known"
 """The answer to a node that has begun since the last renewal: it sends its part again."""
-
-Ask = Callable[[Node, str, bytes, float], Awaitable[bytes]]
 
 
 @dataclass(slots=True)

@@ -21,9 +21,8 @@ from functools import partial
 from typing import Final
 
 from gateway.errors import problem
-from gateway.nodes.connected_sets import Ask
 from gateway.nodes.membership import Node
-from gateway.nodes.peer_client import PeerUnavailable
+from gateway.nodes.peer_client import Ask, PeerUnavailable
 from gateway.store.app_locks import NO_APP
 from gateway.store.database import Database
 from gateway.store.nodes.invalidations import (

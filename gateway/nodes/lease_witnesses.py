@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
 from typing import Final
 
 from gateway.nodes.membership import ENDED_SECONDS, RENEWAL_SECONDS, Membership, Node
-from gateway.nodes.peer_client import PeerUnavailable
+from gateway.nodes.peer_client import Ask, PeerUnavailable
 
 VERB: Final = "lease"
 ANSWER_SECONDS = 0.5
@@ -25,7 +24,7 @@ ANSWER_SECONDS = 0.5
 class LeaseWitnesses:
     """The peers of this node, asked about their leases, and its own answers. Loop."""
 
-    def __init__(self, membership: Membership, ask: Callable[[Node, str, bytes, float], Awaitable[bytes]]) -> None:
+    def __init__(self, membership: Membership, ask: Ask) -> None:
         self._membership = membership
         self._ask = ask
 

@@ -20,9 +20,8 @@ from typing import Final
 
 from pyroaring import BitMap
 
-from gateway.nodes.connected_sets import Ask
 from gateway.nodes.membership import Node
-from gateway.nodes.peer_client import PeerUnavailable
+from gateway.nodes.peer_client import Ask, PeerUnavailable
 from gateway.nodes.peer_routes import MalformedQuestion, is_number
 
 log = logging.getLogger(__name__)

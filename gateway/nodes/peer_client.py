@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final
@@ -45,6 +45,10 @@ HEAD_READ_BYTES: Final = 1_024
 """Bytes of it that are parsed in a turn of the loop: 4 ms, if all of it is made to cost most."""
 LOG_SECONDS: Final = 10.0
 """Time between two log lines about one peer."""
+
+
+Ask = Callable[[Node, str, bytes, float], Awaitable[bytes]]
+"""(node, verb, body, seconds to answer): `PeerClient.ask`. Raises PeerUnavailable."""
 
 
 class PeerUnavailable(Exception):

@@ -18,9 +18,9 @@ from gateway.delivery.connection_report import LISTENERS, PROTOCOLS, WORDS
 from gateway.delivery.connections_elsewhere import ConnectionHistory, LiveConnection, Presence
 from gateway.delivery.engine import ConnectionFacts
 from gateway.delivery.recent_disconnects import OF_DEVICE_DISCONNECTS, Disconnect
-from gateway.nodes.connected_sets import Ask, ConnectedSets
+from gateway.nodes.connected_sets import ConnectedSets
 from gateway.nodes.membership import Node
-from gateway.nodes.peer_client import PeerUnavailable
+from gateway.nodes.peer_client import Ask, PeerUnavailable
 from gateway.nodes.peer_routes import MalformedQuestion, is_number
 
 VERB: Final = "connections"

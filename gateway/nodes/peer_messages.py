@@ -17,9 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from gateway.nodes.connected_sets import Ask
 from gateway.nodes.membership import Node
-from gateway.nodes.peer_client import PeerUnavailable
+from gateway.nodes.peer_client import Ask, PeerUnavailable
 from gateway.nodes.peer_routes import BODY_BYTES, MalformedQuestion
 
 VERB: Final = "publish"
