@@ -16,6 +16,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from pyroaring import BitMap
@@ -23,6 +24,7 @@ from pyroaring import BitMap
 from gateway.nodes.membership import Node
 from gateway.nodes.peer_client import Ask, PeerUnavailable
 from gateway.nodes.peer_routes import MalformedQuestion, is_number
+from gateway.nodes.peer_tasks import PeerTasks
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +70,7 @@ class Nudges:
         self._ask = ask
         self._news: dict[Node, dict[int, _News]] = {}
         """What each peer has not been told of yet, by app."""
-        self._tasks: dict[Node, asyncio.Task[None]] = {}
+        self._tasks = PeerTasks()
         self._followers: list[Follower] = []
         self.sent = 0
         """Nudges that a peer has answered, for metrics."""
@@ -89,21 +91,17 @@ class Nudges:
                 of_app = news[app_no] = _News()
             of_app.add(push_no)
             if node not in self._tasks:
-                self._tasks[node] = asyncio.get_running_loop().create_task(self._tell(node, news))
+                self._tasks.begin(node, partial(self._tell, node, news))
 
     def ended(self, node: Node) -> None:
         """Forget a node that has ended."""
         self._news.pop(node, None)
-        task = self._tasks.pop(node, None)
-        if task is not None:
-            task.cancel()
+        self._tasks.ended(node)
 
     async def end(self) -> None:
         """Tell nobody anything more."""
-        tasks = list(self._tasks.values())
-        for node in list(self._news):
-            self.ended(node)
-        await asyncio.gather(*tasks, return_exceptions=True)
+        self._news.clear()
+        await self._tasks.end()
 
     async def answer(self, body: bytes) -> bytes:
         """Pass a peer's nudge on. Raises MalformedQuestion."""
@@ -118,17 +116,13 @@ class Nudges:
         return b""
 
     async def _tell(self, node: Node, news: dict[int, _News]) -> None:
-        try:
-            while news:
-                try:
-                    await self._ask(node, VERB, _next_nudge(news), NUDGE_SECONDS)
-                    self.sent += 1
-                except PeerUnavailable:
-                    self.lost += 1  # it looks by itself
-                await asyncio.sleep(PAUSE_SECONDS)
-        finally:
-            if self._tasks.get(node) is asyncio.current_task():
-                del self._tasks[node]
+        while news:
+            try:
+                await self._ask(node, VERB, _next_nudge(news), NUDGE_SECONDS)
+                self.sent += 1
+            except PeerUnavailable:
+                self.lost += 1  # it looks by itself
+            await asyncio.sleep(PAUSE_SECONDS)
 
 
 def _next_nudge(news: dict[int, _News]) -> bytes:

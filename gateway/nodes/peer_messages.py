@@ -10,16 +10,17 @@ Laws
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from gateway.nodes.membership import Node
 from gateway.nodes.peer_client import Ask, PeerUnavailable
 from gateway.nodes.peer_routes import BODY_BYTES, MalformedQuestion
+from gateway.nodes.peer_tasks import PeerTasks
 
 VERB: Final = "publish"
 PASS_SECONDS: Final = 1.0
@@ -49,7 +50,7 @@ class PeerMessages:
         self._peers = peers
         self._ask = ask
         self._waiting: dict[Node, _Waiting] = {}
-        self._tasks: dict[Node, asyncio.Task[None]] = {}
+        self._tasks = PeerTasks()
         self.dropped = 0
         """Messages that a peer was not told, for want of room or of an answer."""
 
@@ -67,7 +68,7 @@ class PeerMessages:
             waiting.messages.append(message)
             waiting.size += len(message)
             if node not in self._tasks:
-                self._tasks[node] = asyncio.get_running_loop().create_task(self._tell(node, waiting))
+                self._tasks.begin(node, partial(self._tell, node, waiting))
 
     async def answer(self, body: bytes) -> bytes:
         """Publish what a peer passes on. Raises MalformedQuestion."""
@@ -85,28 +86,20 @@ class PeerMessages:
     def ended(self, node: Node) -> None:
         """Forget a node that has ended."""
         self._waiting.pop(node, None)
-        task = self._tasks.pop(node, None)
-        if task is not None:
-            task.cancel()
+        self._tasks.ended(node)
 
     async def end(self) -> None:
         """Tell nobody anything more."""
-        tasks = list(self._tasks.values())
-        for node in list(self._waiting):
-            self.ended(node)
-        await asyncio.gather(*tasks, return_exceptions=True)
+        self._waiting.clear()
+        await self._tasks.end()
 
     async def _tell(self, node: Node, waiting: _Waiting) -> None:
-        try:
-            while waiting.messages:
-                messages = _next_messages(waiting)
-                try:
-                    await self._ask(node, VERB, b"[" + b",".join(messages) + b"]", PASS_SECONDS)
-                except PeerUnavailable:
-                    self.dropped += len(messages)
-        finally:
-            if self._tasks.get(node) is asyncio.current_task():
-                del self._tasks[node]
+        while waiting.messages:
+            messages = _next_messages(waiting)
+            try:
+                await self._ask(node, VERB, b"[" + b",".join(messages) + b"]", PASS_SECONDS)
+            except PeerUnavailable:
+                self.dropped += len(messages)
 
 
 def _next_messages(waiting: _Waiting) -> list[bytes]:
