@@ -126,22 +126,12 @@ def _apply_subscriptions(transaction: Transaction, sessions: dict[str, SessionCh
     rows, gone = [], []
     for client_id, changes in sessions.items():
         for topic_filter, subscription in changes.subscriptions.items():
-            key = {"client_id": client_id, "topic_filter": topic_filter}
             if subscription is None:
-                gone.append(key)
+                gone.append({"client_id": client_id, "topic_filter": topic_filter})
                 continue
-            rows.append(
-                key
-                | {
-                    "qos": subscription.qos,
-                    "no_local": int(subscription.no_local),
-                    "retain_as_published": int(subscription.retain_as_published),
-                    "retain_handling": subscription.retain_handling,
-                    "subscription_identifier": subscription.subscription_identifier,
-                }
-            )
+            rows.append(subscription_row(client_id, subscription))
     _delete(transaction, "mqtt_subscription", {"client_id": "text", "topic_filter": "text"}, gone)
-    _upsert(transaction, "mqtt_subscription", _SUBSCRIPTION_COLUMNS, ("client_id", "topic_filter"), rows)
+    _upsert(transaction, "mqtt_subscription", SUBSCRIPTION_COLUMNS, ("client_id", "topic_filter"), rows)
 
 
 def _apply_outbound(
@@ -203,7 +193,7 @@ _SESSION_COLUMNS = {
     "will_expires_at": "bigint", "will_payload": "bytea", "will_due_at": "bigint", "will_delay": "bigint",
     "will_number": "bigint",
 }  # fmt: skip
-_SUBSCRIPTION_COLUMNS = {
+SUBSCRIPTION_COLUMNS = {
     "client_id": "text", "topic_filter": "text", "qos": "smallint", "no_local": "smallint",
     "retain_as_published": "smallint", "retain_handling": "smallint", "subscription_identifier": "bigint",
 }  # fmt: skip
@@ -219,6 +209,19 @@ _WILL_COLUMNS = {
 }  # fmt: skip
 
 
+def subscription_row(client_id: str, subscription: StoredSubscription) -> dict[str, Any]:
+    """Return a subscription as a row of SUBSCRIPTION_COLUMNS."""
+    return {
+        "client_id": client_id,
+        "topic_filter": subscription.topic_filter,
+        "qos": subscription.qos,
+        "no_local": int(subscription.no_local),
+        "retain_as_published": int(subscription.retain_as_published),
+        "retain_handling": subscription.retain_handling,
+        "subscription_identifier": subscription.subscription_identifier,
+    }
+
+
 def _message_row(message: Message, prefix: str) -> dict[str, Any]:
     topic, qos, retain, properties, expires_at = message_columns(message)
     columns = {"topic": topic, "qos": qos, "retain": retain, "properties": properties, "expires_at": expires_at}
@@ -227,8 +230,8 @@ def _message_row(message: Message, prefix: str) -> dict[str, Any]:
     }
 
 
-def _of_json(columns: dict[str, str]) -> str:
-    """The rows of the JSON array that is the statement's last value."""
+def rows_of_json(columns: dict[str, str]) -> str:
+    """The rows `r` of a JSON array that is a value of the statement, for its FROM; bytes are hexadecimal texts."""
     types = ", ".join(f"{name} {'text' if kind == 'bytea' else kind}" for name, kind in columns.items())
     return f"json_to_recordset(?::json) AS r({types})"
 
@@ -246,7 +249,7 @@ def _upsert(
     values += ["?::bigint"] * len(same)
     changed = ", ".join(f"{name} = excluded.{name}" for name in names if name not in key)
     transaction.execute(
-        f"INSERT INTO {table} ({', '.join(names)}) SELECT {', '.join(values)} FROM {_of_json(columns)}"
+        f"INSERT INTO {table} ({', '.join(names)}) SELECT {', '.join(values)} FROM {rows_of_json(columns)}"
         f" ORDER BY {', '.join(f'r.{name}' for name in key)}"
         f" ON CONFLICT ({', '.join(key)}) DO {f'UPDATE SET {changed}' if changed else 'NOTHING'}",
         (*same.values(), json.dumps(rows)),
@@ -256,7 +259,7 @@ def _upsert(
 def _delete(transaction: Transaction, table: str, key: dict[str, str], gone: list[dict[str, Any]]) -> None:
     if gone:
         same = " AND ".join(f"{table}.{name} = r.{name}" for name in key)
-        transaction.execute(f"DELETE FROM {table} USING {_of_json(key)} WHERE {same}", (json.dumps(gone),))
+        transaction.execute(f"DELETE FROM {table} USING {rows_of_json(key)} WHERE {same}", (json.dumps(gone),))
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from broker.settings import NEVER_EXPIRES
 from broker.store import StoredSession
 from broker.stored_values import optional_microseconds
+from gateway.store.nodes.broker_sessions import SUBSCRIPTION_COLUMNS, rows_of_json, subscription_row
 from gateway.store.transaction import Transaction
 
 SLICE_SESSIONS = 2_000
@@ -42,18 +43,9 @@ def bring_sessions(transaction: Transaction, sessions: Sequence[StoredSession]) 
                 "node": 0 if was_connected else None,
             }
         )
-        subscriptions += [
-            {
-                "client_id": session.client_id,
-                "topic_filter": one.topic_filter,
-                "qos": one.qos,
-                "no_local": int(one.no_local),
-                "retain_as_published": int(one.retain_as_published),
-                "retain_handling": one.retain_handling,
-                "subscription_identifier": one.subscription_identifier,
-            }
-            for one in session.subscriptions
-        ]
+        subscriptions += [subscription_row(session.client_id, one) for one in session.subscriptions]
+    columns = ", ".join(SUBSCRIPTION_COLUMNS)
+    values = ", ".join(f"r.{name}" for name in SUBSCRIPTION_COLUMNS)
     (brought,) = transaction.execute(
         "WITH brought AS (INSERT INTO mqtt_session"
         " (client_id, principal, expiry_interval, expires_at, number, node_no, node_epoch)"
@@ -61,12 +53,8 @@ def bring_sessions(transaction: Transaction, sessions: Sequence[StoredSession]) 
         " FROM json_to_recordset(?::json) AS s(client_id text, principal text, expiry_interval bigint,"
         " expires_at bigint, number bigint, node bigint) ORDER BY s.client_id"
         " ON CONFLICT (client_id) DO NOTHING RETURNING client_id),"
-        " subscribed AS (INSERT INTO mqtt_subscription (client_id, topic_filter, qos, no_local, retain_as_published,"
-        " retain_handling, subscription_identifier)"
-        " SELECT s.client_id, s.topic_filter, s.qos, s.no_local, s.retain_as_published, s.retain_handling,"
-        " s.subscription_identifier FROM json_to_recordset(?::json) AS s(client_id text, topic_filter text,"
-        " qos smallint, no_local smallint, retain_as_published smallint, retain_handling smallint,"
-        " subscription_identifier bigint) JOIN brought AS b ON b.client_id = s.client_id)"
+        f" subscribed AS (INSERT INTO mqtt_subscription ({columns}) SELECT {values}"
+        f" FROM {rows_of_json(SUBSCRIPTION_COLUMNS)} JOIN brought AS b ON b.client_id = r.client_id)"
         " SELECT count(*) FROM brought",
         (json.dumps(rows), json.dumps(subscriptions)),
     ).fetchone()
