@@ -170,9 +170,10 @@ async def test_a_claim_is_given_up_in_time_to_say_when_to_come(nodes: Nodes, mon
     first, second = nodes
     token = await enrol(first)
     await connect(first, token)
+    end = asyncio.Event()
 
     async def silent(body: bytes) -> bytes:
-        await asyncio.sleep(60)
+        await end.wait()
         return b""
 
     assert first.components.peers is not None
@@ -187,6 +188,7 @@ async def test_a_claim_is_given_up_in_time_to_say_when_to_come(nodes: Nodes, mon
     assert takeover_of(second).given_up == 1
     assert not takeover_of(second).waiting
     assert first.components.broker.is_connected(KIOSK)
+    end.set()  # a node that ends waits for what it was asked
 
 
 async def test_a_device_of_a_node_that_has_ended_is_anybodys(nodes: Nodes) -> None:
