@@ -88,6 +88,19 @@ async def connack(client: FakeClient) -> Connack:
     return packets[0]
 
 
+async def the_next(client: FakeClient, kind: type[Packet]) -> Any:
+    """The next packet of a kind, which comes soon; what comes before it is passed over."""
+    found: list[Any] = []
+
+    def has_come() -> bool:
+        found.extend(packet for packet in client.received() if isinstance(packet, kind))
+        return bool(found)
+
+    await until(has_come)
+    assert len(found) == 1
+    return found[0]
+
+
 async def connect(gateway: InProcessGateway, token: str) -> tuple[FakeClient, Connack]:
     client = begin(gateway, token)
     return client, await connack(client)
@@ -110,6 +123,15 @@ def execute(gateway: InProcessGateway, statement: str) -> list[Any]:
         return rows.fetchall() if rows.description else []
 
 
+def claim_by(gateway: InProcessGateway) -> tuple[int, bytes]:
+    """The device's number, and what a node asks that wants the device as it is connected now."""
+    ((device_no, generation),) = execute(gateway, "SELECT device_no, generation FROM connection")
+    assert gateway.components.membership is not None
+    own = gateway.components.membership.own
+    body = {"node": [own.no, own.epoch], "devices": [[device_no, generation, KIOSK]]}
+    return device_no, json.dumps(body).encode()
+
+
 @contextmanager
 def held_row(gateway: InProcessGateway) -> Iterator[None]:
     """The device's row is locked, so that a claim waits for it."""
@@ -124,7 +146,7 @@ async def test_a_device_moves_and_its_session_is_present(nodes: Nodes) -> None:
     here, answer = await connect(first, token)
     assert not answer.session_present
     here.send(Subscribe(1, [Request(f"default/devices/{KIOSK}/push", 1)]))
-    await until(lambda: any(isinstance(packet, Suback) for packet in here.received()))
+    await the_next(here, Suback)
     there, answer = await connect(second, token)
     assert answer.session_present
     assert here.is_closed()
@@ -133,7 +155,7 @@ async def test_a_device_moves_and_its_session_is_present(nodes: Nodes) -> None:
     assert (goodbye.reason_code, goodbye.properties.reason_string) == (0x8E, "session taken over")
     assert KIOSK not in first.components.broker.sessions
     await second.push({"device": KIOSK})
-    await until(lambda: any(isinstance(packet, Publish) for packet in there.received()))
+    await the_next(there, Publish)
     assert (takeover_of(first).yielded, takeover_of(second).claimed) == (1, 1)
     await until(lambda: not takeover_of(second).waiting)
 
@@ -230,10 +252,7 @@ async def test_who_is_being_claimed_is_not_yielded(nodes: Nodes) -> None:
     token = await enrol(first)
     (await connect(first, token))[0].drop()
     await until(lambda: KIOSK not in first.components.broker.sessions)
-    ((device_no, generation),) = execute(first, "SELECT device_no, generation FROM connection")
-    assert second.components.membership is not None
-    other = second.components.membership.own
-    question = json.dumps({"node": [other.no, other.epoch], "devices": [[device_no, generation, KIOSK]]}).encode()
+    _, question = claim_by(second)
     with held_row(first):
         client = begin(first, token)
         await until(lambda: takeover_of(first).waiting)
@@ -249,29 +268,17 @@ async def test_an_acknowledgement_is_stored_before_the_device_is_another_nodes(
     token = await enrol(first)
     here, _ = await connect(first, token)
     here.send(Subscribe(1, [Request(f"default/devices/{KIOSK}/push", 1)]))
-    await until(lambda: any(isinstance(packet, Suback) for packet in here.received()))
+    await the_next(here, Suback)
     push_id = await first.push({"device": KIOSK})
-    sent: list[Publish] = []
-
-    def has_come() -> bool:
-        sent.extend(packet for packet in here.received() if isinstance(packet, Publish))
-        return bool(sent)
-
-    await until(has_come)
+    publish = await the_next(here, Publish)
     monkeypatch.setattr(first.components.delivery.ledger, "_gather", lambda: None)  # nobody else has it stored
-    here.send(Puback(sent[0].packet_id))
+    here.send(Puback(publish.packet_id))
     there, _ = await connect(second, token)
     counts = (await second.call("GET", f"/v1/pushes/{push_id}"))["counts"]
     assert counts["delivered"] == 1
     await second.push({"device": KIOSK})
-    payloads: list[bytes] = []
-
-    def has_come_there() -> bool:
-        payloads.extend(packet.payload for packet in there.received() if isinstance(packet, Publish))
-        return bool(payloads)
-
-    await until(has_come_there)
-    assert push_id.encode() not in payloads[0], "it comes once"
+    again = await the_next(there, Publish)
+    assert push_id.encode() not in again.payload, "it comes once"
 
 
 @pytest.mark.parametrize(
@@ -301,19 +308,6 @@ def test_a_question_fits() -> None:
 
 
 # -- what a device leaves at the node that yields it -------------------------------------------------------------------
-
-
-async def the_next(client: FakeClient, kind: type[Packet]) -> Any:
-    """The next packet of a kind, which comes soon; what comes before it is passed over."""
-    found: list[Any] = []
-
-    def has_come() -> bool:
-        found.extend(packet for packet in client.received() if isinstance(packet, kind))
-        return bool(found)
-
-    await until(has_come)
-    assert len(found) == 1
-    return found[0]
 
 
 async def subscribed(gateway: InProcessGateway, token: str) -> FakeClient:
@@ -364,10 +358,7 @@ async def test_a_yield_does_not_wait_for_a_node_that_is_stopped_in_its_claim(nod
     token = await enrol(first)
     (await connect(first, token))[0].drop()
     await until(lambda: KIOSK not in first.components.broker.sessions)
-    ((device_no, generation),) = execute(first, "SELECT device_no, generation FROM connection")
-    assert second.components.membership is not None
-    other = second.components.membership.own
-    question = json.dumps({"node": [other.no, other.epoch], "devices": [[device_no, generation, KIOSK]]}).encode()
+    device_no, question = claim_by(second)
     with held_row(first):
         async with asyncio.timeout(1):
             assert json.loads(await takeover_of(first).answer(question)) == {"moved": []}
