@@ -21,6 +21,8 @@ from pathlib import Path
 
 import psycopg
 
+from gateway.store.postgresql.address import read_address
+from gateway.store.postgresql.server import PostgresqlServer
 from tests import postgresql
 from tests.end_to_end.harness import DATABASE, Server
 from tests.gateway.in_process import Clock, InProcessGateway
@@ -36,12 +38,20 @@ def shared_server() -> str:
     return os.environ[URL_VARIABLE] if postgresql.is_used() else server_of_process().url
 
 
-def new_database() -> str:
-    """The address of an empty database, for nodes to share."""
+def new_database(template: str = "template1") -> str:
+    """The address of an empty database, for nodes to share. `template`: the database that it is a copy of."""
     name = f"nodes_{os.getpid()}_{next(_databases)}"
     with psycopg.connect(shared_server(), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
     return shared_server().replace("/postgres?", f"/{name}?")
+
+
+@cache
+def _database_with_schema() -> str:
+    """The name of a database of this process whose schema no node has used: a copy takes 0.05 s, and a schema 0.3 s."""
+    url = new_database()
+    PostgresqlServer.open(url, has_nodes=True)
+    return str(read_address(url).parameters["dbname"])
 
 
 class NodeProcess(Server):
@@ -109,7 +119,7 @@ async def gateways_in_process(
     """Start gateways in this process over one database, each a node of it whose HTTP port is open for the others, with
     one clock and the admin key of the first. With `run` they do what nodes do for all, and confirm each other's
     changes."""
-    database = new_database()
+    database = new_database(_database_with_schema())
     clock = Clock()
     async with AsyncExitStack() as ending:
         gateways: list[InProcessGateway] = []
