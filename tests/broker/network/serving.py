@@ -3,29 +3,48 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from broker.authorization import AllowAll, Authenticator
 from broker.broker import Broker
 from broker.clock import ServerClock
-from broker.events import NoEvents
+from broker.message import Message
 from broker.network.listen_address import ListenAddress
 from broker.network.listeners import BrokerServer
 from broker.settings import BrokerSettings
 from broker.store import MemoryStore, SessionStore
 
 
-class Events(NoEvents):
+class Events:
     """An embedder that agrees to everything, and notes how connections ended."""
 
     def __init__(self) -> None:
         self.ends: list[tuple[str, str]] = []
         self.end_noted = asyncio.Event()
 
+    def connected(self, client_id: str, identity: object, session_present: bool) -> None: ...
+
     def disconnected(self, client_id: str, reason: str, detail: str) -> None:
         self.ends.append((client_id, reason))
         self.end_noted.set()
+
+    def ready(self, client_id: str, room: int) -> None: ...
+
+    def delivery_ended(self, client_id: str, handle: int, outcome: int) -> None: ...
+
+    def resume(
+        self, client_id: str, handles: Sequence[int], done: Callable[[Mapping[int, Message | None]], None]
+    ) -> None:
+        done({})
+
+    def published(
+        self, client_id: str, message: Message, done: Callable[[int], None], identifier: int | None = None
+    ) -> None:
+        done(0)
+
+    def released(self, client_id: str, identifiers: Sequence[int], done: Callable[[], None]) -> None:
+        done()
 
 
 class Serving:
