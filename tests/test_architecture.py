@@ -504,6 +504,28 @@ def test_compiled_modules_are_there_and_need_no_package_of_others() -> None:
     assert packages_of_others(*compiled_modules()) == set()
 
 
+def test_nothing_interpreted_inherits_from_what_is_compiled() -> None:
+    """Not in the tests either: with the source it works, and a compiled class refuses when an object is made."""
+    compiled = set(compiled_modules())
+
+    def heirs(tree: ast.Module) -> Iterator[str]:
+        imported = {
+            alias.asname or alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.module in compiled
+            for alias in node.names
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef) and imported & {ast.unparse(base) for base in node.bases}:
+                yield node.name
+
+    assert list(heirs(ast.parse("from broker.events import NoEvents\nclass Events(NoEvents): ..."))) == ["Events"]
+    interpreted = [path for name, path in MODULES.items() if name not in compiled] + [*(ROOT / "tests").rglob("*.py")]
+    texts = {str(path): text for path in interpreted if "from broker." in (text := path.read_text())}
+    found = {path: list(heirs(ast.parse(text))) for path, text in texts.items()}
+    assert not {path: names for path, names in found.items() if names}
+
+
 def test_a_class_that_has_a_length_says_itself_whether_it_is_true() -> None:
     """Python asks for the length. mypyc does not: a compiled object without `__bool__` is always true."""
 
