@@ -82,7 +82,7 @@ def test_node_deliveries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert late > found["request to device socket at 200/s, p50, of another node", "the accepting node"]
 
 
-@pytest.mark.long
+@pytest.mark.full_only
 @pytest.mark.timeout(120)
 def test_node_sessions(tmp_path: Path) -> None:
     """To the end: all devices were at the one node, and at the other."""
