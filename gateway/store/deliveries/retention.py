@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from gateway.store.deliveries.conditions import IS_WAITING
 from gateway.store.deliveries.push_texts import MARK
+from gateway.store.numbers import has_sequences
 from gateway.store.transaction import Transaction
 
 READ_PUSHES = 1_000
@@ -120,7 +121,7 @@ def remove_beats(transaction: Transaction, app_no: int, before: int, count: int)
 
 
 def remove_device_rows(transaction: Transaction, count: int) -> int:
-    """Remove rows of up to `count` removed devices that no delivery needs, and of their people; how many.
+    """Remove rows of up to `count` removed devices that no delivery needs, and what there is of them; how many.
 
     Those are devices that were removed before the oldest push with deliveries was accepted. Writer thread.
     """
@@ -133,6 +134,7 @@ def remove_device_rows(transaction: Transaction, count: int) -> int:
     ).fetchall()
     if removed:
         numbers = json.dumps([no for (no,) in removed])
-        for table in ("consent_record", "alert_use"):
+        # Which node serves a device only PostgreSQL has.
+        for table in ("consent_record", "alert_use", *(("connection",) if has_sequences(transaction) else ())):
             transaction.execute(f"DELETE FROM {table} WHERE device_no IN (SELECT value FROM json_each(?))", (numbers,))
     return len(removed)

@@ -13,6 +13,7 @@ from gateway.store.deliveries import delivery_sets
 from gateway.store.deliveries.delivery_sets import remove_sets
 from gateway.store.deliveries.event_log import lost_before, position_of
 from gateway.store.deliveries.retention import FORGET
+from gateway.store.nodes.connections import claim_devices
 from gateway.store.transaction import Transaction
 from tests.gateway.delivery.world import APP, World, items
 
@@ -240,7 +241,7 @@ def test_who_opted_out_after_a_push_is_known_when_its_deliveries_are_gone(world:
     assert world.run(world.analytics.of_push(APP.no, push_id))["opted_out"] == 1
 
 
-def test_what_is_known_of_a_person_leaves_with_the_device(world: World) -> None:
+def test_what_is_known_of_a_person_leaves_with_the_device(world: World, database_of_test: str) -> None:
     world.run(
         world.policies.set_policy(APP.no, Policy.model_validate({"caps": {"limits": [{"count": 9, "per": "day"}]}}))
     )
@@ -249,12 +250,16 @@ def test_what_is_known_of_a_person_leaves_with_the_device(world: World) -> None:
     world.push(notification={"title": "Hi"})
     world.acknowledge()
     world.remove()
-    counts = "SELECT (SELECT count(*) FROM consent_record), (SELECT count(*) FROM alert_use)"
-    assert world.row(counts) == (1, 1)
+    tables = ["consent_record", "alert_use"]
+    if database_of_test == "postgresql":
+        tables.append("connection")
+        claim_devices(world.connection, [1], no=1, epoch=1)
+    counts = f"SELECT {', '.join(f'(SELECT count(*) FROM {table})' for table in tables)}"
+    assert world.row(counts) == (1,) * len(tables)
     world.passes(2 * DAY)
     world.passes(31 * DAY)
     sweep(world)
-    assert world.row(counts) == (0, 0)
+    assert world.row(counts) == (0,) * len(tables)
 
 
 def test_uses_of_critical_are_on_record_as_long_as_counts(world: World) -> None:
