@@ -212,8 +212,8 @@ class Components:
             database=database,
             clock_ms=clock_ms,
             allowed=networks,
-            on_changed=lambda webhook: self.webhook_sender.webhook_changed(webhook),
-            on_replay=lambda webhook: self.webhook_sender.replay_asked(webhook),
+            on_changed=lambda webhook_id: self.webhook_sender.webhook_changed(webhook_id),
+            on_replay=lambda webhook_id: self.webhook_sender.replay_asked(webhook_id),
         )
         self.webhook_sender = WebhookSender(
             database=database, feed=self.feed, store=self._webhooks, clock_ms=clock_ms, allowed=networks

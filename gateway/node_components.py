@@ -136,18 +136,22 @@ class NodeComponents:
         while await self._database.write(remove_seen, apps=NO_APP):
             pass
 
+    async def follow_others(self) -> None:
+        """Find what other nodes have stored, for those who follow it here and of tasks that are done elsewhere."""
+        self._parts.feed.find_new()
+        if not self.tasks.is_owned(TaskName.ANALYTICS):
+            self._delivery.analytics.forget_changes()
+        if not self.tasks.is_owned(TaskName.WATCHES):
+            await self._delivery.watches.follow_others()
+        if not self.tasks.is_owned(TaskName.WEBHOOKS):
+            await self._parts.webhooks.follow_others()
+        if not self.tasks.is_owned(TaskName.CAMPAIGNS):
+            self._parts.campaigns.forget()
+
     async def _follow_repeatedly(self) -> None:
         while True:
             try:
-                self._parts.feed.find_new()
-                if not self.tasks.is_owned(TaskName.ANALYTICS):
-                    self._delivery.analytics.forget_changes()
-                if not self.tasks.is_owned(TaskName.WATCHES):
-                    await self._delivery.watches.follow_others()
-                if not self.tasks.is_owned(TaskName.WEBHOOKS):
-                    await self._parts.webhooks.follow_others()
-                if not self.tasks.is_owned(TaskName.CAMPAIGNS):
-                    self._parts.campaigns.forget()
+                await self.follow_others()
             except Exception as error:  # above all a database that is away: it is tried again
                 log.warning("what other nodes have stored cannot be seen, trying again: %s", error)
             await asyncio.sleep(LOOK_SECONDS)
@@ -182,7 +186,7 @@ class NodeComponents:
         self._delivery.analytics.is_counting = True
 
     async def _begin_sending(self) -> None:
-        await self._parts.webhooks.load()
+        await self.invalidations.between_reads(self._parts.webhooks.load)
         self._parts.webhook_sender.sends = True
         self._parts.webhook_sender.start()
 

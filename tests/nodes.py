@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -114,11 +115,11 @@ def start_nodes(
 
 @asynccontextmanager
 async def gateways_in_process(
-    folder: Path, count: int = 2, *, run: bool = False
+    folder: Path, count: int = 2, *, run: bool = False, **settings: Any
 ) -> AsyncIterator[list[InProcessGateway]]:
     """Start gateways in this process over one database, each a node of it whose HTTP port is open for the others, with
     one clock and the admin key of the first. With `run` they do what nodes do for all, and confirm each other's
-    changes."""
+    changes. `settings`: of each, besides its folder."""
     database = new_database(_database_with_schema())
     clock = Clock()
     async with AsyncExitStack() as ending:
@@ -128,7 +129,9 @@ async def gateways_in_process(
             path.mkdir()
             listener = socket.create_server(("127.0.0.1", 0))
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            gateway = await InProcessGateway.build_node(path, asyncio.get_running_loop(), database, url, clock)
+            gateway = await InProcessGateway.build_node(
+                path, asyncio.get_running_loop(), database, url, clock, **settings
+            )
             await gateway.listen(listener, run=run)
             ending.push_async_callback(gateway.close)
             gateway.key = gateway.key or gateways[0].key

@@ -132,7 +132,8 @@ class WebhookSender:
         self._limit = ConcurrencyLimit(MAX_REQUESTS, MAX_REQUESTS_PER_APP)
         self._resolver = DnsResolver()
         self._extra = ExtraReads()
-        self._closing: set[asyncio.Task[None]] = set()
+        self._closing: dict[str, asyncio.Task[None]] = {}
+        """Webhook id -> the end of its receiver, which the next one waits for."""
         self._tested: set[str] = set()
         self._ended = False
         self.may_send: Callable[[], bool] | None = None
@@ -155,8 +156,8 @@ class WebhookSender:
 
     def start(self) -> None:
         """Begin to send to all webhooks that are enabled, if it is this server that sends."""
-        for webhook in self._store.webhooks.values():
-            self.webhook_changed(webhook)
+        for webhook_id in self._store.webhooks:
+            self.webhook_changed(webhook_id)
 
     def tick(self) -> None:
         """Send what is due. Called a few times a second."""
@@ -170,7 +171,7 @@ class WebhookSender:
         for receiver in receivers:
             self._drop(receiver)
         if self._closing:
-            await asyncio.wait(self._closing)
+            await asyncio.wait(self._closing.values())
         await self._resolver.close()
 
     async def test(self, webhook: WebhookState) -> dict[str, Any]:
@@ -202,30 +203,31 @@ class WebhookSender:
 
     # -- receivers ---------------------------------------------------------------------------------------------------
 
-    def webhook_changed(self, webhook: WebhookState) -> None:
-        """The old receiver ends before the new one begins: a lane has one request under way."""
-        receiver = self._receivers.pop(webhook.id, None)
-        if receiver is None:
-            self._add(webhook)
-        else:
-            self._drop(receiver).add_done_callback(lambda _: self._add(webhook))
+    def webhook_changed(self, webhook_id: str) -> None:
+        """Go on with what the store knows of a webhook, which was made, changed or removed. The old receiver ends
+        before the new one begins, however often that happens meanwhile: a lane has one request under way."""
+        receiver = self._receivers.pop(webhook_id, None)
+        if receiver is not None:
+            self._drop(receiver)
+        elif webhook_id not in self._closing:
+            self._add(webhook_id)
 
-    def _add(self, webhook: WebhookState) -> None:
-        wanted = webhook.id in self._store.webhooks and webhook.fields.enabled
-        if not wanted or self._ended or not self.sends or webhook.id in self._receivers:
+    def _add(self, webhook_id: str) -> None:
+        webhook = self._store.webhooks.get(webhook_id)
+        if webhook is None or not webhook.fields.enabled or self._ended or not self.sends:
             return
         receiver = _Receiver(
             webhook,
             GuardedClient(self._allowed, self._resolver.of_share(webhook.app_no), extra=self._extra),
-            self._feed.follow(webhook.app_no, lambda: self._has_events(webhook.id)),
+            self._feed.follow(webhook.app_no, lambda: self._has_events(webhook_id)),
             webhook.fields.url,
         )
-        self._receivers[webhook.id] = receiver
+        self._receivers[webhook_id] = receiver
         self._start_due(receiver)
 
-    def _drop(self, receiver: _Receiver) -> asyncio.Task[None]:
-        """End a receiver; what is under way may end within GRACE_SECONDS. What was answered in time need not be sent
-        again."""
+    def _drop(self, receiver: _Receiver) -> None:
+        """End a receiver, then begin the next one of its webhook if there is to be one. What is under way may end
+        within GRACE_SECONDS: what was answered in time need not be sent again."""
         receiver.dropped = True
         self._feed.unfollow(receiver.follower)
         tasks = list(receiver.tasks.values())
@@ -239,10 +241,13 @@ class WebhookSender:
                     await asyncio.wait(late)
             await receiver.client.close()
 
+        def closed(closing: asyncio.Task[None]) -> None:
+            del self._closing[receiver.webhook.id]
+            self._add(receiver.webhook.id)
+
         closing = asyncio.get_running_loop().create_task(close())
-        self._closing.add(closing)
-        closing.add_done_callback(self._closing.discard)
-        return closing
+        self._closing[receiver.webhook.id] = closing
+        closing.add_done_callback(closed)
 
     def _has_events(self, webhook_id: str) -> None:
         receiver = self._receivers.get(webhook_id)
@@ -250,13 +255,15 @@ class WebhookSender:
             receiver.dirty.update(range(LANES_PER_WEBHOOK))
             self._start_due(receiver)
 
-    def replay_asked(self, webhook: WebhookState) -> None:
-        receiver = self._receivers.get(webhook.id)
+    def replay_asked(self, webhook_id: str) -> None:
+        receiver = self._receivers.get(webhook_id)
         if receiver is not None:
             receiver.replays = True
             self._start_due(receiver)
 
     def _start_due(self, receiver: _Receiver) -> None:
+        if receiver.disabling:
+            return  # what its other lanes are to be sent waits, until it is enabled again
         now_ms = self._clock_ms()
         for lane in receiver.webhook.lanes:
             if lane.no in receiver.dirty and lane.no not in receiver.tasks and lane.next_at <= now_ms:
@@ -413,7 +420,7 @@ class WebhookSender:
             webhook.fields = webhook.fields.model_copy(update={"enabled": False})
             log.warning("webhook %s is disabled: %s", webhook.id, why, extra={"webhook": webhook.id})
             # Not from within one of the tasks that this cancels.
-            asyncio.get_running_loop().call_soon(self.webhook_changed, webhook)
+            asyncio.get_running_loop().call_soon(self.webhook_changed, webhook.id)
         return letter is not None and not receiver.disabling
 
     def _delay(self, attempts: int, outcome: ReceiverResponse | RequestFailed) -> int:

@@ -159,6 +159,13 @@ class WebhookState:
         return self.no, self.id
 
     @property
+    def as_asked(self) -> tuple[object, ...]:
+        """What people have made of the webhook, or failures of its receiver: two states that are equal in it are the
+        same to who sends. Times alone do not tell: two nodes may change a webhook in one millisecond."""
+        secrets = self.secret, self.old_secret, self.old_secret_until
+        return self.fields, *secrets, self.updated_at, self.disabled_at, self.disabled_reason
+
+    @property
     def failing_since(self) -> int | None:
         """Time since which its receiver does not take some of what is sent; None: it does."""
         return min((lane.failing_since for lane in self.lanes if lane.failing_since is not None), default=None)
@@ -198,11 +205,11 @@ class WebhookStore:
         database: Database,
         clock_ms: Callable[[], int],
         allowed: Sequence[Network],
-        on_changed: Callable[[WebhookState], None],
-        on_replay: Callable[[WebhookState], None],
+        on_changed: Callable[[str], None],
+        on_replay: Callable[[str], None],
     ) -> None:
-        """`on_changed` is called when a webhook was made, changed or removed, `on_replay` when some of its dead letters
-        are to be sent again."""
+        """`on_changed` is called with the id of a webhook that was made, changed or removed, `on_replay` when some of
+        its dead letters are to be sent again."""
         self._database = database
         self._clock_ms = clock_ms
         self._allowed = allowed
@@ -211,7 +218,13 @@ class WebhookStore:
         self._followed_at = 0
 
     async def load(self) -> None:
-        """Load all webhooks, after a start, or before this node sends what is for them."""
+        """Load all webhooks, after a start, or before this node sends what is for them; not while `reload` is called,
+        which may know later ones."""
+
+        self.webhooks = await self._read_all()
+
+    async def _read_all(self) -> dict[str, WebhookState]:
+        """Read all webhooks as they are stored, by id."""
 
         def read(transaction: Transaction) -> tuple[list[rows.WebhookRow], list[rows.LaneRow]]:
             return rows.stored_webhooks(transaction), rows.stored_lanes(transaction)
@@ -220,7 +233,7 @@ class WebhookStore:
         by_no = {row.no: _state_of(row) for row in webhooks}
         for lane in lanes:
             by_no[lane.webhook_no].lanes.append(_progress_of(lane))
-        self.webhooks = {webhook.id: webhook for webhook in by_no.values()}
+        return {webhook.id: webhook for webhook in by_no.values()}
 
     async def reload(self, webhook_id: str) -> None:
         """Know of a webhook what is stored: another node has made, changed or removed it. How far its lanes have come
@@ -237,12 +250,12 @@ class WebhookStore:
         stored = await self._database.read(read)
         known = self.webhooks.get(webhook_id)
         if stored is None:
-            if self.webhooks.pop(webhook_id, None) is not None and known is not None:
-                self._on_changed(known)
+            if self.webhooks.pop(webhook_id, None) is not None:
+                self._on_changed(webhook_id)
         elif known is None:
             self.webhooks[webhook_id] = stored
-            self._on_changed(stored)
-        elif (known.updated_at, known.disabled_at) != (stored.updated_at, stored.disabled_at):
+            self._on_changed(webhook_id)
+        elif known.as_asked != stored.as_asked:
             known.secret, known.old_secret, known.old_secret_until = (
                 stored.secret, stored.old_secret, stored.old_secret_until,
             )  # fmt: skip
@@ -250,21 +263,23 @@ class WebhookStore:
             known.disabled_at, known.disabled_reason = stored.disabled_at, stored.disabled_reason
             if stored.fields.enabled:
                 known.restart_lanes()
-            self._on_changed(known)
+            self._on_changed(webhook_id)
         else:
-            self._on_replay(known)  # if it was not that, there are none to send
+            self._on_replay(webhook_id)  # if it was not that, there are none to send
 
     async def follow_others(self) -> None:
-        """Know what became of what another node has sent. Called again and again, costs a statement each FOLLOW_MS."""
+        """Know what became of what another node has sent. Called again and again, costs two statements each
+        FOLLOW_MS."""
         now_ms = self._clock_ms()
-        if not self.webhooks or now_ms - self._followed_at < FOLLOW_MS:
+        webhooks = self.webhooks  # when this node is about to send, `load` makes others, which are not to be set back
+        if not webhooks or now_ms - self._followed_at < FOLLOW_MS:
             return
         self._followed_at = now_ms
-        for row in await self._database.read(rows.stored_webhooks):
-            known = self.webhooks.get(row.id)
+        for webhook_id, stored in (await self._read_all()).items():
+            known = webhooks.get(webhook_id)
             if known is not None:
-                known.succeeded_at, known.failed_at, known.last_error = row.succeeded_at, row.failed_at, row.last_error
-                known.dropped = row.dropped
+                known.succeeded_at, known.failed_at = stored.succeeded_at, stored.failed_at
+                known.last_error, known.dropped, known.lanes = stored.last_error, stored.dropped, stored.lanes
 
     def of_app(self, app_no: int) -> list[WebhookState]:
         return [webhook for webhook in self.webhooks.values() if webhook.app_no == app_no]
@@ -285,8 +300,6 @@ class WebhookStore:
 
     async def add(self, app_no: int, new: NewWebhook) -> dict[str, Any]:
         """Make a webhook, which is told of what happens from now on. Raises Problem 422."""
-        if len(self.of_app(app_no)) >= MAX_WEBHOOKS:
-            raise problem("invalid_request", f"an app has at most {MAX_WEBHOOKS} webhooks: remove one first")
         wanted = self._checked_filter(new)
         fields = WebhookFields.model_construct(**new.model_dump(exclude={"secret"}))
         now_ms = self._clock_ms()
@@ -304,6 +317,8 @@ class WebhookStore:
             webhook.disabled_at, webhook.disabled_reason = now_ms, "by its operator"
 
         def write(transaction: Transaction) -> Position:
+            if rows.count_webhooks(transaction, app_no) >= MAX_WEBHOOKS:
+                raise problem("invalid_request", f"an app has at most {MAX_WEBHOOKS} webhooks: remove one first")
             webhook.no = rows.insert_webhook(
                 transaction,
                 webhook.id,
@@ -323,8 +338,8 @@ class WebhookStore:
 
         position = await self._database.write(write, app_no)
         webhook.lanes = [LaneProgress(lane, position) for lane in range(LANES_PER_WEBHOOK)]
-        self.webhooks[webhook.id] = webhook
-        self._on_changed(webhook)
+        self.webhooks.setdefault(webhook.id, webhook)  # with nodes it may have been loaded, and be sent to by now
+        self._on_changed(webhook.id)
         return {**webhook.described(), "secret": webhook.secret}
 
     async def change(self, webhook: WebhookState, fields: WebhookFields) -> dict[str, Any]:
@@ -351,7 +366,7 @@ class WebhookStore:
         webhook.disabled_at, webhook.disabled_reason = disabled
         if fields.enabled:
             webhook.restart_lanes()
-        self._on_changed(webhook)
+        self._on_changed(webhook.id)
         return webhook.described()
 
     async def rotate(self, webhook: WebhookState) -> dict[str, Any]:
@@ -371,7 +386,7 @@ class WebhookStore:
         """Remove a webhook with its dead letters."""
         await self._database.write(partial(rows.remove_webhook, key=webhook.key), webhook.app_no)
         if self.webhooks.pop(webhook.id, None) is not None:
-            self._on_changed(webhook)
+            self._on_changed(webhook.id)
 
     async def count_dead_letters(self, webhook: WebhookState) -> int:
         """Count the dead letters of a webhook."""
@@ -398,7 +413,7 @@ class WebhookStore:
             lambda transaction: rows.request_replays(transaction, webhook.key, ids, now_ms), webhook.app_no
         )
         if count:
-            self._on_replay(webhook)
+            self._on_replay(webhook.id)
         return count
 
     def _checked_filter(self, fields: WebhookFields) -> Callable[[str], bool]:

@@ -139,6 +139,12 @@ class Invalidations:
                 self._noted = seen
             return self._seen
 
+    async def between_reads(self, load: Callable[[], Awaitable[None]]) -> None:
+        """Load what invalidations are about while none is read: what is loaded is no older than what is known here, and
+        what is stored meanwhile is read behind it. Raises as `load`."""
+        async with self._lock:
+            await load()
+
     async def confirm(self) -> None:
         """Wait until all live nodes know what is stored now. Call it when a change has committed.
 

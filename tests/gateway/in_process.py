@@ -186,10 +186,12 @@ class InProcessGateway:
         return gateway
 
     def share_requests(self, other: InProcessGateway) -> None:
-        """Have each request answered by this gateway or the other, at random."""
-        self._sharing = self, other
-        self._transport = _EitherTransport([self._transport, other._transport])
-        self.http = self.client(self.key)
+        """Have each request to this gateway or the other answered by one of them, at random."""
+        both = self, other
+        transport = _EitherTransport([gateway._transport for gateway in both])
+        for gateway in both:
+            gateway._sharing, gateway._transport = both, transport
+            gateway.http = gateway.client(gateway.key)
 
     async def catch_up(self) -> None:
         """Have all nodes that requests are shared with know what each of them has stored, before the clock is moved: a
@@ -198,6 +200,8 @@ class InProcessGateway:
             assert gateway.components.nodes is not None, "there are several"
             await gateway.components.nodes.invalidations.read()
             await gateway.components.nodes.tasks.follow()
+            gateway.components._webhooks._followed_at = 0  # it looks seldom, by a clock that stands still
+            await gateway.components.nodes.follow_others()
 
     async def owner_of(self, task: TaskName) -> InProcessGateway:
         """The one that does a task for all, once one does, when it knows what the others have stored."""

@@ -93,6 +93,12 @@ def stored_lanes(transaction: Transaction, webhook_no: int | None = None) -> lis
     return [LaneRow._make(row) for row in rows]
 
 
+def count_webhooks(transaction: Transaction, app_no: int) -> int:
+    """Count the webhooks of an app. Writer thread."""
+    (count,) = transaction.execute("SELECT count(*) FROM webhook WHERE app_no = ?", (app_no,)).fetchone()
+    return int(count)
+
+
 def insert_webhook(
     transaction: Transaction,
     webhook_id: str,

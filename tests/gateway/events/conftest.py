@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from gateway.nodes.tasks import TaskName
 from gateway.store.deliveries.event_log import EventPage, Position
 from tests.gateway.in_process import InProcessGateway
 from tests.receiver import Receiver
@@ -20,8 +21,19 @@ HOUR = 60 * MINUTE
 
 
 @pytest.fixture
-async def gateway(tmp_path: Path) -> AsyncIterator[InProcessGateway]:
-    gateway = await InProcessGateway.build(tmp_path, asyncio.get_running_loop(), webhook_networks=("127.0.0.1",))
+async def gateway(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[InProcessGateway]:
+    """A gateway; with `--nodes` that of two which sends to webhooks, and either of them answers requests."""
+    networks = ("127.0.0.1",)
+    if request.config.getoption("--nodes"):
+        if request.node.get_closest_marker("of_one_server"):
+            pytest.skip("about one server")
+        from tests.nodes import gateways_in_process
+
+        async with gateways_in_process(tmp_path, 2, run=True, webhook_networks=networks) as (first, second):
+            first.share_requests(second)
+            yield await first.owner_of(TaskName.WEBHOOKS)
+        return
+    gateway = await InProcessGateway.build(tmp_path, asyncio.get_running_loop(), webhook_networks=networks)
     yield gateway
     await gateway.close()
 
@@ -84,6 +96,8 @@ class Fleet:
         return events
 
     async def status(self) -> dict[str, Any]:
+        """What any node says of the webhook, when it has heard what became of the last request."""
+        await self.gateway.catch_up()
         return dict(await self.gateway.call("GET", self.path))
 
     async def dead_letters(self) -> list[dict[str, Any]]:
@@ -92,6 +106,17 @@ class Fleet:
     async def passes(self, milliseconds: int) -> None:
         self.gateway.clock.milliseconds += milliseconds
         self.gateway.components.webhook_sender.tick()
+
+    async def rests(self) -> None:
+        """Until the sender has looked at all that it has been told of. What comes while a lane looks it is sent at the
+        next tick."""
+        sender = self.gateway.components.webhook_sender
+
+        def is_done() -> bool:
+            sender.tick()
+            return not any(receiver.tasks or receiver.dirty for receiver in sender._receivers.values())
+
+        await self.until(is_done, "rest")
 
     async def until(self, predicate: Callable[[], bool], what: str) -> None:
         """Time stands still. `what` is for who reads."""

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import random
 import threading
+from collections import Counter
 from collections.abc import Callable
 from email.utils import formatdate
 from pathlib import Path
@@ -98,6 +99,62 @@ async def test_a_slow_receiver_gets_one_request_of_a_lane_at_a_time(
     release.set()
     await fleet.all_arrives(receiver)
     assert receiver.at_once == LANES_PER_WEBHOOK
+
+
+async def test_a_webhook_that_is_changed_again_and_again_has_one_request_of_a_lane_at_a_time(
+    gateway: InProcessGateway, fleet: Fleet, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a request is under way its webhook waits for the answer, however often it is changed meanwhile."""
+    monkeypatch.setattr(webhook_sender, "GRACE_SECONDS", 30.0)
+    release = threading.Event()
+
+    def slow(request: Request) -> tuple[int, dict[str, str]]:
+        assert release.wait(30)
+        return 200, {}
+
+    receiver.answer = slow
+    await fleet.hook(receiver.url)
+    await fleet.happens(1)
+    await fleet.until(lambda: len(receiver.requests) == LANES_PER_WEBHOOK, "a request of each lane")
+    for number in range(3):
+        await gateway.call("PATCH", fleet.path, json={"description": f"change {number}"})
+    await fleet.happens(1)  # long enough for another request
+    assert len(receiver.requests) == LANES_PER_WEBHOOK
+    release.set()
+    await fleet.all_arrives(receiver)
+    assert receiver.at_once == LANES_PER_WEBHOOK
+
+
+async def test_a_webhook_that_is_being_disabled_is_sent_nothing_more(
+    gateway: InProcessGateway, fleet: Fleet, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not what its own end is told by either, while that is being stored."""
+    receiver.answer = answering(410)
+    sender, stored, go_on = gateway.components.webhook_sender, asyncio.Event(), asyncio.Event()
+    write = gateway.database.write
+
+    async def slowly(operation: Any, *arguments: Any, **options: Any) -> Any:
+        done = await write(operation, *arguments, **options)
+        if "_record_failure" in getattr(operation, "__qualname__", ""):
+            stored.set()
+            await go_on.wait()
+        return done
+
+    monkeypatch.setattr(sender._database, "write", slowly)
+    await fleet.hook(receiver.url)
+    await fleet.happens(1, devices=1)
+    await stored.wait()
+    await fleet.is_told()
+    sender.tick()
+    go_on.set()
+    await fleet.until(lambda: not sender._receivers, "its end")
+    assert len(receiver.requests) == 1
+
+
+async def test_an_app_has_no_webhooks_too_many_however_many_are_made_at_once(gateway: InProcessGateway) -> None:
+    made = [gateway.http.post("/v1/webhooks", json={"url": "http://127.0.0.1:9/"}) for _ in range(MAX_WEBHOOKS + 5)]
+    answers = await asyncio.gather(*made)
+    assert Counter(answer.status_code for answer in answers) == {201: MAX_WEBHOOKS, 422: 5}
 
 
 async def test_a_receiver_that_is_down_for_an_hour_loses_nothing(
@@ -583,7 +640,7 @@ async def test_what_was_not_wanted_is_never_lost(gateway: InProcessGateway, flee
     """Long after, when it has left, a restart must not take it for a loss."""
     await fleet.hook(receiver.url, types=["webhook.disabled"])
     await fleet.happens(1)
-    await fleet.until(lambda: not gateway.components.webhook_sender.lanes_busy, "rest")
+    await fleet.rests()
     await fleet.passes(2 * HOUR)
     await fleet.happens(1, devices=1)  # one event: a position is stored once an hour, when the first is passed over
     last = await gateway.components.feed.last(1)
