@@ -160,8 +160,10 @@ class WebhookState:
 
     @property
     def as_asked(self) -> tuple[object, ...]:
-        """What people have made of the webhook, or failures of its receiver: two states that are equal in it are the
-        same to who sends. Times alone do not tell: two nodes may change a webhook in one millisecond."""
+        """What people have made of the webhook, or failures of its receiver.
+
+        Two states that are equal in it are the same to who sends. Times alone do not tell: two nodes may change a
+        webhook in one millisecond."""
         secrets = self.secret, self.old_secret, self.old_secret_until
         return self.fields, *secrets, self.updated_at, self.disabled_at, self.disabled_reason
 
@@ -218,9 +220,9 @@ class WebhookStore:
         self._followed_at = 0
 
     async def load(self) -> None:
-        """Load all webhooks, after a start, or before this node sends what is for them; not while `reload` is called,
-        which may know later ones."""
+        """Load all webhooks, after a start, or before this node sends what is for them.
 
+        Not while `reload` is called, which may know later ones."""
         self.webhooks = await self._read_all()
 
     async def _read_all(self) -> dict[str, WebhookState]:

@@ -140,8 +140,10 @@ class Invalidations:
             return self._seen
 
     async def between_reads(self, load: Callable[[], Awaitable[None]]) -> None:
-        """Load what invalidations are about while none is read: what is loaded is no older than what is known here, and
-        what is stored meanwhile is read behind it. Raises as `load`."""
+        """Load what invalidations are about while none is read.
+
+        What is loaded is no older than what is known here, and what is stored meanwhile is read behind it. Raises as
+        `load`."""
         async with self._lock:
             await load()
 
