@@ -160,7 +160,7 @@ class WebhookState:
 
     @property
     def as_asked(self) -> tuple[object, ...]:
-        """What was asked of the webhook, and whether it is disabled.
+        """The webhook as it was asked for, and whether it is disabled.
 
         Two states that are equal in it are the same to who sends. Times alone do not tell: two nodes may change a
         webhook in one millisecond."""
