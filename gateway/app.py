@@ -63,6 +63,11 @@ EXIT_LEASE_LOST = 69
 """Exit code of a node whose lease is over (`EX_UNAVAILABLE` of sysexits.h); the next start begins a new epoch."""
 EXIT_LATER = 75
 """Exit code of a start that may work later (`EX_TEMPFAIL` of sysexits.h)."""
+SWITCH_SECONDS = 0.0005
+"""After which a thread that wants the interpreter's lock gets it. With Python's own 0.005 the writer's thread waits so
+long for each statement while the loop is at work: beside 480 connections that ask without end, the latest of 75 pushes
+came after 19-241 ms in five runs, and comes after 19-136. Measured in turns, it costs nothing: a push to 1,000 devices
+1.16 of what it was (stream), request to socket 0.83 (p99)."""
 NOISY_LOGGERS = ("uvicorn", "psycopg", "alembic", "sqlalchemy", "asyncio", "httpx2", "httpcore2", "h11")
 """Kept at warnings: what they say below is not for an operator. Statements have values in them, and the addresses of
 webhooks their tokens."""
@@ -72,6 +77,7 @@ def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; the process's exit code."""
     for name in NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
+    sys.setswitchinterval(SWITCH_SECONDS)
     data_dir = settings.data_dir
     formatter = line_formatter(settings.log_format, LOG_FORMAT)
     refuse = partial(_refuse, formatter)

@@ -22,7 +22,8 @@ LARGE_BODY_REQUESTS: Final = REQUESTS_PER_TURN
 """Requests that a body of some thousand values counts for: parsing it takes a turn of its own."""
 SLICE_SECONDS: Final = 0.002
 """Time from one slice of long work to the next, of all requests: half the time is left to others. Without
-the pause the loop would hardly be without Python's lock, for which each statement of the writer's thread waits 5 ms."""
+the pause the loop would hardly be without Python's lock, for which each statement of the writer's thread waits
+`app.SWITCH_SECONDS`."""
 
 
 class RequestTurns:
