@@ -531,7 +531,8 @@ class Expectations:
             known = (after or reason == "not_acknowledged") and self._ends[index] >= self.least_attempts
             ends = f"the device has refused nothing, and lost its connection {self._ends[index]} times"
             return None if known else f"it was refused ({reason}); {ends}"
-        if state == "suppressed" and reason and reason == self.departures.reason(index, push):
+        left = self.departures.reason(index, push)
+        if state == "suppressed" and left is not None and (after or reason == left):
             return None
         if state == "suppressed" and (reason in self.may_suppress or (after and self.may_suppress)):
             return None

@@ -68,6 +68,8 @@ class Sent:
     answered_at: float
     recalled: bool = False
     """A recall was tried."""
+    recall_refused: bool = False
+    """It goes on then, behind what was handed over meanwhile."""
 
     @property
     def held_back(self) -> bool:
@@ -364,7 +366,8 @@ class FleetUnderKills:
         luck = dice.random()
         if luck < 0.05:
             self.accepted[push_id].recalled = True
-            api.request("DELETE", f"/v1/pushes/{push_id}")
+            answer = api.request("DELETE", f"/v1/pushes/{push_id}")
+            self.accepted[push_id].recall_refused = answer.status_code == 503
         elif luck < 0.15:
             answer = api.request("GET", f"/v1/pushes/{push_id}")
             if answer.status_code not in (200, 503):
@@ -485,7 +488,7 @@ class FleetUnderKills:
             new = publish.push_id not in known
             known.add(publish.push_id)
             passed = sent.request["priority"] == "critical" and sent.request.get("channel") in muted
-            if sent.held_back or (passed and not sent.request["ttl"]):
+            if sent.held_back or sent.recall_refused or (passed and not sent.request["ttl"]):
                 continue  # what passes a muted channel now or never has no place among the others
             on = publish.connection, sent.request["priority"]
             before = last_on.get(on)

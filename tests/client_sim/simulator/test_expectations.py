@@ -357,6 +357,20 @@ def suppressed_because_its_person_left(history: History) -> None:
     history.server(history.push(3, A), (A, "suppressed", "no_consent"))
 
 
+def revived_after_its_person_left(history: History) -> None:
+    history.expectations.departures.left(A, 1.1, None, False)
+    number = history.push(1, A)
+    history.arrive(number, A, 1.2)
+    history.server(number, (A, "delivered", "after_suppressed"))
+
+
+def revived_after_another_person_left(history: History) -> None:
+    history.expectations.departures.left(B, 1.1, None, False)
+    number = history.push(1, A)
+    history.arrive(number, A, 1.2)
+    history.server(number, (A, "delivered", "after_suppressed"))
+
+
 def suppressed_for_another_reason(history: History) -> None:
     history.expectations.departures.left(A, 0.5, None, False)
     history.server(history.push(1, A), (A, "suppressed", "channel_muted"))
@@ -641,6 +655,8 @@ def unanswered_but_arrived(history: History) -> None:
         (suppressed_by_no_rule, {"unexplained": 1}),
         (suppressed_by_a_rule, {}),
         (suppressed_because_its_person_left, {}),
+        (revived_after_its_person_left, {}),
+        (revived_after_another_person_left, {"unexplained": 1}),
         (suppressed_for_another_reason, {"unexplained": 1}),
         (another_person_left, {"unexplained": 1}),
         (it_came_though_its_person_had_left, {"unexplained": 1}),

@@ -54,7 +54,7 @@ def test_pushes_in_flight_from_others_keep_nothing_from_its_end(
     last = world.push({"device": "d1"}, ttl=12)
     world.now += 20_000
     world.run(sweep.follow_others())
-    waiting = world.connection.execute("SELECT count(*) FROM delivery WHERE state = 0").fetchone()
+    waiting = world.connection.execute("SELECT count(*) FROM whole_delivery WHERE state = 0").fetchone()
     assert waiting == (len(others.sent),)
     assert world.counts(last.push_id)["expired"] == 1
     asked = others.asked
@@ -63,4 +63,4 @@ def test_pushes_in_flight_from_others_keep_nothing_from_its_end(
     world.now += RECHECK_MS
     others.sent.clear()
     world.run(sweep.follow_others())
-    assert world.connection.execute("SELECT count(*) FROM delivery WHERE state = 0").fetchone() == (0,)
+    assert world.connection.execute("SELECT count(*) FROM whole_delivery WHERE state = 0").fetchone() == (0,)
