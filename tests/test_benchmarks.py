@@ -46,6 +46,7 @@ def test_handshakes(tmp_path: Path) -> None:
     assert found["TLS handshakes and connects", "the same without TLS"] > 0
 
 
+@pytest.mark.sqlite("whose file it fills")
 def test_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To the end: every connected device has acknowledged every push. The file says how devices were found."""
     monkeypatch.setattr(segments, "SINGLE_PUSHES", 10)

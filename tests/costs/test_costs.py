@@ -28,6 +28,7 @@ ENVIRONMENT = {"PYTHONHASHSEED": "0", "FLEETPUSH_PURE": "1"}
 configure a server are left out."""
 
 
+@pytest.mark.sqlite("whose pages are counted")
 def test_hot_operations_cost_what_is_recorded() -> None:
     measured = subprocess.run(
         [sys.executable, "-m", "tests.costs", "--json"],
