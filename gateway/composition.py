@@ -265,7 +265,7 @@ class Components:
         self._key_cache = KeyCache(self._database, self._clock_ms)
         self.people = PeopleComponents(
             settings=self._settings, database=self._database, keys=self._key_cache, clock_ms=self._clock_ms,
-            clock=loop.time, share_of=share_of,
+            clock=loop.time, share_of=share_of, has_peers=self.moving_sessions is not None,
         )  # fmt: skip
         self.turns = RequestTurns(loop)
         self._bodies = BodyBudget(loop.time)

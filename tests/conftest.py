@@ -48,7 +48,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Long tests come first, so that none is left running alone at the end; what is for `--full` only comes then. Ten
     times the work may take ten times as long. What is about SQLite's file is left out over another database."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
-    if config.getoption("--database") == "postgresql":
+    if config.getoption("--database") == "postgresql" or config.getoption("--nodes"):
         _leave_out(config, items, "sqlite")
     if not config.getoption("--full"):
         _leave_out(config, items, "full_only")

@@ -8,6 +8,7 @@ Laws
    when it has not been used for `idle_ms`, or is `lifetime_ms` old. Its row goes with the commit that revokes the key
    or signs out, else within a minute; a row whose time is over is never loaded.
 2. Use renews it. How far is written for all together once in FLUSH_MS, so that a kill forgets a minute of use at most.
+   With several nodes the others may know as little of it, and end a session that much later.
 3. There is always a new token: what a browser shows when it signs in is ended and never adopted, so that nobody can be
    made to use a session that another person knows (fixation).
 4. A holder (a key, a person) has SESSIONS_OF_HOLDER sessions, and the server MAX_SESSIONS. One more ends the one of
@@ -54,6 +55,8 @@ SIGN_IN_MS = 10_000
 """Time in which a holder may sign in once more: 3 MiB of the audit log in a day at most."""
 FLUSH_MS = 60_000
 """Time between two writes of how far sessions were used, and of those that have ended."""
+PEERS_MS = 2 * FLUSH_MS
+"""How old may be what a node knows of a session's use at another one: that one's flush, and as much for its way."""
 
 SignIn = Literal["key", "oidc"]
 
@@ -82,12 +85,14 @@ class ConsoleSession:
 class ConsoleSessions:
     """Sessions of people, in memory and in the ledger. Runs on the *loop*."""
 
-    def __init__(self, *, database: Database, clock_ms: Callable[[], int], idle_ms: int, lifetime_ms: int) -> None:
+    def __init__(
+        self, *, database: Database, clock_ms: Callable[[], int], idle_ms: int, lifetime_ms: int, has_peers: bool
+    ) -> None:
         """`clock_ms` gives server time in milliseconds. A session ends `idle_ms` after its last use, and `lifetime_ms`
-        after it began."""
+        after it began; with other nodes, at which it may be in use, PEERS_MS later."""
         self._database = database
         self._clock_ms = clock_ms
-        self._idle_ms = idle_ms
+        self._idle_ms = idle_ms + (PEERS_MS if has_peers else 0)
         self._lifetime_ms = lifetime_ms
         self._by_hash: dict[bytes, ConsoleSession] = {}
         self._used: set[str] = set()

@@ -105,6 +105,7 @@ async def test_an_id_that_is_taken_does_not_spend_the_code(gateway: InProcessGat
     assert listed["state"] == "used"
 
 
+@pytest.mark.of_one_server  # whose counters are compared
 async def test_a_lost_answer_is_repeated_for_the_device_that_proves_to_be_the_same(gateway: InProcessGateway) -> None:
     code = (await invited(gateway))["code"]
     lost = await enrolled(gateway, code, nonce=NONCE)
@@ -185,6 +186,7 @@ async def test_a_code_that_is_over_costs_the_writer_nothing(
     await refused(gateway, 409, "code_used", code=used, nonce=NONCE)
 
 
+@pytest.mark.of_one_server  # whose counters are compared
 async def test_a_mistyped_code_is_told_from_a_wrong_one(gateway: InProcessGateway) -> None:
     code = (await invited(gateway))["code"]
     other = "0" if code[0] != "0" else "1"
@@ -284,6 +286,7 @@ async def test_pages_of_any_origin_may_enrol(gateway: InProcessGateway) -> None:
         assert answer.headers["access-control-allow-origin"] == "*", "a page can read why"
 
 
+@pytest.mark.of_one_server  # whose folder has the CA
 async def test_the_address_of_a_code_names_the_server_and_its_ca(gateway: InProcessGateway) -> None:
     made = await invited(gateway)
     assert made["url"] == f"http://push.example:8080/enrol#{made['code']}"

@@ -88,6 +88,7 @@ async def test_who_lost_the_answer_renews_with_what_it_has(gateway: InProcessGat
     assert isinstance(await connects(gateway, old), Refused), "its week began with the first renewal"
 
 
+@pytest.mark.of_one_server  # an error is stored later, and shown by its node at once
 async def test_an_expired_token_is_refused_and_the_operator_sees_why(gateway: InProcessGateway) -> None:
     token = await enrolled(gateway)
     gateway.clock.milliseconds += DAYS * DAY_MS

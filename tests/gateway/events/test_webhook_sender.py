@@ -735,6 +735,7 @@ async def test_a_webhook_is_tested_whatever_it_is_doing(
     assert await fleet.log() == []
 
 
+@pytest.mark.of_one_server  # each has one at a time
 async def test_one_test_of_a_webhook_at_a_time(gateway: InProcessGateway, fleet: Fleet, receiver: Receiver) -> None:
     release = threading.Event()
     asked = threading.Event()

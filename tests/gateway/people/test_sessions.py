@@ -108,6 +108,7 @@ async def test_the_key_of_a_request_wins_over_its_session(
     await gateway.call("GET", "/v1/pushes", http=browser, headers={"Authorization": "Basic dTpw"})
 
 
+@pytest.mark.of_one_server  # other nodes hear of its use once a minute
 async def test_use_renews_a_session_and_idleness_ends_it(
     gateway: InProcessGateway, browser: httpx2.AsyncClient
 ) -> None:
@@ -119,6 +120,7 @@ async def test_use_renews_a_session_and_idleness_ends_it(
     await gateway.refused("GET", "/v1/pushes", 401, "unauthorized", browser)
 
 
+@pytest.mark.of_one_server  # other nodes hear of its use once a minute
 async def test_a_day_s_work_ends_a_session_however_much_it_is_used(
     gateway: InProcessGateway, browser: httpx2.AsyncClient
 ) -> None:
@@ -131,6 +133,7 @@ async def test_a_day_s_work_ends_a_session_however_much_it_is_used(
     await gateway.refused("GET", "/v1/session", 401, "unauthorized", browser)
 
 
+@pytest.mark.of_one_server  # whose memory is written
 async def test_use_is_written_once_a_minute_and_survives_a_restart(
     gateway: InProcessGateway, browser: httpx2.AsyncClient, tmp_path: Path
 ) -> None:
@@ -237,6 +240,7 @@ async def test_two_cookies_of_the_name_count_for_nothing(
     await gateway.call("GET", "/v1/pushes", http=browser, headers={"Cookie": f"theme=dark; {COOKIE}={token}; x"})
 
 
+@pytest.mark.of_one_server  # other nodes hear of its use once a minute
 async def test_the_session_of_a_holder_that_was_not_used_for_longest_makes_room(
     gateway: InProcessGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,6 +258,7 @@ async def test_the_session_of_a_holder_that_was_not_used_for_longest_makes_room(
     assert len(await rows(gateway)) == 2
 
 
+@pytest.mark.of_one_server  # the limit is of each
 async def test_a_key_cannot_fill_the_audit_log_with_sign_ins(
     gateway: InProcessGateway, browser: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -284,6 +289,7 @@ async def test_a_stream_ends_with_the_time_of_its_session(
     assert sessions.known(token) is None  # without a flush
 
 
+@pytest.mark.of_one_server  # other nodes hear of its use once a minute
 async def test_a_full_server_takes_the_room_from_the_app_that_has_most_of_it(
     gateway: InProcessGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -311,6 +317,7 @@ async def test_a_session_reaches_its_own_app_only(gateway: InProcessGateway, bro
     await gateway.refused("DELETE", f"/v1/keys/{ours['id']}", 404, "key_not_found", browser, headers=OURS)
 
 
+@pytest.mark.of_one_server  # the limit is of each
 async def test_wrong_keys_are_answered_late_and_too_many_not_at_all(
     gateway: InProcessGateway, browser: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
