@@ -17,6 +17,8 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
+from pyroaring import BitMap
+
 from broker.broker import Broker
 from broker.log_writer import LogWriter
 from broker.network.descriptor_shares import share_of, share_out
@@ -240,6 +242,7 @@ class Components:
         self.measurements = Measurements(
             database=database, ledger=delivery.ledger, hand_over=delivery.hand_over, acceptance=delivery.acceptance,
             connections=delivery.connections, clock_ms=clock_ms,
+            elsewhere=BitMap if self.peers is None else self.peers.connections.devices,
         )  # fmt: skip
         sources = self._sources(log_writer)
         self.metrics = Metrics(sources)
@@ -334,6 +337,8 @@ class Components:
             membership=self.membership,
             peers=self.peers,
             moving_sessions=self.moving_sessions,
+            invalidations=None if self.nodes is None else self.nodes.invalidations,
+            new_pushes=delivery.new_pushes,
             certificates=lambda: self.certificate_ends,
             log_lines=lambda: {
                 "queue_full": log_writer.dropped,

@@ -23,6 +23,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
+from pyroaring import BitMap
+
 from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.device_connections import DeviceConnections
 from gateway.delivery.hand_over import HandOver
@@ -227,12 +229,20 @@ _END_TYPES = frozenset(f"delivery.{state.label}" for state in ENDS)
 class CriticalPushes:
     """Ages of the critical pushes that have waited longest: for a connected device, and for one that is away.
 
-    What is in flight waits too. A connected device has been waiting since its connection at the earliest.
+    What is in flight waits too. A connected device has been waiting since its connection at the earliest. One that is
+    connected to another node, which `elsewhere` knows, is neither here nor away.
     """
 
-    def __init__(self, database: Database, hand_over: HandOver, clock_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        hand_over: HandOver,
+        clock_ms: Callable[[], int],
+        elsewhere: Callable[[], BitMap] = BitMap,
+    ) -> None:
         self._database = database
         self._hand_over = hand_over
+        self._elsewhere = elsewhere
         self._clock_ms = clock_ms
         self._pace = Pace(CRITICAL_INTERVAL_SECONDS)
         self._since: dict[str, int | None] = {"connected": None, "away": None}
@@ -254,10 +264,11 @@ class CriticalPushes:
         finally:
             self._pace.end(now, pause)
         connected, devices = self._hand_over.connected, self._hand_over.devices
+        anywhere = connected | self._elsewhere()
         since_connection: list[int] = []
         away: int | None = None
         for accepted_at, waits_for in waiting:
-            if away is None and waits_for - connected:
+            if away is None and waits_for - anywhere:
                 away = accepted_at
             here = (waits_for & connected)[:CRITICAL_DEVICES]
             since_connection += [max(accepted_at, devices[device_no].connected_at) for device_no in here]
@@ -265,7 +276,8 @@ class CriticalPushes:
 
 
 class Measurements:
-    """Everything that is measured in the background. `clock_ms` gives server time in milliseconds."""
+    """Everything that is measured in the background. `clock_ms` gives server time in milliseconds, `elsewhere` the
+    devices that are connected to other nodes."""
 
     def __init__(
         self,
@@ -276,6 +288,7 @@ class Measurements:
         acceptance: Acceptance,
         connections: DeviceConnections,
         clock_ms: Callable[[], int],
+        elsewhere: Callable[[], BitMap],
     ) -> None:
         self._acceptance = acceptance
         self._connections = connections
@@ -286,7 +299,7 @@ class Measurements:
         self.census = DeliveryCensus(database, ledger)
         self.waiting = WaitingDeliveries(database, clock_ms)
         self.ended = EndedDeliveries(database, self.minutes)
-        self.critical = CriticalPushes(database, hand_over, clock_ms)
+        self.critical = CriticalPushes(database, hand_over, clock_ms, elsewhere)
         self.lag = LatencyHistogram()
         """Time by which the event loop was late, measured several times a second."""
 

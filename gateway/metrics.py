@@ -56,6 +56,7 @@ from gateway.delivery.hand_over import HandOver
 from gateway.delivery.heartbeats import Heartbeats
 from gateway.delivery.idempotency_quota import IdempotencyQuota
 from gateway.delivery.ledger import Ledger
+from gateway.delivery.new_pushes import NewPushes
 from gateway.delivery.receipts import Receipts
 from gateway.delivery.rule_changes import RuleChanges
 from gateway.delivery.text_rendering import TextRenderer
@@ -71,6 +72,7 @@ from gateway.latency import LatencyHistogram
 from gateway.measurements import Measurements
 from gateway.metrics_key import MetricsKey
 from gateway.nodes.components import PeerComponents, SessionComponents
+from gateway.nodes.invalidations import Invalidations
 from gateway.nodes.membership import Membership
 from gateway.people.components import PeopleComponents
 from gateway.plans.campaigns import Campaigns
@@ -140,9 +142,19 @@ class MetricsSources:
     """Bytes that can be written until new pushes are refused."""
     webhooks: WebhookStore
     membership: Membership | None
-    """The lease of this node; None, as the two below: the server has its database alone."""
+    """The lease of this node; None, as those below: the server has its database alone."""
     peers: PeerComponents | None
     moving_sessions: SessionComponents | None
+    invalidations: Invalidations | None
+    new_pushes: NewPushes | None
+
+    def behind_seconds(self) -> dict[str, float]:
+        """Give the seconds by which this node is behind others, by what it reads of them; 0 without nodes."""
+        pushes, changes = self.new_pushes, self.invalidations
+        return {
+            "pushes": 0.0 if pushes is None else pushes.behind_seconds(),
+            "changes": 0.0 if changes is None else changes.behind_seconds(),
+        }
 
     def over_share(self) -> dict[str, int]:
         """Count the refusals because of a share, by its name."""
@@ -426,6 +438,8 @@ class _Collector(Collector):
             CounterMetricFamily, "log_lines_dropped", "Lines that the log lacks.", "reason", sources.log_lines()
         )
         path = sources.database.path
+        text = "0 if PostgreSQL's settings let a power cut take what was accepted (fsync and its like are off)."
+        yield _gauge("database_durable", text, sources.database.is_durable)
         yield _gauge("database_size_bytes", "Bytes of the database and its log.", sources.database.size_bytes())
         yield _gauge("disk_free_bytes", "Bytes free on the disk of the data directory.", disk_free(path))
         yield from _backups(path.parent)
@@ -483,6 +497,18 @@ class _Collector(Collector):
         yield _gauge("nodes_live", text, 0 if membership is None else 1 + len(membership.peers()))
         text = "Seconds that this node may serve if it renews its lease no more; 3 where all is well."
         yield _gauge("node_lease_seconds", text, 0.0 if membership is None else membership.seconds_left())
+        text = "Nodes that this one has declared ended, because they did not renew their lease."
+        yield _counter("node_ends_declared", text, 0 if membership is None else membership.declared)
+        text = (
+            "Time since this node has last read what others have stored: new `pushes`, or `changes` of what it keeps."
+        )
+        yield _by_label(GaugeMetricFamily, "node_behind_seconds", text, "of", self._sources.behind_seconds())
+        invalidations = self._sources.invalidations
+        text = "Requests with a change that is stored, and not known to every node yet."
+        yield _gauge("node_changes_waiting", text, 0 if invalidations is None else invalidations.waiting)
+        text = "Time that changes waited until every node knew them; empty without nodes."
+        waits = LatencyHistogram() if invalidations is None else invalidations.waits
+        yield _histogram("node_confirmation_seconds", text, waits)
         names = ("sent", "lost", "received")
         text = "Nudges: other nodes told of new pushes for their devices, by outcome. One that is lost costs 0.25 s."
         nudges = {name: 0 if peers is None else int(getattr(peers.nudges, name)) for name in names}

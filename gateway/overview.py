@@ -27,6 +27,7 @@ CRITICAL_WAITS_SECONDS = {"connected": 60, "away": 900}
 WEBHOOK_FAILS_SECONDS = 900
 DISK_FILLING_BYTES = 1 << 30
 WRITER_BEHIND_SECONDS = 2
+NODE_BEHIND_SECONDS = 5
 DESCRIPTORS_SHARE = 0.8
 BACKUP_ATTEMPTS = 2
 BACKUP_OLD_SECONDS = 604_800
@@ -152,6 +153,13 @@ class Overview:
         if age > WRITER_BEHIND_SECONDS:
             text = "What is to be stored waits: another program has the ledger locked, or the disk is slow."
             yield ServerAlert("FleetpushWriterBehind", CRITICAL, age, text)
+        behind = max(sources.behind_seconds().values())
+        if behind > NODE_BEHIND_SECONDS and sources.membership is not None and sources.membership.may_serve():
+            text = "This node does not read what other nodes have stored: its devices wait."
+            yield ServerAlert("FleetpushNodeBehind", CRITICAL, behind, text)
+        if not sources.database.is_durable:
+            text = "PostgreSQL's settings let a power cut take what was accepted: the log names those that are off."
+            yield ServerAlert("FleetpushDatabaseNotDurable", CRITICAL, 0, text)
         connections = float(getattr(sources.broker, "connections"))  # noqa: B009  # the broker's counters are an object
         if connections > DESCRIPTORS_SHARE * sources.device_descriptors:
             text = "Few file descriptors are left for connections of devices: raise LimitNOFILE."

@@ -84,6 +84,8 @@ class NewPushes:
         self._under_way = False
         self._has_failed = False
         """The last read could not be made, which was logged."""
+        self._unread_since: int | None = None
+        """Server time in milliseconds since which a read has been asked for, and none has come back; None: one has."""
         self._is_nudged = False
         """Something may have been stored since the read that is under way."""
         self._found: deque[NewPush] = deque()
@@ -131,6 +133,12 @@ class NewPushes:
             self._is_nudged = True
         elif self._positions:
             self._read()
+
+    def behind_seconds(self) -> float:
+        """Return the seconds for which a read has been asked for, and none has come back; 0: nothing is to be read."""
+        if self._unread_since is None or not self._positions:
+            return 0.0
+        return max(self._clock_ms() - self._unread_since, 0) / 1000
 
     def told(self, app_no: int, last_push_no: int, push_nos: Sequence[int]) -> None:
         """Learn from another node that it has stored pushes of an app for devices here."""
@@ -191,6 +199,8 @@ class NewPushes:
     def _read(self) -> None:
         self._under_way = True
         self._is_nudged = False
+        if self._unread_since is None:
+            self._unread_since = self._clock_ms()
         self.reads += 1
         self._database.read_new(
             partial(read_new_pushes, positions=dict(self._positions)),
@@ -318,6 +328,8 @@ class NewPushes:
             self._positions[app_no] = max(self._positions.pop(app_no), push_no)
         self._reached, self._loaded, self._ended = {}, {}, {}
         self._under_way = False
+        if not self._has_failed:
+            self._unread_since = None
         if self._is_nudged:
             self.nudge()
 

@@ -20,7 +20,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final
 
+from broker.clock import boottime
 from gateway.errors import problem
+from gateway.latency import LatencyHistogram
 from gateway.nodes.membership import Node
 from gateway.nodes.peer_client import Ask, PeerUnavailable
 from gateway.store.app_locks import NO_APP
@@ -72,6 +74,10 @@ class Invalidations:
         """Held while something is read: it is done in order, and once."""
         self.waiting = 0
         """Requests that wait for other nodes, for metrics."""
+        self.waits = LatencyHistogram()
+        """Time that changes waited until all nodes knew them, for metrics."""
+        self._read_at = boottime()
+        """When everything was last read, in seconds of CLOCK_BOOTTIME."""
 
     def on(self, kind: InvalidationKind, handler: Callable[[Invalidation], Awaitable[None]]) -> None:
         """Have a handler called with each invalidation of a kind; it may come again. Before `begin`."""
@@ -81,6 +87,10 @@ class Invalidations:
         """Have peers asked to read at once, while somebody waits; `ask` is that of `PeerClient`. They read without it,
         a moment later."""
         self._peers, self._ask = peers, ask
+
+    def behind_seconds(self) -> float:
+        """Return the seconds since this node has last read what others have changed, to the end; for metrics."""
+        return boottime() - self._read_at
 
     async def answer(self, body: bytes) -> bytes:
         """Answer a peer that waits: read what is new. Raises as `read`."""
@@ -137,6 +147,7 @@ class Invalidations:
                     partial(note_seen, node_no=self._own.no, node_epoch=self._own.epoch, seen=seen), apps=NO_APP
                 )
                 self._noted = seen
+            self._read_at = boottime()
             return self._seen
 
     async def between_reads(self, load: Callable[[], Awaitable[None]]) -> None:
@@ -152,6 +163,13 @@ class Invalidations:
 
         Raises Problem 503 if that takes too long, StorageError.
         """
+        began = boottime()
+        try:
+            await self._wait_for_all()
+        finally:
+            self.waits.add((boottime() - began) * 1000, 1)
+
+    async def _wait_for_all(self) -> None:
         target = await self._database.read_soon(last_invalidation)
         await self.read()
         if await self._is_seen(target):

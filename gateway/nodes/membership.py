@@ -100,6 +100,8 @@ class Membership:
         self._loop = loop
         self._peers: dict[int, Node] = {}
         self._followers: list[tuple[Callable[[Node], None], Callable[[Node], None]]] = []
+        self.declared = 0
+        """Epochs of other nodes that this one has declared ended, for metrics."""
         self._watched: dict[int, _Watched] = {}
         self._asked_at: float | None = None
         """Since when a renewal waits for its answer."""
@@ -296,6 +298,7 @@ class Membership:
             return False
         if not self._connection.run(partial(leases.declare_ended, no=row.no, epoch=row.epoch, renewals=row.renewals)):
             return False
+        self.declared += 1
         log.warning("node %d (%s) has not renewed its lease: declared ended", row.no, row.url)
         return True
 

@@ -37,6 +37,10 @@ class Backend(Protocol):
     def trouble(self) -> str | None:
         """The reason why nothing can be stored at the moment, as the last try has shown; it may pass by itself."""
 
+    @property
+    def is_durable(self) -> bool:
+        """Whether its settings let what is committed survive a power cut, as of a minute ago."""
+
     def connect_writer(self) -> Transaction:
         """The writer's connection. Raises StorageError."""
 

@@ -154,6 +154,11 @@ class Database:
         """Explain why nothing can be stored at the moment; None: it can, as far as is known."""
         return self._backend.trouble if self.trouble is None else self.trouble.detail
 
+    @property
+    def is_durable(self) -> bool:
+        """Whether the database's settings let what is committed survive a power cut, as of a minute ago."""
+        return self._backend.is_durable
+
     def ask_again(self) -> None:
         """Have the writer ask a database that was away, even if nothing else is written.
 

@@ -53,6 +53,7 @@ class LedgerFile:
     has_nodes = False
     counts_groups = False
     trouble = None
+    is_durable = True  # every connection is made with `synchronous=FULL`
 
     def __init__(self, path: Path) -> None:
         self._path = path

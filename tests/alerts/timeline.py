@@ -14,7 +14,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import httpx2
 from prometheus_client.parser import text_string_to_metric_families
@@ -24,7 +24,11 @@ from tests.alerts.shipped import ALERTS, alerts, selectors
 from tests.end_to_end.harness import Server
 from tests.third_party import require
 
-JOB: Final = 'job="fleetpush",instance="push.example:8080"'
+INSTANCE: Final = "push.example:8080"
+JOB: Final = f'job="fleetpush",instance="{INSTANCE}"'
+_JOB_LABEL: Final = r'job="([^"]+)"'
+DURABLE: Final = "fleetpush_database_durable"
+"""The databases of tests do not sync, and say so: it is the test's fault, and told by no rule."""
 CALM_MINUTES: Final = 40
 """Minutes for which the first sample is repeated: longer than any rule looks back for what is usual."""
 STEP_MINUTES: Final = 4
@@ -52,20 +56,21 @@ def scrape(server: Server) -> Scrape:
     except httpx2.TransportError:
         return {f"up{{{JOB}}}": 0.0}
     assert answer.status_code == 200, answer.text
-    return {f"up{{{JOB}}}": 1.0} | samples(answer.text)
+    return samples(answer.text)
 
 
-def samples(text: str) -> Scrape:
-    """The samples of a text of Prometheus that rules ask for."""
-    found: Scrape = {}
+def samples(text: str, instance: str = INSTANCE) -> Scrape:
+    """The samples of a text of Prometheus that rules ask for, of a server that has answered."""
+    job = JOB.replace(INSTANCE, instance)
+    found: Scrape = {f"up{{{job}}}": 1.0}
     watched = [line for line in text.splitlines() if re.split("[{ ]", line, maxsplit=1)[0] in WATCHED]
     for family in text_string_to_metric_families("\n".join(watched)):  # not of everything: that takes ten times as long
         for sample in family.samples:
             if math.isfinite(sample.value):
-                labels = [JOB, *(f'{label}="{value}"' for label, value in sample.labels.items())]
+                labels = [job, *(f'{label}="{value}"' for label, value in sample.labels.items())]
                 age = time.time() - sample.value
                 found[f"{sample.name}{{{','.join(labels)}}}"] = age if sample.name.endswith(TIME) else sample.value
-    return found
+    return found | {f"{DURABLE}{{{job}}}": 1.0}
 
 
 def value_of(scraped: Scrape, name: str, **labels: str) -> float:
@@ -92,33 +97,53 @@ def firing_over(folder: Path, timeline: Sequence[Scrape], interval_seconds: int)
     return found
 
 
+def firing_by_job(folder: Path, timeline: Sequence[Scrape], interval_seconds: int) -> dict[str, set[str]]:
+    """The alerts of each job that fire at any time, one sample each interval; of every job that has samples."""
+    (answer,) = _ask(folder, timeline, interval_seconds, [len(timeline) - 1])
+    found: dict[str, set[str]] = {job: set() for one in timeline for key in one for job in re.findall(_JOB_LABEL, key)}
+    for alert, job in re.findall(rf'alertname="(\w+)", {_JOB_LABEL}', answer):
+        found[job].add(alert)
+    return found
+
+
 def _evaluate(folder: Path, timeline: Sequence[Scrape], seconds: int, ends: Sequence[int]) -> list[set[str]]:
     """The alerts that have fired until each of these samples."""
+    answers = _ask(folder, timeline, seconds, ends)
+    return [set(re.findall(r'alertname="(\w+)"', answer)) for answer in answers]
+
+
+def _ask(folder: Path, timeline: Sequence[Scrape], seconds: int, ends: Sequence[int]) -> list[str]:
+    """What promtool says of the alerts that have fired until each of these samples."""
+    test = _test(timeline, seconds, ends)
+    path = folder / "timeline.json"
+    path.write_text(json.dumps({"rule_files": [str(ALERTS)], "evaluation_interval": f"{seconds}s", "tests": [test]}))
+    done = subprocess.run([require("promtool"), "test", "rules", path], capture_output=True, text=True, timeout=60)
+    answers = (done.stdout + done.stderr).split("got:")[1:]
+    assert len(answers) == len(ends), done.stdout + done.stderr
+    return [answer.partition("exp:")[0] for answer in answers]
+
+
+def _test(timeline: Sequence[Scrape], seconds: int, ends: Sequence[int]) -> dict[str, Any]:
     names = dict.fromkeys(name for one in timeline for name in one)
     # What it got instead of what it was asked for, which there cannot be, is the answer.
     impossible = [{"labels": '{alertname="nothing of that name"}', "value": 1}]
-    test = {
+    return {
         "interval": f"{seconds}s",
         "input_series": [{"series": name, "values": _values(name, timeline, seconds)} for name in names],
         "promql_expr_test": [
             {
-                "expr": 'group by (alertname) (max_over_time(ALERTS{alertstate="firing"}[1d]))',
+                "expr": 'group by (alertname, job) (max_over_time(ALERTS{alertstate="firing"}[1d]))',
                 "eval_time": f"{end * seconds}s",
                 "exp_samples": impossible,
             }
             for end in ends
         ],
     }
-    path = folder / "timeline.json"
-    path.write_text(json.dumps({"rule_files": [str(ALERTS)], "evaluation_interval": f"{seconds}s", "tests": [test]}))
-    done = subprocess.run([require("promtool"), "test", "rules", path], capture_output=True, text=True, timeout=60)
-    answers = (done.stdout + done.stderr).split("got:")[1:]
-    assert len(answers) == len(ends), done.stdout + done.stderr
-    return [set(re.findall(r'alertname="(\w+)"', answer.partition("exp")[0])) for answer in answers]
 
 
 def _values(name: str, timeline: Sequence[Scrape], seconds: int) -> str:
     values = [one.get(name) for one in timeline]
     if f"{TIME}{{" in name:
         values = [None if age is None else number * seconds - age for number, age in enumerate(values)]
-    return " ".join("_" if value is None else f"{value:f}" for value in values)
+    # What a scrape does not have is gone at once, and not as it was for five minutes more.
+    return " ".join("stale" if value is None else f"{value:f}" for value in values)

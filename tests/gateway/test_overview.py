@@ -23,16 +23,18 @@ NEED_HISTORY = {
     *("FleetpushDown", "FleetpushRestarts", "FleetpushRequestsFail", "FleetpushLoginsFail", "FleetpushDevicesLost"),
     *("FleetpushDeliverySlow", "FleetpushDevicesSlow", "FleetpushUndelivered", "FleetpushWebhookDisabled"),
     *("FleetpushNobodyActed", "FleetpushCampaignStopped", "FleetpushStorageFails", "FleetpushDiskSlow"),
-    "FleetpushLoopStalls",
+    *("FleetpushLoopStalls", "FleetpushNodeDown", "FleetpushNodeLeaseShort", "FleetpushNodesEnd"),
+    *("FleetpushPeerSilent", "FleetpushChangesWait", "FleetpushDatabaseAway", "FleetpushVersionsMixed"),
 }
-"""Rules over a time, which only Prometheus has."""
+"""Rules over a time or over several nodes, which only Prometheus has."""
 GIB = 1 << 30
 DAY_SECONDS = 86_400
 
 
 @pytest.fixture
-def sources(gateway: InProcessGateway) -> MetricsSources:
-    """Those of a gateway that nothing ails, whatever the disk of this machine has."""
+def sources(gateway: InProcessGateway, monkeypatch: pytest.MonkeyPatch) -> MetricsSources:
+    """Those of a gateway that nothing ails, whatever the disk of this machine has; databases of tests do not sync."""
+    monkeypatch.setattr(type(gateway.database), "is_durable", True)
     return replace(gateway.components.overview._sources, disk_left=lambda: 2 * GIB)
 
 
@@ -87,6 +89,24 @@ def test_a_writer_that_is_behind_is_said(sources: MetricsSources, monkeypatch: p
     monkeypatch.setattr(type(sources.database), "backlog", lambda self: (9, 2.5))
     (found,) = told(sources)
     assert_as_ruled(found, 2)
+
+
+def test_a_node_that_reads_nothing_is_said_while_it_has_a_lease(sources: MetricsSources) -> None:
+    behind: Any = SimpleNamespace(behind_seconds=lambda: 6.0)
+    for has_lease in (True, False):
+        membership: Any = SimpleNamespace(may_serve=lambda: has_lease)  # noqa: B023
+        found = told(replace(sources, new_pushes=behind, membership=membership))
+        assert [alert.name for alert in found] == ["FleetpushNodeBehind"] * has_lease
+        for alert in found:
+            assert_as_ruled(alert, 5)
+
+
+def test_a_database_that_may_lose_what_was_accepted_is_said(
+    sources: MetricsSources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(sources.database), "is_durable", False)
+    (found,) = told(sources)
+    assert_as_ruled(found, 0)
 
 
 def test_backups_that_fail_or_are_not_proven_are_said(sources: MetricsSources) -> None:

@@ -74,7 +74,7 @@ _LOCK_PAUSE_SECONDS = 0.1
 RETRY_SECONDS = 1.0
 """Time between two attempts to reach a PostgreSQL that is away."""
 SIZE_SECONDS = 60.0
-"""Time between two measurements of the database's size, which looks at each of its files."""
+"""Time between two measurements of the database's size, which looks at each of its files, and of its settings."""
 OUTCOME_SECONDS = 60.0
 """Time for which a commit that was not answered is asked after: longer than a fail-over takes."""
 _WRITTEN = "another server has written to the schema while the connection was lost"
@@ -125,6 +125,7 @@ class PostgresqlServer:
         self._next_try = 0.0
         self._refusal = ""
         self.trouble: str | None = None
+        self.is_durable = True
 
     @classmethod
     def open(cls, url: str, schema: str = SCHEMA, *, fresh: bool = True, has_nodes: bool = False) -> PostgresqlServer:
@@ -166,16 +167,22 @@ class PostgresqlServer:
                 self._start_no = server_starts.add_start(connection)
                 leases.end_all(connection)
             leases.keep_last_time(connection)
-            for setting in DURABLE:
-                (value,) = connection.execute(f"SHOW {setting}").fetchone()
-                if value == "off":
-                    log.critical(
-                        "PostgreSQL has %s = off: what was accepted may be lost in a power cut; set it to on", setting
-                    )
+            self._check_durability(connection)
         except Exception as error:
             connection.close()
             raise _explained(error) from error
         return connection
+
+    def _check_durability(self, connection: Transaction) -> None:
+        """See whether a committed group survives a power cut, and say so when it no longer does."""
+        values = [connection.execute(f"SHOW {setting}").fetchone()[0] for setting in DURABLE]
+        off = [setting for setting, value in zip(DURABLE, values, strict=True) if value == "off"]
+        if self.is_durable:
+            for setting in off:
+                log.critical(
+                    "PostgreSQL has %s = off: what was accepted may be lost in a power cut; set it to on", setting
+                )
+        self.is_durable = not off
 
     def connect_reader(self, *, for_apps: bool) -> Transaction:
         return self._connected()
@@ -346,10 +353,11 @@ class PostgresqlServer:
         return _explained(error)
 
     def free_bytes_after_upkeep(self, connection: Transaction) -> int:
-        """PostgreSQL's own vacuum keeps its files; measure their size now and then."""
+        """PostgreSQL's own vacuum keeps its files; measure their size now and then, and look at its settings."""
         if time.monotonic() >= self._next_measurement:
             self._next_measurement = time.monotonic() + SIZE_SECONDS
             (self._size_bytes,) = connection.execute("SELECT pg_database_size(current_database())").fetchone()
+            self._check_durability(connection)
         return 0
 
     def size_bytes(self) -> int:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 import pytest
@@ -16,7 +16,7 @@ from gateway.store.deliveries.event_log import log_deliveries
 from gateway.store.errors import OutcomeUnknown, StorageBusy, StorageUnreachable
 from gateway.store.migrations import SchemaTooNew, SchemaUnsuitable
 from gateway.store.nodes.leases import NodeEpoch, declare_ended, register, renew
-from gateway.store.postgresql.server import RETRY_SECONDS, PostgresqlServer
+from gateway.store.postgresql.server import DURABLE, RETRY_SECONDS, PostgresqlServer
 from gateway.store.server_time import read_stored_clock
 from gateway.store.transaction import Transaction
 from tests.postgresql import Postgresql
@@ -302,6 +302,38 @@ async def test_a_server_without_sync_is_named(
 ) -> None:
     backend.connect_writer().close()
     assert "PostgreSQL has fsync = off" in caplog.text
+    assert not backend.is_durable
+
+
+async def test_a_setting_that_is_changed_is_noticed(
+    backend: PostgresqlServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    connection = backend.connect_writer()
+    values = dict.fromkeys(DURABLE, "on")
+    checked = cast(Transaction, _Settings(values))
+    backend._check_durability(checked)
+    found = [backend.is_durable]
+    values["synchronous_commit"] = "off"
+    caplog.clear()
+    for _ in range(2):
+        backend._check_durability(checked)
+    assert [*found, backend.is_durable] == [True, False]
+    assert caplog.text.count("PostgreSQL has synchronous_commit = off") == 1, "once, and not each minute"
+    connection.close()
+
+
+class _Settings:
+    """A connection to a PostgreSQL that has these settings."""
+
+    def __init__(self, values: dict[str, str]) -> None:
+        self._values = values
+
+    def execute(self, statement: str) -> _Settings:
+        self._asked = statement.removeprefix("SHOW ")
+        return self
+
+    def fetchone(self) -> tuple[str]:
+        return (self._values[self._asked],)
 
 
 class _Explained:
