@@ -17,8 +17,6 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from pyroaring import BitMap
-
 from broker.broker import Broker
 from broker.log_writer import LogWriter
 from broker.network.descriptor_shares import share_of, share_out
@@ -211,12 +209,10 @@ class Components:
         self.feed = EventFeed(database=database, clock_ms=clock_ms, timers=timers)
         networks = [ipaddress.ip_network(text) for text in settings.webhook_networks]
         self._webhooks = WebhookStore(
-            database=database,
-            clock_ms=clock_ms,
-            allowed=networks,
+            database=database, clock_ms=clock_ms, allowed=networks,
             on_changed=lambda webhook_id: self.webhook_sender.webhook_changed(webhook_id),
             on_replay=lambda webhook_id: self.webhook_sender.replay_asked(webhook_id),
-        )
+        )  # fmt: skip
         self.webhook_sender = WebhookSender(
             database=database, feed=self.feed, store=self._webhooks, clock_ms=clock_ms, allowed=networks
         )
@@ -242,7 +238,7 @@ class Components:
         self.measurements = Measurements(
             database=database, ledger=delivery.ledger, hand_over=delivery.hand_over, acceptance=delivery.acceptance,
             connections=delivery.connections, clock_ms=clock_ms,
-            elsewhere=BitMap if self.peers is None else self.peers.connections.devices,
+            elsewhere=None if self.peers is None else self.peers.connections.devices,
         )  # fmt: skip
         sources = self._sources(log_writer)
         self.metrics = Metrics(sources)

@@ -230,7 +230,7 @@ class CriticalPushes:
     """Ages of the critical pushes that have waited longest: for a connected device, and for one that is away.
 
     What is in flight waits too. A connected device has been waiting since its connection at the earliest. One that is
-    connected to another node, which `elsewhere` knows, is neither here nor away.
+    connected to another node, which `elsewhere` knows (None: there is none), is neither here nor away.
     """
 
     def __init__(
@@ -238,7 +238,7 @@ class CriticalPushes:
         database: Database,
         hand_over: HandOver,
         clock_ms: Callable[[], int],
-        elsewhere: Callable[[], BitMap] = BitMap,
+        elsewhere: Callable[[], BitMap] | None,
     ) -> None:
         self._database = database
         self._hand_over = hand_over
@@ -264,7 +264,7 @@ class CriticalPushes:
         finally:
             self._pace.end(now, pause)
         connected, devices = self._hand_over.connected, self._hand_over.devices
-        anywhere = connected | self._elsewhere()
+        anywhere = connected if self._elsewhere is None else connected | self._elsewhere()
         since_connection: list[int] = []
         away: int | None = None
         for accepted_at, waits_for in waiting:
@@ -277,7 +277,7 @@ class CriticalPushes:
 
 class Measurements:
     """Everything that is measured in the background. `clock_ms` gives server time in milliseconds, `elsewhere` the
-    devices that are connected to other nodes."""
+    devices that are connected to other nodes; None: there are no nodes."""
 
     def __init__(
         self,
@@ -288,7 +288,7 @@ class Measurements:
         acceptance: Acceptance,
         connections: DeviceConnections,
         clock_ms: Callable[[], int],
-        elsewhere: Callable[[], BitMap],
+        elsewhere: Callable[[], BitMap] | None,
     ) -> None:
         self._acceptance = acceptance
         self._connections = connections
