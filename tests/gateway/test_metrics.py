@@ -46,6 +46,7 @@ async def test_names_and_help_are_as_prometheus_wants_them(gateway: InProcessGat
                 "by",
                 "certificate",
                 "outcome",
+                "of",
                 "presence",
             }
             assert set(sample.labels) <= known, "no device, push or app in a label"
