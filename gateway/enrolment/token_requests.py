@@ -195,7 +195,8 @@ class TokenRequests:
     def _keep(self, row: StoredRequest) -> _Pending:
         """Have a request in memory as its row is; its device may have asked here since."""
         found = self._requests.get(row.digest)
-        if found is None:
+        if found is None or found.request_id != row.request_id:  # it may have been made anew, with the same secret
+            self._requests.pop(row.digest, None)
             found = self._requests[row.digest] = _Pending(
                 row.digest, row.request_id, row.app_no, row.app_id, row.device_no, row.device_id, row.address, row.host,
                 row.note, row.confirmation, row.asked_at, row.polled_at,

@@ -193,6 +193,11 @@ class InProcessGateway:
             gateway._sharing, gateway._transport = both, transport
             gateway.http = gateway.client(gateway.key)
 
+    @property
+    def nodes(self) -> Sequence[InProcessGateway]:
+        """Those that may answer its requests: without --nodes itself alone."""
+        return self._sharing or (self,)
+
     async def catch_up(self) -> None:
         """Have all nodes that requests are shared with know what each of them has stored, before the clock is moved: a
         push is answered a moment before. One server by itself knows."""

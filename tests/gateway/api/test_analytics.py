@@ -21,6 +21,7 @@ async def test_the_funnel_of_a_push_and_of_channels(gateway: InProcessGateway) -
         assert (getattr(item, by), item.targeted) == (key, 2)
 
 
+@pytest.mark.of_one_server  # what others accept is counted seconds later
 async def test_exports(gateway: InProcessGateway) -> None:
     await gateway.enrol("d1")
     await gateway.push({"all": True}, data=1, channel="a")
@@ -42,6 +43,7 @@ async def test_exports(gateway: InProcessGateway) -> None:
     assert [json.loads(line)["channel"] for line in answer.text.splitlines()] == [None, "a"]
 
 
+@pytest.mark.of_one_server  # what others accept is counted seconds later
 async def test_times_and_what_is_none(gateway: InProcessGateway) -> None:
     await gateway.enrol("d1")
     await gateway.push({"all": True}, data=1)
@@ -54,7 +56,7 @@ async def test_times_and_what_is_none(gateway: InProcessGateway) -> None:
 
 
 @pytest.mark.parametrize("form", ["csv", "ndjson"])
-@pytest.mark.of_one_server
+@pytest.mark.of_one_server  # what others accept is counted seconds later
 async def test_exports_say_that_tags_are_left_out(
     gateway: InProcessGateway, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:

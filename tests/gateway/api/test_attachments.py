@@ -59,7 +59,7 @@ async def retire(gateway: InProcessGateway, folder: Path, left: int) -> None:
     task.cancel()
 
 
-@pytest.mark.of_one_server
+@pytest.mark.of_one_server  # whose folder is looked at
 async def test_what_was_uploaded_is_named_by_what_it_contains_and_comes_back(
     gateway: InProcessGateway, folder: Path
 ) -> None:
@@ -87,7 +87,7 @@ async def test_a_part_of_it_and_what_has_not_changed(gateway: InProcessGateway) 
     assert (same.status_code, same.content) == (304, b"")
 
 
-@pytest.mark.of_one_server
+@pytest.mark.of_one_server  # whose folder is looked at
 async def test_the_same_again_is_kept_as_long_as_either(gateway: InProcessGateway, folder: Path) -> None:
     first = await upload(gateway, query="?ttl=60")
     longer = await upload(gateway, query="?ttl=3600", expect=200)
@@ -274,7 +274,7 @@ async def test_a_device_says_who_it_is_in_the_same_way_where_the_path_names_it(g
     assert "device's token" in refusal["detail"]
 
 
-@pytest.mark.of_one_server
+@pytest.mark.of_one_server  # whose folder is looked at
 async def test_of_another_app_it_does_not_exist(gateway: InProcessGateway, folder: Path) -> None:
     await upload(gateway)
     await gateway.call("POST", "/v1/apps", 201, json={"id": "other"})
@@ -305,7 +305,7 @@ async def test_who_may(gateway: InProcessGateway) -> None:
     await gateway.refused("DELETE", path, 403, http=reader)
 
 
-@pytest.mark.of_one_server
+@pytest.mark.of_one_server  # whose folder is looked at
 async def test_what_has_expired_leaves_the_disk(gateway: InProcessGateway, folder: Path) -> None:
     await upload(gateway, query="?ttl=60")
     await upload(gateway, b"another", query="?ttl=120")
@@ -317,7 +317,7 @@ async def test_what_has_expired_leaves_the_disk(gateway: InProcessGateway, folde
     assert (await gateway.http.get(f"/v1/attachments/{ID}")).content == PNG
 
 
-@pytest.mark.of_one_server
+@pytest.mark.of_one_server  # whose folder is looked at
 async def test_after_a_restart_what_has_a_row_is_there_and_nothing_else(
     gateway: InProcessGateway, folder: Path
 ) -> None:
@@ -454,7 +454,7 @@ async def test_one_app_leaves_room_for_others(tmp_path: Path, caplog: pytest.Log
         await gateway.close()
 
 
-@pytest.mark.of_one_server
+@pytest.mark.of_one_server  # the limit is of each
 async def test_one_reader_leaves_downloads_to_others(gateway: InProcessGateway) -> None:
     await upload(gateway)
     attachments = gateway.components.delivery.attachments

@@ -72,7 +72,7 @@ class WriteWatch:
         self._submit(run, *others, **further)
 
 
-@pytest.mark.of_one_server
+@pytest.mark.of_one_server  # whose writer is watched
 async def test_no_route_changes_anything_without_its_entry(gateway: InProcessGateway) -> None:
     """The wall: every operation is called, and whatever it has the writer do is looked at."""
     watch = WriteWatch(gateway)
@@ -143,7 +143,7 @@ async def test_what_changes_nothing_has_no_entry(gateway: InProcessGateway) -> N
     assert await entries(gateway) == before
 
 
-@pytest.mark.of_one_server
+@pytest.mark.of_one_server  # the limit is of each
 async def test_a_refused_attempt_is_written_and_strangers_cannot_fill_the_log(gateway: InProcessGateway) -> None:
     sender = await gateway.key_for("send")
     await gateway.refused("DELETE", "/v1/devices/kiosk-1", 403, "forbidden", sender)
@@ -210,7 +210,7 @@ def sign_in(gateway: InProcessGateway) -> None:
         known[digest] = replace(principal, session_id="s_1")
 
 
-@pytest.mark.of_one_server
+@pytest.mark.of_one_server  # whose memory is written
 async def test_a_push_of_a_person_has_an_entry_and_that_of_a_key_its_key(gateway: InProcessGateway) -> None:
     await gateway.call("POST", "/v1/devices", 201, json={"device_id": "kiosk-1"})
     push = {"target": {"device": "kiosk-1"}, "data": {"a": "hidden"}}
@@ -257,7 +257,7 @@ async def test_each_device_of_a_removal_of_many_has_its_entry(gateway: InProcess
     assert enrolled["details"]["count"] == 40
 
 
-@pytest.mark.of_one_server
+@pytest.mark.of_one_server  # whose writer fails
 async def test_a_change_that_ends_in_the_middle_says_so(
     gateway: InProcessGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:

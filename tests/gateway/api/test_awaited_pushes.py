@@ -46,7 +46,7 @@ async def test_what_is_over_at_once_is_answered_at_once(gateway: InProcessGatewa
     assert (answer["delivery"]["state"], answer["delivery"]["reason"]) == ("expired", "ttl")
 
 
-@pytest.mark.of_one_server
+@pytest.mark.of_one_server  # the limit is of each
 async def test_an_app_has_its_places_and_a_refused_push_is_not_sent(
     gateway: InProcessGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,7 +75,7 @@ def test_one_that_is_alone_is_not_told_to_come_again() -> None:
     assert (budget.bytes, budget.refused) == (0, 2)
 
 
-@pytest.mark.of_one_server
+@pytest.mark.of_one_server  # the budget is of each
 async def test_a_body_is_counted_until_it_is_answered(
     gateway: InProcessGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,7 +99,7 @@ async def test_a_body_is_counted_until_it_is_answered(
         assert budget.bytes == 0
 
 
-@pytest.mark.of_one_server
+@pytest.mark.of_one_server  # the budget is of each
 async def test_a_small_body_is_not_counted(gateway: InProcessGateway) -> None:
     budget = gateway.components.services(lambda: False).bodies
     budget.charge(principal("default")).add(APP_BYTES)
@@ -109,6 +109,7 @@ async def test_a_small_body_is_not_counted(gateway: InProcessGateway) -> None:
     assert answer.headers["retry-after"] == "2"
 
 
+@pytest.mark.of_one_server  # the budget is of each
 async def test_the_pushes_of_batches_under_way_are_counted(
     gateway: InProcessGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -120,7 +120,7 @@ async def test_a_list_is_walked_page_by_page(gateway: InProcessGateway) -> None:
     assert walked == ids
 
 
-@pytest.mark.of_one_server
+@pytest.mark.of_one_server  # whose memory is shown
 async def test_presence_and_errors_that_are_in_memory_only_are_shown(gateway: InProcessGateway) -> None:
     await gateway.enrol("kiosk-1")
     connect(gateway, 1, "kiosk-1")
@@ -199,7 +199,7 @@ async def test_a_removed_device_is_gone_and_its_id_is_free(gateway: InProcessGat
     assert (await gateway.call("GET", "/v1/devices/kiosk-1/mailbox"))["items"] == []
 
 
-@pytest.mark.of_one_server
+@pytest.mark.of_one_server  # whose commits are counted
 async def test_bulk_enrolment_answers_each_item_in_order_after_one_commit(gateway: InProcessGateway) -> None:
     await gateway.enrol("known")
     groups = gateway.database.groups
@@ -276,7 +276,7 @@ async def test_devices_of_another_app_do_not_exist(gateway: InProcessGateway) ->
     assert (await gateway.call("POST", "/v1/pushes", 202, theirs, json={"target": {"all": True}}))["targeted"] == 1
 
 
-@pytest.mark.of_one_server
+@pytest.mark.of_one_server  # others know a second later who is online
 async def test_a_list_has_the_devices_that_were_asked_for(gateway: InProcessGateway) -> None:
     for device_id, more in (
         ("kiosk-1", {"tags": ["hall"], "name": "Main hall"}),

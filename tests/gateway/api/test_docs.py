@@ -151,6 +151,7 @@ async def test_the_document_describes_every_call(gateway: InProcessGateway) -> N
 PAGES = ("/openapi.json", "/docs/problems", "/openapi.json")
 
 
+@pytest.mark.of_one_server  # each makes its own
 async def test_another_process_makes_the_document_once(
     gateway: InProcessGateway, described: SelfDescription, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,7 +170,7 @@ async def test_another_process_makes_the_document_once(
     assert len(made) == 1
 
 
-@pytest.mark.of_one_server
+@pytest.mark.of_one_server  # each makes its own
 async def test_where_no_process_can_be_started_the_document_is_there_all_the_same(
     gateway: InProcessGateway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

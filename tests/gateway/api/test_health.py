@@ -16,7 +16,7 @@ async def test_health_needs_no_key(gateway: InProcessGateway) -> None:
     assert "fleetpush_pushes_accepted_total 0.0" in answer.text
 
 
-@pytest.mark.of_one_server
+@pytest.mark.of_one_server  # which ends, and the other does not
 async def test_a_server_that_ends_is_alive_but_not_ready(gateway: InProcessGateway) -> None:
     gateway.is_ending = True
     await gateway.call("GET", "/healthz")

@@ -38,7 +38,7 @@ async def test_a_heartbeat_that_is_none(gateway: InProcessGateway, body: dict[st
     await gateway.refused("PUT", "/v1/heartbeats/store-7", 422, "invalid_request", json=body)
 
 
-@pytest.mark.of_one_server
+@pytest.mark.of_one_server  # another one shows a second later when it was heard
 async def test_a_watch_from_its_making_to_its_end(gateway: InProcessGateway) -> None:
     await gateway.enrol("d1")
     (key, *_) = (await gateway.call("GET", "/v1/keys"))["items"]
@@ -81,7 +81,7 @@ async def test_both_are_for_administrators_and_of_one_app(gateway: InProcessGate
         await gateway.refused("GET", f"{path}/a", 404, None, theirs)
 
 
-@pytest.mark.of_one_server
+@pytest.mark.of_one_server  # whose metrics are read
 async def test_metrics_name_them(gateway: InProcessGateway) -> None:
     await gateway.enrol("d1")
     await gateway.call("PUT", "/v1/heartbeats/store-7", json={"device": "d1"})

@@ -193,6 +193,7 @@ async def test_a_push_keeps_the_forecast_that_it_is_sent_with(gateway: InProcess
     assert (await gateway.call("GET", f"/v1/pushes/{answer['push_id']}"))["forecast"]["error"] == 0
 
 
+@pytest.mark.of_one_server  # whose commits are counted
 async def test_a_batch_answers_line_by_line_after_one_commit(gateway: InProcessGateway) -> None:
     await gateway.enrol("kiosk-1")
     groups = gateway.database.groups

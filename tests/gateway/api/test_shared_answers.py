@@ -16,6 +16,7 @@ from gateway.auth import Principal
 from tests.gateway.in_process import InProcessGateway
 
 pytestmark = pytest.mark.of_one_server
+"""Each has its own, a second old for who has changed something at another one."""
 OWN = {"Fleetpush-Console": "1", "Origin": "http://test"}
 
 

@@ -13,8 +13,6 @@ from gateway.enrolment.token_requests import ANSWERED_MS, FORGOTTEN_MS, PENDING_
 from gateway.store.transaction import Transaction
 from tests.gateway.in_process import InProcessGateway
 
-pytestmark = pytest.mark.of_one_server
-"""Another node lists a request a tenth of a second later (`nodes/test_shared_token_requests`)."""
 SECRET = "s" * 43
 OTHER = "o" * 43
 
@@ -27,6 +25,7 @@ async def ask(
 
 
 async def listed(gateway: InProcessGateway) -> list[dict[str, Any]]:
+    await gateway.catch_up()
     page = await gateway.call("GET", "/v1/token-requests")
     responses.TokenRequestsResponse.model_validate(page)
     items: list[dict[str, Any]] = page["items"]
@@ -113,6 +112,7 @@ async def test_requests_are_forgotten(gateway: InProcessGateway) -> None:
     for _ in range(PENDING_MS // (FORGOTTEN_MS - 1)):
         gateway.clock.milliseconds += FORGOTTEN_MS - 1
         await ask(gateway)
+        await gateway.catch_up()
     assert [item["id"] for item in await listed(gateway)] == [request["id"]]
     gateway.clock.milliseconds += FORGOTTEN_MS - 1
     await ask(gateway)
@@ -149,6 +149,7 @@ async def test_requests_are_of_one_app(gateway: InProcessGateway) -> None:
     assert (await ask(gateway, app="other", expect=200))["mqtt"]["username"] == "other/kiosk-1"
 
 
+@pytest.mark.of_one_server  # each gives one at a time
 async def test_answers_are_counted_and_given_one_at_a_time(
     gateway: InProcessGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +168,7 @@ async def test_answers_are_counted_and_given_one_at_a_time(
     await gateway.refused("POST", "/v1/enrol/again", 403, "request_refused", http, json=body)
 
 
+@pytest.mark.of_one_server  # the limit is of each
 async def test_an_event_says_so_and_not_too_often(gateway: InProcessGateway, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(token_requests, "EVENTS_OF_APP_PER_HOUR", 2)
     await gateway.enrol("kiosk-1", "kiosk-2", "kiosk-3")

@@ -111,6 +111,23 @@ async def test_it_is_kept_for_a_device_that_asks_one_node_only(nodes: list[InPro
         assert node.components.enrolment.token_requests._requests == {}
 
 
+async def test_one_that_was_forgotten_and_is_made_anew_is_the_new_one_everywhere(nodes: list[InProcessGateway]) -> None:
+    """With the same secret, as a device has it that was switched off."""
+    first, second = nodes
+    await ask(first, "s")
+    await first.catch_up()
+    ((before, _),) = listed(second)
+    first.clock.milliseconds += FORGOTTEN_MS
+    await ask(first, "s")
+    await first.catch_up()
+    ((anew, _),) = listed(second)
+    assert anew != before
+    assert listed(first) == listed(second)
+    await first.components.enrolment.token_requests.confirm(1, anew)
+    await first.catch_up()
+    assert (await ask(second, "s") or {})["token"]
+
+
 async def test_a_node_that_starts_has_them(nodes: list[InProcessGateway]) -> None:
     first, second = nodes
     await ask(first, "s")

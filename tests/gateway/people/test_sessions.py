@@ -279,6 +279,7 @@ async def test_a_key_cannot_fill_the_audit_log_with_sign_ins(
     await gateway.refused("POST", "/v1/session", 429, "rate_limited", browser, **refused)
 
 
+@pytest.mark.of_one_server  # whose memory is asked
 async def test_a_stream_ends_with_the_time_of_its_session(
     gateway: InProcessGateway, browser: httpx2.AsyncClient
 ) -> None:
