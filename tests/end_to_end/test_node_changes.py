@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,6 +99,11 @@ def test_a_node_that_does_not_answer_costs_its_lease(tmp_path: Path) -> None:
         took = time.monotonic() - began
         assert took < ENDED_SECONDS + 3, "it has ended by then, and nobody waits for it"
         assert took > 1, "and is waited for until then"
+        waited = re.search(
+            r"\nfleetpush_node_confirmation_seconds_sum (\S+)", first.api.request("GET", "/metrics").text
+        )
+        assert waited is not None
+        assert float(waited[1]) > 1, "which Prometheus sees"
         began = time.monotonic()
         first.api.call("POST", "/v1/devices/kiosk-1/token", 200)
         assert time.monotonic() - began < 1

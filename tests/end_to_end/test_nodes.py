@@ -94,6 +94,7 @@ def test_a_node_that_was_frozen_ends_when_it_goes_on(tmp_path: Path, wire: Wire)
         first.wait_log(DECLARED)
         after = row_of(second)
         assert (after.epoch, after.has_ended) == (before.epoch + 1, True)
+        assert "\nfleetpush_node_ends_declared_total 1.0\n" in first.api.request("GET", "/metrics").text
         second.resume()
         assert second.wait() == EXIT_LEASE_LOST
         assert "this node's lease is over" in second.errors
