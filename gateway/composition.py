@@ -370,7 +370,7 @@ class Components:
         await self._webhooks.load()
         await self.delivery.attachments.load()
         await self.enrolment.token_requests.load()
-        await self.measurements.ended.load()
+        await self.measurements.load()
 
     def services(self, ending: Callable[[], bool]) -> Services:
         """Collect the components that the API needs. `ending` says whether the server is on its way out."""

@@ -2,7 +2,8 @@
 
 What is counted where it happens is read by `metrics` directly. Here is what has to be looked up: the states of all
 deliveries, those that have ended undelivered, the critical pushes that wait; and by how much the event loop is late.
-What is read for that fills the curves of `GET /v1/stats` as well (`minute_counts`).
+What is read for that fills the curves of `GET /v1/stats` as well (`minute_counts`). Where other nodes serve the same
+apps, what these have accepted is counted from what is stored, and they are asked who is connected to them.
 
 Laws
 1. The hot path pays nothing. Ends, and what else happens, are counted from the event log, which has each of them once
@@ -19,7 +20,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TypeVar
 
@@ -35,11 +37,13 @@ from gateway.minute_counts import EVENT_TYPES, MINUTE_MS, MinuteCounts
 from gateway.store.analytics.delivery_counts import (
     count_by_state,
     count_events,
+    count_pushes,
     count_waiting,
     longest_waiting_critical,
 )
 from gateway.store.database import Database
 from gateway.store.deliveries.event_log import ENDS
+from gateway.store.nodes.horizon import Horizon, newest_numbers
 from gateway.store.numbers import last_number
 from gateway.store.transaction import Transaction
 
@@ -197,8 +201,8 @@ class EndedDeliveries:
         """Begin behind what an earlier run has logged, after a start and before anything ends."""
         self._counted_to = await self._database.read(partial(last_number, table="event"))
 
-    async def count_new(self) -> None:
-        """Count what has been logged since the last time."""
+    async def count_new(self, last: int | None = None) -> None:
+        """Count what has been logged since the last time, up to this entry; None: to the newest."""
         if self._counted_to is None:
             await self.load()
         more = True
@@ -209,6 +213,7 @@ class EndedDeliveries:
                 entries=ENTRIES_PER_READ,
                 types=EVENT_TYPES,
                 unit_ms=MINUTE_MS,
+                last=last,
             )
             rows, self._counted_to, more = await self._database.read(read)
             for app_no, event, reason, minute, devices in rows:
@@ -293,8 +298,16 @@ class Measurements:
         self._acceptance = acceptance
         self._connections = connections
         self._clock_ms = clock_ms
+        self._database = database
         self._accepted: dict[int, tuple[int, int]] = {}
         """Pushes and deliveries by app, as of the last turn."""
+        self._newest = Horizon(0, 0, 0)
+        """What there was a turn ago, where other nodes store as well: what has a smaller number is on disk by now,
+        unless a group of theirs takes longer. It would not be counted."""
+        self._pushes_to = 0
+        """Number of the last push that has been counted, where other nodes accept as well."""
+        self._online_elsewhere: Mapping[int, int] = {}
+        """Devices connected to other nodes by app, as of the last turn."""
         self.minutes = MinuteCounts(clock_ms())
         self.census = DeliveryCensus(database, ledger)
         self.waiting = WaitingDeliveries(database, clock_ms)
@@ -307,8 +320,7 @@ class Measurements:
         """Measure what is due, a turn each second, until cancelled."""
         while True:
             try:
-                self.count_minute()
-                await self.ended.count_new()
+                await self.count_new()
                 await self.critical.find_if_due(time.monotonic())
                 await self.waiting.count_if_due(time.monotonic())
                 await self.census.count_if_due(time.monotonic())
@@ -316,16 +328,44 @@ class Measurements:
                 log.warning("deliveries cannot be counted: %s", error)
             await asyncio.sleep(TURN_SECONDS)
 
+    async def load(self) -> None:
+        """Begin behind what is stored, after a start and before anything else is."""
+        self._newest = await self._database.read(newest_numbers)
+        self._pushes_to = self._newest.push_no
+        await self.ended.load()
+
+    async def count_new(self) -> None:
+        """Count what has happened since the last time; where there are other nodes, what had a turn ago."""
+        elsewhere = self._connections.elsewhere
+        if elsewhere is None:
+            self.count_minute()
+            await self.ended.count_new()
+            return
+        self._online_elsewhere = await elsewhere.online_by_app()
+        self.count_minute()
+        before, newest = self._newest, await self._database.read(newest_numbers)
+        await self.ended.count_new(before.event_no)
+        read = partial(count_pushes, after=self._pushes_to, last=before.push_no, unit_ms=MINUTE_MS)
+        for app_no, minute, pushes, targeted in await self._database.read(read):
+            self.minutes.add_pushes(app_no, pushes, targeted, minute)
+        self._pushes_to, self._newest = before.push_no, newest
+
     def count_minute(self) -> None:
         """Add to the present minute what was accepted since the last time, and note its levels."""
         now_ms = self._clock_ms()
+        if self._connections.elsewhere is None:
+            self._count_accepted(now_ms)
+        here = self._connections.online_of
+        online = Counter(here) + Counter(self._online_elsewhere) if self._online_elsewhere else here
+        self.minutes.note_levels(online, self.waiting.by_app, now_ms)
+
+    def _count_accepted(self, now_ms: int) -> None:
         for app_no, pushes in self._acceptance.accepted_of.items():
             targeted = self._acceptance.targeted_of[app_no]
             before = self._accepted.get(app_no, (0, 0))
             if (pushes, targeted) != before:
-                self.minutes.add_pushes(app_no, pushes - before[0], targeted - before[1], now_ms)
+                self.minutes.add_pushes(app_no, pushes - before[0], targeted - before[1], now_ms // MINUTE_MS)
                 self._accepted[app_no] = pushes, targeted
-        self.minutes.note_levels(self._connections.online_of, self.waiting.by_app, now_ms)
 
     async def watch_loop(self) -> None:
         """Measure by how much the event loop is late, until cancelled."""

@@ -58,12 +58,13 @@ class MinuteCounts:
         if minute >= self._first:
             self._cell(minute - self._first, app_no)[_EVENTS[event]] += count
 
-    def add_pushes(self, app_no: int, pushes: int, targeted: int, now_ms: int) -> None:
-        """Add pushes that were accepted lately, and their deliveries."""
-        self._advance(now_ms // MINUTE_MS)
-        cell = self._cell(-1, app_no)
-        cell[_COLUMNS[PUSHES]] += pushes
-        cell[_COLUMNS[TARGETED]] += targeted
+    def add_pushes(self, app_no: int, pushes: int, targeted: int, minute: int) -> None:
+        """Add pushes that were accepted in a minute, and their deliveries, as `add_events` adds events."""
+        self._advance(minute)
+        if minute >= self._first:
+            cell = self._cell(minute - self._first, app_no)
+            cell[_COLUMNS[PUSHES]] += pushes
+            cell[_COLUMNS[TARGETED]] += targeted
 
     def note_levels(self, online: Mapping[int, int], waiting: Mapping[int, int], now_ms: int) -> None:
         """Note how many devices are connected now and how many deliveries wait, by app; none of those left out."""

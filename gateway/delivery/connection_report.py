@@ -5,6 +5,7 @@ Everything is in memory, and asked of the broker when somebody looks: a connecti
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from gateway.delivery.connection_events import ERRORS
@@ -70,6 +71,10 @@ class ConnectionReport:
     def online_here(self, app_no: int) -> int:
         """Count the devices of an app that are connected to this node."""
         return self._connections.online_of.get(app_no, 0)
+
+    def online_by_app_here(self) -> Mapping[int, int]:
+        """Count the devices that are connected to this node, by app."""
+        return self._connections.online_of
 
 
 def _described(end: Disconnect) -> dict[str, Any]:

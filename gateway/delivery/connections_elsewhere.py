@@ -61,3 +61,6 @@ class ConnectionsElsewhere(Protocol):
 
     async def online_of(self, app_no: int) -> int:
         """Count the devices of an app that are connected to other nodes."""
+
+    async def online_by_app(self) -> Mapping[int, int]:
+        """Count the devices that are connected to other nodes, by app."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
@@ -27,6 +28,8 @@ VERB: Final = "connections"
 ASK_SECONDS: Final = 0.1
 QUESTION_DEVICES: Final = 500
 """Devices of one question: with the longest address each, their presence has 50 KiB."""
+APPS: Final = 2_000
+"""Apps in an answer: with numbers of ten digits each, they have 50 KiB."""
 ADDRESS_CHARACTERS: Final = 80
 """Characters of an address that are passed on: IPv6 with a zone and a port."""
 
@@ -39,6 +42,8 @@ class ConnectionsHere(Protocol):
     def history(self, device_no: int) -> ConnectionHistory: ...
 
     def online_here(self, app_no: int) -> int: ...
+
+    def online_by_app_here(self) -> Mapping[int, int]: ...
 
 
 class PeerConnections:
@@ -82,6 +87,17 @@ class PeerConnections:
         answers = await asyncio.gather(*(self._question(node, {"online": app_no}) for node in self._peers()))
         return sum(answer for answer in answers if is_number(answer))
 
+    async def online_by_app(self) -> Mapping[int, int]:
+        """Count the devices that are connected to other nodes, by app: of each node, the APPS apps with the most."""
+        answers = await asyncio.gather(*(self._question(node, {"apps": APPS}) for node in self._peers()))
+        found: Counter[int] = Counter()
+        for answer in answers:
+            for one in answer[:APPS] if isinstance(answer, list) else ():
+                match one:
+                    case [app_no, online] if is_number(app_no) and is_number(online):
+                        found[app_no] += online
+        return found
+
     async def answer(self, body: bytes) -> bytes:
         """Answer a peer. Raises MalformedQuestion."""
         try:
@@ -98,6 +114,8 @@ class PeerConnections:
                 found = here.history(about)
             case "online", int() if is_number(about):
                 found = here.online_here(about)
+            case "apps", int() if is_number(about):
+                found = Counter(here.online_by_app_here()).most_common(min(about, APPS))
             case _:
                 raise MalformedQuestion("connections are asked for by device, or by app")
         return json.dumps(found).encode()

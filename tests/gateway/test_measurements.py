@@ -29,7 +29,7 @@ from tests.gateway.in_process import InProcessGateway
 
 @pytest.fixture
 async def measured(gateway: InProcessGateway) -> Measurements:
-    await gateway.components.measurements.ended.load()
+    await gateway.components.measurements.load()
     return gateway.components.measurements
 
 

@@ -54,7 +54,7 @@ def test_curves_are_what_was_said_in_the_last_minutes(story: list[Any], wanted: 
                 counts.add_events(app_no, event, minute - ago, count)
                 model.said.append((app_no, minute - ago, COLUMN[event], count))
             case ("push", app_no, pushes, targeted):
-                counts.add_pushes(app_no, pushes, targeted, now)
+                counts.add_pushes(app_no, pushes, targeted, minute)
                 model.said += [(app_no, minute, "pushes", pushes), (app_no, minute, "targeted", targeted)]
             case ("levels", online, waiting):
                 counts.note_levels(online, waiting, now)

@@ -55,13 +55,15 @@ class EventCount(NamedTuple):
 
 
 def count_events(
-    transaction: Transaction, after: int, entries: int, types: Sequence[str], unit_ms: int
+    transaction: Transaction, after: int, entries: int, types: Sequence[str], unit_ms: int, last: int | None = None
 ) -> tuple[list[EventCount], int, bool]:
     """Count logged events of some types behind an entry, in the next `entries`, by app, type, reason and unit of time.
 
-    `unit_ms`: its milliseconds. Where that led to, and whether there is more. Reader thread.
+    `unit_ms`: its milliseconds; `last`: entry to stop at, None is the newest. Where that led to, and whether there is
+    more. Reader thread.
     """
-    last = last_number(transaction, "event")
+    if last is None:
+        last = last_number(transaction, "event")
     to = min(last, after + entries)
     if to <= after:
         return [], max(after, last), False
@@ -72,6 +74,25 @@ def count_events(
         (unit_ms, after, to, json.dumps(types)),
     ).fetchall()
     return list(map(EventCount._make, rows)), to, to < last
+
+
+class PushCount(NamedTuple):
+    """Pushes of an app that were accepted in a unit of time, and their deliveries."""
+
+    app_no: int
+    unit: int
+    pushes: int
+    targeted: int
+
+
+def count_pushes(transaction: Transaction, after: int, last: int, unit_ms: int) -> list[PushCount]:
+    """Count the pushes behind one, up to another, by app and unit of time (`unit_ms` milliseconds). Reader thread."""
+    rows = transaction.execute(
+        "SELECT app_no, accepted_at / ? AS minute, count(*), sum(targeted) FROM push WHERE no > ? AND no <= ?"
+        " AND app_no > 0 GROUP BY app_no, minute",  # beats are nobody's
+        (unit_ms, after, last),
+    )
+    return list(map(PushCount._make, rows.fetchall()))
 
 
 class WaitingPush(NamedTuple):

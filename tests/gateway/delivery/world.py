@@ -62,6 +62,9 @@ class _OtherNode:
     async def online_of(self, app_no: int) -> int:
         return len(self._world.elsewhere)
 
+    async def online_by_app(self) -> Mapping[int, int]:
+        return {APP.no: len(self._world.elsewhere)}
+
 
 class World:
     """One server's components of delivery; `crash()` starts them anew over the same database."""

@@ -19,7 +19,7 @@ from gateway.device_topics import client_id
 from gateway.nodes.connected_sets import ConnectedSets
 from gateway.nodes.membership import Node
 from gateway.nodes.peer_client import PeerUnavailable
-from gateway.nodes.peer_connections import ADDRESS_CHARACTERS, QUESTION_DEVICES, VERB, PeerConnections
+from gateway.nodes.peer_connections import ADDRESS_CHARACTERS, APPS, QUESTION_DEVICES, VERB, PeerConnections
 from gateway.nodes.peer_routes import BODY_BYTES, MalformedQuestion
 from tests.gateway.nodes.peers import until
 from tests.nodes import gateways_in_process
@@ -35,6 +35,7 @@ class Here:
 
     def __init__(self) -> None:
         self.address = LONGEST
+        self.online_by_app = {1: 7, 3: 2}
 
     def presence(self, device_no: int) -> Presence:
         return Presence(True, (1 << 63) - 1, self.address)
@@ -44,6 +45,9 @@ class Here:
 
     def online_here(self, app_no: int) -> int:
         return 7
+
+    def online_by_app_here(self) -> dict[int, int]:
+        return self.online_by_app
 
 
 class Fleet:
@@ -101,6 +105,25 @@ async def test_the_history_of_a_device_comes_as_it_is_there() -> None:
     fleet = Fleet()
     assert await fleet.first.histories(5) == [ConnectionHistory(LIVE, 500, [END])]
     assert await fleet.first.online_of(1) == 7
+    assert await fleet.first.online_by_app() == {1: 7, 3: 2}
+
+
+async def test_apps_are_as_many_as_an_answer_holds() -> None:
+    fleet = Fleet()
+    most = (1 << 31) - 1
+    fleet.here.online_by_app = {most - n: most for n in range(APPS)} | {1: 1}
+    found = await fleet.first.online_by_app()
+    assert len(found) == APPS
+    assert 1 not in found
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"null", b"[1]", b"[[5]]", b"[[5, -1]]", b'[[5, "1"]]', b"[[5, 1, 1]]", b"true"]
+)
+async def test_what_a_peer_makes_up_of_apps_is_left_out(answer: bytes) -> None:
+    fleet = Fleet()
+    fleet.answer = answer
+    assert await fleet.first.online_by_app() == {}
 
 
 @pytest.mark.parametrize(
@@ -165,6 +188,7 @@ async def test_of_a_history_what_can_be_shown_is(answer: Any, expected: Connecti
         b'{"online": []}',
         b'{"online": 1, "history": 1}',
         b'{"other": 1}',
+        b'{"apps": -1}',
         json.dumps({"presence": [1] * (QUESTION_DEVICES + 1)}).encode(),
         b"[" * BODY_BYTES,
     ],
