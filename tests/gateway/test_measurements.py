@@ -197,6 +197,7 @@ async def test_a_loop_that_was_held_up_is_seen(measured: Measurements) -> None:
     assert measured.lag.sum_ms >= 200
 
 
+@pytest.mark.of_one_server  # whose measurement fails
 async def test_a_failed_measurement_is_logged_and_made_again(
     gateway: InProcessGateway,
     measured: Measurements,

@@ -46,6 +46,7 @@ def some(curves: dict[str, Any]) -> dict[str, list[int]]:
     return {name: curve for name, curve in curves.items() if isinstance(curve, list) and any(curve)}
 
 
+@pytest.mark.of_one_server  # each counts what waits in its own time
 async def test_curves_are_those_of_the_app_alone(counted: InProcessGateway) -> None:
     gateway = counted
     await gateway.call("POST", "/v1/apps", 201, json={"id": "shop"})
@@ -87,6 +88,7 @@ async def test_a_new_connection_in_the_place_of_another_counts_once(gateway: InP
     assert (await stats(gateway))["online"] == 0
 
 
+@pytest.mark.of_one_server  # each counts what waits in its own time
 async def test_what_waits_is_counted_in_sets_and_rows_without_beats(gateway: InProcessGateway) -> None:
     await gateway.enrol(*(f"kiosk-{number}" for number in range(30)))
     await gateway.push({"all": True})  # as a set
@@ -101,6 +103,7 @@ async def test_what_waits_is_counted_in_sets_and_rows_without_beats(gateway: InP
     assert (found["curves"]["waiting"][-1], sum(found["curves"]["pushes"])) == (32, 2)
 
 
+@pytest.mark.of_one_server  # whose memory says so
 async def test_webhooks_that_fail_are_named(gateway: InProcessGateway) -> None:
     made = await gateway.call("POST", "/v1/webhooks", 201, json={"url": "https://example.org/hooks"})
     await gateway.call("POST", "/v1/webhooks", 201, json={"url": "https://example.org/off", "enabled": False})
