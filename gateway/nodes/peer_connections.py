@@ -28,7 +28,7 @@ VERB: Final = "connections"
 ASK_SECONDS: Final = 0.1
 QUESTION_DEVICES: Final = 500
 """Devices of one question: with the longest address each, their presence has 50 KiB."""
-APPS: Final = 2_000
+ANSWERED_APPS: Final = 2_000
 """Apps in an answer: with numbers of ten digits each, they have 50 KiB."""
 ADDRESS_CHARACTERS: Final = 80
 """Characters of an address that are passed on: IPv6 with a zone and a port."""
@@ -88,11 +88,11 @@ class PeerConnections:
         return sum(answer for answer in answers if is_number(answer))
 
     async def online_by_app(self) -> Mapping[int, int]:
-        """Count the devices that are connected to other nodes, by app: of each node, the APPS apps with the most."""
-        answers = await asyncio.gather(*(self._question(node, {"apps": APPS}) for node in self._peers()))
+        """Count the devices that are connected to other nodes, by app: of each node, the ANSWERED_APPS apps with the most."""
+        answers = await asyncio.gather(*(self._question(node, {"apps": ANSWERED_APPS}) for node in self._peers()))
         found: Counter[int] = Counter()
         for answer in answers:
-            for one in answer[:APPS] if isinstance(answer, list) else ():
+            for one in answer[:ANSWERED_APPS] if isinstance(answer, list) else ():
                 match one:
                     case [app_no, online] if is_number(app_no) and is_number(online):
                         found[app_no] += online
@@ -115,7 +115,7 @@ class PeerConnections:
             case "online", int() if is_number(about):
                 found = here.online_here(about)
             case "apps", int() if is_number(about):
-                found = Counter(here.online_by_app_here()).most_common(min(about, APPS))
+                found = Counter(here.online_by_app_here()).most_common(min(about, ANSWERED_APPS))
             case _:
                 raise MalformedQuestion("connections are asked for by device, or by app")
         return json.dumps(found).encode()

@@ -19,7 +19,7 @@ from gateway.device_topics import client_id
 from gateway.nodes.connected_sets import ConnectedSets
 from gateway.nodes.membership import Node
 from gateway.nodes.peer_client import PeerUnavailable
-from gateway.nodes.peer_connections import ADDRESS_CHARACTERS, APPS, QUESTION_DEVICES, VERB, PeerConnections
+from gateway.nodes.peer_connections import ADDRESS_CHARACTERS, ANSWERED_APPS, QUESTION_DEVICES, VERB, PeerConnections
 from gateway.nodes.peer_routes import BODY_BYTES, MalformedQuestion
 from tests.gateway.nodes.peers import until
 from tests.nodes import gateways_in_process
@@ -111,9 +111,9 @@ async def test_the_history_of_a_device_comes_as_it_is_there() -> None:
 async def test_apps_are_as_many_as_an_answer_holds() -> None:
     fleet = Fleet()
     most = (1 << 31) - 1
-    fleet.here.online_by_app = {most - n: most for n in range(APPS)} | {1: 1}
+    fleet.here.online_by_app = {most - n: most for n in range(ANSWERED_APPS)} | {1: 1}
     found = await fleet.first.online_by_app()
-    assert len(found) == APPS
+    assert len(found) == ANSWERED_APPS
     assert 1 not in found
 
 
