@@ -88,7 +88,7 @@ class PeerConnections:
         return sum(answer for answer in answers if is_number(answer))
 
     async def online_by_app(self) -> Mapping[int, int]:
-        """Count the devices that are connected to other nodes, by app: of each node, the ANSWERED_APPS apps with the most."""
+        """Count the devices that are connected to other nodes, by app: the ANSWERED_APPS with the most of each."""
         answers = await asyncio.gather(*(self._question(node, {"apps": ANSWERED_APPS}) for node in self._peers()))
         found: Counter[int] = Counter()
         for answer in answers:
