@@ -36,7 +36,7 @@ from gateway.merge_patch import merge_patch
 from gateway.names import Name
 from gateway.pages import PAGE_BYTES, ListPage, fill_page
 from gateway.printable import Printable
-from gateway.store.access.credentials import renew_token, renewable_token, rotate_token
+from gateway.store.access.credentials import NewToken, renew_token, renewable_token, rotate_token
 from gateway.store.attribute_index import INDEXED_ATTRIBUTES
 from gateway.store.audience.device_filter import DeviceFilter, DeviceSelection
 from gateway.store.audience.device_register import (
@@ -342,16 +342,26 @@ class DeviceRegistry:
         await self._database.write(write, app_no)
         return await self.show(app_no, device_id)
 
-    async def rotate(self, app_no: int, app_id: str, device_id: str, device_no: int | None = None) -> dict[str, Any]:
+    async def rotate(
+        self,
+        app_no: int,
+        app_id: str,
+        device_id: str,
+        device_no: int | None = None,
+        claim: Callable[[Transaction], None] | None = None,
+    ) -> dict[str, Any]:
         """A new token; the old one is void at once and its connections close. With a number the id must still be that
-        device's. Raises Problem 404."""
+        device's. `claim` comes before, in the same transaction: what it raises leaves the old token. Raises Problem
+        404."""
         token = new_token()
         now_ms = self._clock_ms()
 
-        given = await self._database.write(
-            lambda transaction: rotate_token(transaction, app_no, device_id, device_no, secret_hash(token), now_ms),
-            app_no,
-        )
+        def write(transaction: Transaction) -> NewToken | None:
+            if claim is not None:
+                claim(transaction)
+            return rotate_token(transaction, app_no, device_id, device_no, secret_hash(token), now_ms)
+
+        given = await self._database.write(write, app_no)
         if given is None:
             raise _unknown(device_id)
         self.void_connections(app_id, device_id)

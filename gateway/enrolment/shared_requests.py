@@ -22,6 +22,11 @@ from gateway.store.nodes.token_requests import (
     token_request,
     token_requests,
 )
+from gateway.store.transaction import Transaction
+
+
+class NotClaimed(Exception):
+    """Another node has given an answer meanwhile, or the request is confirmed no more."""
 
 
 class SharedRequests:
@@ -79,11 +84,11 @@ class SharedRequests:
             is_audited=False,
         )
 
-    async def claim_answer(self, row: StoredRequest, most: int) -> bool:
-        """Count an answer; False if the request is not to be answered any more."""
-        return await self._database.write(
-            partial(claim_answer, digest=row.digest, most=most), apps=frozenset((row.app_no,)), is_audited=False
-        )
+    @staticmethod
+    def claim_answer(transaction: Transaction, row: StoredRequest) -> None:
+        """Count an answer, in the transaction that gives the token. Writer thread. Raises NotClaimed."""
+        if not claim_answer(transaction, row.digest, row.answers):
+            raise NotClaimed
 
     async def remove_ended(self, now_ms: int) -> None:
         """Remove requests that have ended. For one node at a time."""

@@ -24,6 +24,7 @@ import secrets
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import ConfigDict, StringConstraints
@@ -34,7 +35,7 @@ from gateway.described_model import DescribedModel
 from gateway.device_topics import DEFAULT_APP
 from gateway.devices import DeviceRegistry
 from gateway.enrolment.codes import ALPHABET
-from gateway.enrolment.shared_requests import SharedRequests
+from gateway.enrolment.shared_requests import NotClaimed, SharedRequests
 from gateway.errors import Problem, problem
 from gateway.printable import Printable
 from gateway.store.audience.devices import device_of_app
@@ -322,15 +323,20 @@ class TokenRequests:
             self.outcomes["made_room"] += 1
         return bool(newest)
 
-    async def _answer(self, found: _Pending) -> dict[str, Any]:
-        """Give a confirmed device its new token; the one before is void. Raises Problem 403."""
+    async def _answer(self, found: _Pending) -> dict[str, Any] | None:
+        """Give a confirmed device its new token; the one before is void. None: another node has just given it one,
+        which this one would void on its way. Raises Problem 403."""
         if found.answers >= MAX_ANSWERS:
             raise problem("request_refused", "this request was answered often enough: make another, with a new secret")
         found.answering = True
         try:
-            if self._shared is not None and not await self._shared.claim_answer(found.stored(), MAX_ANSWERS):
-                raise problem("request_refused", "it was refused, or answered often enough: make another")
-            credential = await self._devices.rotate(found.app_no, found.app_id, found.device_id, found.device_no)
+            claim = None if self._shared is None else partial(self._shared.claim_answer, row=found.stored())
+            credential = await self._devices.rotate(found.app_no, found.app_id, found.device_id, found.device_no, claim)
+        except NotClaimed:
+            await self.reload(found.digest)
+            if found.state == "refused":
+                raise problem("request_refused", "an operator has refused this request meanwhile") from None
+            return None
         except Problem as refusal:
             if refusal.code != "device_not_found":
                 raise

@@ -120,12 +120,15 @@ def refuse_token_request(transaction: Transaction, digest: bytes, now_ms: int, e
     )
 
 
-def claim_answer(transaction: Transaction, digest: bytes, most: int) -> bool:
-    """Count an answer to a confirmed request; False if it is not to be answered any more. Writer thread."""
+def claim_answer(transaction: Transaction, digest: bytes, answers: int) -> bool:
+    """Count an answer to a confirmed request; False if it is in another state, or has had more answers.
+
+    `answers`: how many it has had, as far as the caller knows. Writer thread.
+    """
     return (
         transaction.execute(
-            "UPDATE token_request SET answers = answers + 1 WHERE digest = ? AND state = 'confirmed' AND answers < ?",
-            (digest, most),
+            "UPDATE token_request SET answers = answers + 1 WHERE digest = ? AND state = 'confirmed' AND answers = ?",
+            (digest, answers),
         ).rowcount
         == 1
     )
