@@ -237,7 +237,7 @@ class Components:
         self.broker.start()
         self.measurements = Measurements(
             database=database, ledger=delivery.ledger, hand_over=delivery.hand_over, acceptance=delivery.acceptance,
-            connections=delivery.connections, clock_ms=clock_ms,
+            connections=delivery.connections, enrolments=self.enrolments, clock_ms=clock_ms,
             elsewhere=None if self.peers is None else self.peers.connections.devices,
         )  # fmt: skip
         sources = self._sources(log_writer)

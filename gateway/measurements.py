@@ -27,6 +27,7 @@ from typing import TypeVar
 
 from pyroaring import BitMap
 
+from gateway.audience.enrolments import EnrolmentQuota
 from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.device_connections import DeviceConnections
 from gateway.delivery.hand_over import HandOver
@@ -41,6 +42,7 @@ from gateway.store.analytics.delivery_counts import (
     count_waiting,
     longest_waiting_critical,
 )
+from gateway.store.audience.devices import count_devices
 from gateway.store.database import Database
 from gateway.store.deliveries.event_log import ENDS
 from gateway.store.nodes.horizon import Horizon, newest_numbers
@@ -56,6 +58,8 @@ CRITICAL_INTERVAL_SECONDS = 2.0
 """Seconds between two looks for critical pushes that wait, at least."""
 WAITING_INTERVAL_SECONDS = 5.0
 """Seconds between two counts of what waits, at least."""
+ENROLLED_INTERVAL_SECONDS = 10.0
+"""Seconds between two counts of the devices of all apps, at least, where other nodes enrol as well."""
 CPU_FACTOR = 100
 """The pause after a look as a multiple of the CPU time that it took, at least."""
 WAIT_FACTOR = 10
@@ -184,6 +188,27 @@ class WaitingDeliveries:
         self.counted_at = counted_at
 
 
+class EnrolledDevices:
+    """Counts the devices of each app anew now and then, for the quota of them: other nodes enrol and remove as well."""
+
+    def __init__(self, database: Database, quota: EnrolmentQuota) -> None:
+        self._database = database
+        self._quota = quota
+        self._pace = Pace(ENROLLED_INTERVAL_SECONDS)
+
+    async def count_if_due(self, now: float) -> None:
+        """Count them, unless that was done a short time ago. `now` gives seconds that only grow."""
+        if not self._pace.begin(now):
+            return
+        pause = 0.0
+        self._quota.begin_count()
+        try:
+            devices, pause = await self._database.read(with_pause(count_devices))
+        finally:
+            self._pace.end(now, pause)
+        self._quota.counted(devices)
+
+
 class EndedDeliveries:
     """Counts of the deliveries that have ended undelivered in this run, by state and reason.
 
@@ -292,6 +317,7 @@ class Measurements:
         hand_over: HandOver,
         acceptance: Acceptance,
         connections: DeviceConnections,
+        enrolments: EnrolmentQuota,
         clock_ms: Callable[[], int],
         elsewhere: Callable[[], BitMap] | None,
     ) -> None:
@@ -310,6 +336,7 @@ class Measurements:
         """Devices connected to other nodes by app, as of the last turn."""
         self.minutes = MinuteCounts(clock_ms())
         self.census = DeliveryCensus(database, ledger)
+        self.enrolled = EnrolledDevices(database, enrolments)
         self.waiting = WaitingDeliveries(database, clock_ms)
         self.ended = EndedDeliveries(database, self.minutes)
         self.critical = CriticalPushes(database, hand_over, clock_ms, elsewhere)
@@ -324,6 +351,8 @@ class Measurements:
                 await self.critical.find_if_due(time.monotonic())
                 await self.waiting.count_if_due(time.monotonic())
                 await self.census.count_if_due(time.monotonic())
+                if self._connections.elsewhere is not None:
+                    await self.enrolled.count_if_due(time.monotonic())
             except Exception as error:  # a metric may be missing; the server may not
                 log.warning("deliveries cannot be counted: %s", error)
             await asyncio.sleep(TURN_SECONDS)

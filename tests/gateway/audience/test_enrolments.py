@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from gateway.audience import enrolments
 from gateway.audience.enrolments import LOG_MS, EnrolmentQuota
 from tests.gateway.in_process import InProcessGateway
+from tests.nodes import gateways_in_process
 
 
 @pytest.fixture(autouse=True)
@@ -68,3 +70,24 @@ def test_a_refusal_is_logged_now_and_then(monkeypatch: pytest.MonkeyPatch, caplo
     assert [quota.reserve(1, 2) for _ in range(3)] == [0, 0, 0]
     assert caplog.text.count("no more are enrolled") == 2
     assert quota.refused == 6
+
+
+def test_what_changes_while_all_are_counted_is_not_lost() -> None:
+    quota = EnrolmentQuota(lambda: 0)
+    assert quota.reserve(1, 1) == 1
+    quota.begin_count()
+    assert quota.reserve(1, 2) == 2
+    quota.release(2, 1)
+    quota.counted({1: 1, 2: 3})
+    assert (quota.count(1), quota.count(2)) == (3, 2)
+
+
+async def test_what_other_nodes_enrol_and_remove_is_counted_now_and_then(tmp_path: Path) -> None:
+    async with gateways_in_process(tmp_path, 2) as (first, second):
+        await first.enrol("d1", "d2", "d3")
+        await second.components.measurements.enrolled.count_if_due(0)
+        await second.refused("POST", "/v1/devices", 422, "too_many_devices", json={"device_id": "d4"})
+        await second.call("DELETE", "/v1/devices/d2", 204)
+        await first.refused("POST", "/v1/devices", 422, "too_many_devices", json={"device_id": "d4"})
+        await first.components.measurements.enrolled.count_if_due(0)
+        await first.call("POST", "/v1/devices", 201, json={"device_id": "d4"})
