@@ -38,9 +38,10 @@ async def call_everything(gateway: InProcessGateway) -> AsyncIterator[ExampleCal
     made["attachment_id"] = ("id", "/v1/attachments")
     made["schedule_id"] = ("schedule_id", "/v1/schedules")
 
-    gateway.components.enrolment.fleet_ca = FleetCa(
-        examples.TEXTS["get", "/v1/enrol/ca", "application/x-pem-file"], "f" * 43
-    )
+    for node in gateway.nodes:
+        node.components.enrolment.fleet_ca = FleetCa(
+            examples.TEXTS["get", "/v1/enrol/ca", "application/x-pem-file"], "f" * 43
+        )
     (invited,) = (await gateway.call("POST", "/v1/invitations", 201, json={}))["invitations"]
     ids["invitation_id"] = invited["id"]
     ending = {"device_id": "ends", "token_days": 30}
@@ -84,6 +85,7 @@ async def call_everything(gateway: InProcessGateway) -> AsyncIterator[ExampleCal
             )
             yield ExampleCall(method, path, operation, query, answer)
             if path == "/v1/enrol/again":
+                await gateway.catch_up()  # another one may have been asked
                 ids["request_id"] = gateway.components.enrolment.token_requests.page(1, 1, None)["items"][0]["id"]
             for name, (field, maker) in made.items():
                 if method == "post" and path == maker:

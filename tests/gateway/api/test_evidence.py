@@ -161,6 +161,7 @@ async def test_old_entries_have_left_and_the_rest_is_proven(
     assert found.entries < verify_evidence(file).entries
 
 
+@pytest.mark.of_one_server  # the limit is of each
 async def test_one_export_of_an_app_at_a_time(gateway: InProcessGateway, file: list[bytes]) -> None:
     exports = gateway.components.services(lambda: False).evidence
     exports._running[1] = 1
