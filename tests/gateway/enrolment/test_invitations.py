@@ -159,7 +159,10 @@ async def test_one_code_that_many_show_at_once_enrols_one_device(gateway: InProc
     answers = await asyncio.gather(*(http.post("/v1/enrol", json={"code": code}) for _ in range(10)))
     assert sorted(answer.status_code for answer in answers) == [201] + [409] * 9
     assert len((await gateway.call("GET", "/v1/devices"))["items"]) == 1
-    assert gateway.components.enrolments._devices[1] == 1, "no place of the quota is lost"
+    counted = [
+        node.components.enrolments._devices[1] for node in gateway.nodes
+    ]  # each what it has enrolled, and knows of
+    assert max(counted) == 1, "no place of the quota is lost"
 
 
 async def test_codes_expire_and_leave_thirty_days_later(gateway: InProcessGateway) -> None:
