@@ -9,7 +9,8 @@ import atexit
 import hashlib
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -84,6 +85,20 @@ class Postgresql:
         """End it at once and without a checkpoint, as a crash does."""
         run_program("pg_ctl", "stop", "--wait", "--mode", "immediate", "--pgdata", f"{self._folder.name}/data")
         self.running = False
+
+    @contextmanager
+    def losing_commits(self) -> Iterator[None]:
+        """Forget what is committed within the block, though it was confirmed: as at a fail-over to a standby that was
+        not synchronous. Whoever is connected loses the connection at both ends of the block."""
+        data, kept = self.folder / "data", self.folder / "kept"
+        self.stop()
+        run_program("cp", "-R", str(data), str(kept))
+        self.start()
+        yield
+        self.stop()
+        run_program("rm", "-R", str(data))
+        run_program("mv", str(kept), str(data))
+        self.start()
 
     def require_passwords(self) -> None:
         """Have every user but its own prove by a password who it is."""

@@ -7,7 +7,9 @@ Laws
 2. Without a lease nothing is handed over: `may_serve` says so from the very moment, whatever the loop was doing, or
    the machine. Who is declared ended has lost its lease for good, and so has who cannot renew it while others can: it
    ends the process (`lost`). While nobody can renew, because the database is away, nobody is ended either: the node
-   waits for it with its sockets open, for WAIT_SECONDS at most, and serves on if its epoch has not ended.
+   waits for it with its sockets open, for WAIT_SECONDS at most, and serves on if its epoch has not ended. A row
+   that is older than it was ends the process as well: the database has lost what it had confirmed, and numbers that are
+   in memory here are given to other pushes.
 3. An epoch that others name has ended when its row says so, and not because it is unknown here: `is_live` is as of the
    last renewal.
 
@@ -57,6 +59,7 @@ _WATCH_SECONDS = 0.1
 _END_SECONDS = 2.0
 _EXPIRED: Final = f"no renewal of its lease was confirmed for {LEASE_SECONDS:g} s"
 _DECLARED: Final = "another node has declared it ended"
+_COMMITS_LOST: Final = "the database has lost renewals of leases that it had confirmed"
 
 
 @dataclass(slots=True, frozen=True)
@@ -278,13 +281,17 @@ class Membership:
         if rows is None:
             return None
         answered = boottime()
+        if any((row.epoch, row.renewals) < self._watched[row.no][:2] for row in rows if row.no in self._watched):
+            self.lose(_COMMITS_LOST)
+            return rows
         # Who could not renew saw nobody who could: it counts anew for how long the others have not.
         before, self._watched = ({} if answered >= self._until else self._watched), {}
         if sent >= self._until:
             self._held_since = answered
         self._until = sent + LEASE_SECONDS
         for row in rows:
-            seen, watched = _Watched(row.epoch, row.renewals, answered), before.get(row.no)
+            is_own = row.no == self.own.no  # which shows what it was before this renewal
+            seen, watched = _Watched(row.epoch, row.renewals + is_own, answered), before.get(row.no)
             is_same = watched is not None and watched[:2] == seen[:2]
             self._watched[row.no] = watched if is_same and watched is not None else seen
         self._note_wall(rows)

@@ -19,6 +19,7 @@ import httpx2
 import psycopg
 import pytest
 
+from broker.sqlite_store import EXIT_UNSYNCED
 from tests.end_to_end.conftest import Wire
 from tests.end_to_end.harness import StartFailed, wait_for
 from tests.end_to_end.wire_device import WireDevice
@@ -323,3 +324,25 @@ def test_a_database_that_is_away_for_all_ends_nobody(
         assert DECLARED not in first.errors + second.errors
         assert first.running
         assert second.running
+
+
+@pytest.mark.full_only
+def test_a_database_that_has_lost_what_it_had_confirmed_ends_every_node(tmp_path: Path, wire: Wire) -> None:
+    """Also one that has stored nothing itself: what it read is lost as well, and its numbers are given once more."""
+    with Postgresql() as server, start_nodes(tmp_path, 2, database=server.url) as (first, second):
+        device = connected(wire, second, "kiosk-1")
+        with server.losing_commits():
+            for node in (first, second):
+                wait_for(node.api.is_ready, what="a node that is ready")
+            device.wait_push(first.api.push("kiosk-1"))
+            wait_renewed(first, second)
+        assert {first.wait(), second.wait()} <= {EXIT_LEASE_LOST, EXIT_UNSYNCED}
+        for node in (first, second):
+            assert "that it had confirmed" in node.errors
+        for node in (first, second):
+            node.start()
+        device.wait_closed()
+        device.start()
+        push_id = first.api.push("kiosk-1")
+        device.wait_push(push_id)
+        first.api.wait_counts(push_id, delivered=1)

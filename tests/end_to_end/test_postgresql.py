@@ -179,6 +179,20 @@ def test_it_outlasts_a_postgresql_that_is_away(over: Server, postgresql: Postgre
     assert over.stop() == 0
 
 
+def test_one_that_has_lost_what_it_had_confirmed_ends_the_server(over: Server, postgresql: Postgresql) -> None:
+    """As behind a fail-over to a standby that was not synchronous: numbers in memory would be given to other pushes."""
+    over.start()
+    over.api.enrol("kiosk-1")
+    with postgresql.losing_commits():
+        wait_for(over.api.is_ready, what="200 of /readyz")
+        over.api.push("kiosk-1")
+    assert over.wait() == EXIT_UNCONFIRMED
+    assert "groups of" in over.errors
+    over.start()
+    assert over.api.push("kiosk-1")
+    assert over.stop() == 0
+
+
 @pytest.mark.long
 @pytest.mark.timeout(240)
 def test_crashes_of_postgresql_under_load(over: Server, postgresql: Postgresql, wire: Wire, full: int) -> None:

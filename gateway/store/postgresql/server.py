@@ -11,7 +11,9 @@ each group of theirs asks whether their lease holds (`store.nodes.leases`).
 
 Any other server has the schema alone: the writer's connection holds an advisory lock, which PostgreSQL gives up with
 it. What a server knows in memory is right only as long as no other one has written meanwhile. So each start has a
-number in the schema, and a writer that connects again and finds another one there ends its process.
+number in the schema, and a writer that connects again and finds another one there ends its process. So does one that
+finds fewer groups than were confirmed to it, as behind a fail-over to a standby that was not synchronous, or a restored
+backup: numbers that it has in memory are then given to other pushes.
 """
 
 from __future__ import annotations
@@ -104,6 +106,10 @@ class WrittenByAnother(Exception):
     """Another server has had the schema while the connection was lost."""
 
 
+class CommitsLost(Exception):
+    """PostgreSQL does not have groups any more whose commits it had confirmed."""
+
+
 class PostgresqlServer:
     """A `Backend`: the schema of a database at a URL (`postgresql://user@host/database`). Raises BadAddress."""
 
@@ -120,6 +126,8 @@ class PostgresqlServer:
         self._start_no = 0
         self._group: int | None = None
         """Which group of writes is under way, by the count where it is stored; None: it has changed nothing yet."""
+        self._confirmed = 0
+        """Groups whose commits were confirmed."""
         self._size_bytes = 0
         self._next_measurement = 0.0
         self._next_try = 0.0
@@ -234,7 +242,8 @@ class PostgresqlServer:
             raw.begin(_BEGIN)
 
     def _restore_writer(self, raw: Connection) -> None:
-        """Connect again, unless another server has had the schema meanwhile. Raises WrittenByAnother."""
+        """Connect again, unless another server has had the schema meanwhile, or something is lost. Raises
+        WrittenByAnother, CommitsLost."""
         if self.trouble is None:
             self.trouble = "the connection to PostgreSQL is lost; it is made again as soon as that answers"
             log.error("the connection to PostgreSQL is lost: nothing is accepted until it answers again")
@@ -246,8 +255,11 @@ class PostgresqlServer:
                 self._lock_version(connection)
             except SchemaTooNew as error:
                 raise WrittenByAnother(str(error)) from error
-            if not self.has_nodes and server_starts.recorded_groups(connection, self._start_no) is None:
+            groups = self._recorded_groups(connection)
+            if groups is None and not self.has_nodes:
                 raise WrittenByAnother(_WRITTEN)  # nodes do write, and are told by the row of their epoch
+            if groups is not None and groups < self._confirmed:
+                raise CommitsLost(f"it has {groups} groups of {self._confirmed} that it had confirmed")
         except Exception:
             raw.close()  # or the next group would write without the lock
             raise
@@ -296,7 +308,8 @@ class PostgresqlServer:
                 raise WrittenByAnother(_WRITTEN)
 
     def commit(self, connection: Transaction) -> None:
-        """End a group. Raises CommitUnanswered if nobody says whether it happened, StorageUnreachable if it has not."""
+        """End a group. Raises CommitUnanswered if nobody says whether it happened, StorageUnreachable if it has not,
+        CommitsLost."""
         try:
             connection.execute("COMMIT")
         except psycopg.OperationalError as error:
@@ -305,19 +318,22 @@ class PostgresqlServer:
                 raise
             if not self._is_stored(raw, self._group, error):
                 raise StorageUnreachable(f"the connection was lost before the commit: {one_line(error)}") from error
+        if self._group is not None:
+            self._confirmed = self._group
+
+    def _recorded_groups(self, connection: Transaction) -> int | None:
+        """Count the groups that are stored of this start, or in this epoch; None: it has ended, or there is none."""
+        if self._node is not None:
+            return leases.recorded_groups(connection, self._node.no, self._node.epoch)
+        return None if self.has_nodes else server_starts.recorded_groups(connection, self._start_no)
 
     def _is_stored(self, raw: Connection, group: int, lost: psycopg.Error) -> bool:
         """Ask whether the commit of a group happened that was not answered. Raises CommitUnanswered."""
         deadline = time.monotonic() + OUTCOME_SECONDS
-        connection = cast(Transaction, raw)
-        node = self._node
         while True:
             try:
                 self._restore_writer(raw)
-                if node is None:
-                    groups = server_starts.recorded_groups(connection, self._start_no)
-                else:
-                    groups = leases.recorded_groups(connection, node.no, node.epoch)
+                groups = self._recorded_groups(cast(Transaction, raw))
             except (psycopg.Error, StorageError) as error:
                 if time.monotonic() >= deadline:
                     raise CommitUnanswered(one_line(lost)) from error
@@ -380,7 +396,7 @@ def _fault_of(error: BaseException) -> Fault | None:
     """The fault of the first failure: in a transaction that has failed, every further statement does."""
     fault: Fault | None = None
     for cause in causes(error):
-        if isinstance(cause, CommitUnanswered | WrittenByAnother):
+        if isinstance(cause, CommitUnanswered | WrittenByAnother | CommitsLost):
             return Fault.UNSYNCED
         if isinstance(cause, StorageError):
             return cause.fault
