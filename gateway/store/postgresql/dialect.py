@@ -40,7 +40,7 @@ _INSERT = re.compile(r"\s*INSERT(?: OR (IGNORE|REPLACE))? INTO (\w+)\s*(?:\(([^)
 _OF_JSON = re.compile(r"->>|\bvalue\b|\bkey\b")
 _GRAMMAR: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\s+(?:NOT INDEXED|INDEXED BY \w+)"), ""),
-    (re.compile(r"(?<=[\s(,])\+(?=[a-z])"), ""),  # keeps SQLite from an index
+    (re.compile(r"(?<=[\s(,])\+(?=[a-z])"), "0 + "),  # keeps it from an index, and from guesses by old statistics
     (re.compile(r"\bIS NOT (?=[?:])"), "IS DISTINCT FROM "),
     (re.compile(r"\bIS (?=[?:])"), "IS NOT DISTINCT FROM "),
     (re.compile(r"\(([?:]\w+) IS NULL OR ((?:[^()]|\([^()]*\))*)\)"), r"(\2 OR \1 IS NULL)"),

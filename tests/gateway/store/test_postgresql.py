@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -11,8 +12,11 @@ from typing import Any, cast
 import psycopg
 import pytest
 
+from gateway.delivery_handles import handle_of
+from gateway.delivery_states import DeliveryState
 from gateway.store.database import Database
 from gateway.store.deliveries.event_log import log_deliveries
+from gateway.store.deliveries.ledger_statements import _END_HANDLES
 from gateway.store.errors import OutcomeUnknown, StorageBusy, StorageUnreachable
 from gateway.store.migrations import SchemaTooNew, SchemaUnsuitable
 from gateway.store.nodes.leases import NodeEpoch, declare_ended, register, renew
@@ -362,4 +366,25 @@ def test_an_entry_of_one_delivery_each_does_not_look_at_all_deliveries_of_the_pu
     transaction: Any = explained
     log_deliveries(transaction, "cancelled", 1, [(push_no, [7]) for push_no in range(1, 101)])
     assert "(push_no = p.no) AND (device_no = " in explained.plan, explained.plan
+    explained.connection.close()
+
+
+def test_ending_a_few_of_many_that_wait_does_not_look_at_all_of_them(backend: PostgresqlServer) -> None:
+    """Although nothing waited when PostgreSQL last counted: it read every waiting row for each hundred that ended."""
+    explained = _Explained(backend)
+    explained.connection.execute(
+        "INSERT INTO push (no, id, app_no, kind, priority, qos, ttl, target, content, size, accepted_at, expires_at,"
+        " targeted, suppressed) SELECT n, n, 1, 'silent', 2, 1, 60, '{}', '{}', 2, 0, 0, 0, 0"
+        " FROM generate_series(1, 400) AS n"
+    )
+    deliveries = (
+        "INSERT INTO delivery (push_no, device_no, priority, size, state) SELECT p, d, 2, 2, {}"
+        " FROM generate_series({}, {}) AS p, generate_series(1, 400) AS d"
+    )
+    explained.connection.execute(deliveries.format(int(DeliveryState.DELIVERED), 1, 200))
+    explained.connection.execute("ANALYZE")
+    explained.connection.execute(deliveries.format(int(DeliveryState.WAITING), 201, 400))
+    handles = json.dumps([handle_of(push_no, 7) for push_no in range(201, 301)])
+    explained.execute(_END_HANDLES, (int(DeliveryState.CANCELLED), "recalled", 1, handles))
+    assert "Index Scan using delivery_pkey" in explained.plan, explained.plan
     explained.connection.close()
