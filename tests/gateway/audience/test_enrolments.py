@@ -19,6 +19,7 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(enrolments, "DEVICES_OF_APP", 3)
 
 
+@pytest.mark.of_one_server  # each counts anew what others enrol in ten seconds
 async def test_one_too_many_is_refused_until_one_has_left(
     gateway: InProcessGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -35,6 +36,7 @@ async def test_one_too_many_is_refused_until_one_has_left(
     await gateway.call("POST", "/v1/devices", 201, http=other, json={"device_id": "d2"})
 
 
+@pytest.mark.of_one_server  # each counts anew what others enrol in ten seconds
 async def test_what_is_enrolled_already_takes_no_place(gateway: InProcessGateway) -> None:
     await gateway.enrol("d1")
     for _ in range(3):
@@ -49,6 +51,7 @@ async def test_what_is_enrolled_already_takes_no_place(gateway: InProcessGateway
     await gateway.refused("POST", "/v1/devices", 422, "too_many_devices", json={})
 
 
+@pytest.mark.of_one_server  # each counts anew what others enrol in ten seconds
 async def test_many_at_once_are_no_more(gateway: InProcessGateway) -> None:
     answers = await asyncio.gather(*(gateway.http.post("/v1/devices", json={}) for _ in range(8)))
     assert sorted(answer.status_code for answer in answers) == [201] * 3 + [422] * 5

@@ -13,6 +13,9 @@ from gateway.store.deliveries import event_log
 from gateway.store.deliveries.event_log import EventPage, Position, log_of_app, log_of_device, remove_events
 from tests.gateway.in_process import START, InProcessGateway
 
+pytestmark = pytest.mark.of_one_server
+"""The one of several that does this goes up to a horizon, which is up to a second old."""
+
 SIZE = 1_000
 QUOTA_BYTES = 100 * SIZE
 
