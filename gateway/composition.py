@@ -219,7 +219,7 @@ class Components:
         self.enrolment = EnrolmentComponents(
             database=database, connections=delivery.connections, activity=activity, quota=self.enrolments,
             clock_ms=clock_ms, clock=loop.time, share_of=share_of, mqtt_address=lambda: self.mqtt_address,
-            has_nodes=self.nodes is not None,
+            confirm=self._confirm,
         )  # fmt: skip
         self.campaigns = Campaigns(
             database=database, acceptance=delivery.acceptance, targets=delivery.targets, policies=delivery.policies,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from gateway.audience.enrolments import EnrolmentQuota
 from gateway.delivery.device_activity import DeviceActivity
@@ -32,11 +32,11 @@ class EnrolmentComponents:
         clock: Callable[[], float],
         share_of: Callable[[str], str],
         mqtt_address: Callable[[], MqttAddress],
-        has_nodes: bool,
+        confirm: Callable[[], Awaitable[None]] | None,
     ) -> None:
         """`clock_ms` gives server time in milliseconds, `clock` gives seconds that only grow; `share_of` gives the
-        address that a host counts for, `mqtt_address` where devices connect, once the broker listens; `has_nodes` says
-        whether there may be other servers over the database."""
+        address that a host counts for, `mqtt_address` where devices connect, once the broker listens; `confirm` waits
+        until all servers over the database know what is stored (None: there is one)."""
         self.fleet_ca: FleetCa | None = None
         """Set when the certificates are read, and again when they are read again."""
         self._mqtt_address = mqtt_address
@@ -58,7 +58,7 @@ class EnrolmentComponents:
             devices=devices,
             clock_ms=clock_ms,
             share_of=share_of,
-            shared=SharedRequests(database) if has_nodes else None,
+            shared=None if confirm is None else SharedRequests(database, confirm),
         )
 
     def address_of(self, code: str) -> str:

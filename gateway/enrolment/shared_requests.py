@@ -6,6 +6,7 @@ many there are, which one of a device is confirmed, how often a token is given.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from gateway.store.database import Database
@@ -35,8 +36,11 @@ class SharedRequests:
     Nothing here is a change that the audit log has an entry of: the route writes that.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, wait_until_known: Callable[[], Awaitable[None]]) -> None:
+        """`wait_until_known` is called when something is stored: it returns when all nodes know of it, and raises
+        Problem 503 when one takes too long."""
         self._database = database
+        self.wait_until_known = wait_until_known
 
     async def load(self, now_ms: int) -> list[StoredRequest]:
         """Read the requests that have not ended at a time in milliseconds."""

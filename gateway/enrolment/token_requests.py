@@ -324,14 +324,18 @@ class TokenRequests:
         return bool(newest)
 
     async def _answer(self, found: _Pending) -> dict[str, Any] | None:
-        """Give a confirmed device its new token; the one before is void. None: another node has just given it one,
-        which this one would void on its way. Raises Problem 403."""
+        """Give a confirmed device its new token; the one before is void, at every node. None: another node has just
+        given it one, which this one would void on its way. Raises Problem 403, 503 if a node does not answer."""
         if found.answers >= MAX_ANSWERS:
             raise problem("request_refused", "this request was answered often enough: make another, with a new secret")
         found.answering = True
         try:
             claim = None if self._shared is None else partial(self._shared.claim_answer, row=found.stored())
             credential = await self._devices.rotate(found.app_no, found.app_id, found.device_id, found.device_no, claim)
+            if self._shared is None:
+                found.answers += 1
+            else:  # the device may ask another node next, if it loses this answer
+                await self._shared.wait_until_known()
         except NotClaimed:
             await self.reload(found.digest)
             if found.state == "refused":
@@ -343,10 +347,6 @@ class TokenRequests:
             raise problem("request_refused", "the device was removed since it asked") from None
         finally:
             found.answering = False
-        if self._shared is None:
-            found.answers += 1
-        else:
-            await self.reload(found.digest)
         self.outcomes["answered"] += 1
         return credential
 
