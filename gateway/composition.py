@@ -139,7 +139,7 @@ class Components:
             free_inside=lambda: database.free_bytes,
         )
         self._idempotency_quota = IdempotencyQuota(database)
-        self.enrolments = EnrolmentQuota(clock_ms)
+        self.enrolments = EnrolmentQuota(clock_ms, has_nodes=self.peers is not None)
         self.event_log_quota = EventLogQuota(database)
         self.uplink_quota = UplinkQuota(database)
         self._kept = kept_periods(settings)

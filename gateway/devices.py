@@ -195,11 +195,10 @@ class DeviceRegistry:
         answers: list[dict[str, Any] | Problem] = []
         for slice_ in _slices(enrolments):
             granted = self._quota.reserve(app_no, len(slice_))
-            refused = [too_many_devices()] * (len(slice_) - granted)
-            slice_ = slice_[:granted]
+            reserved = slice_[:granted]
             try:
                 enrolled = await self._database.write(
-                    partial(insert_devices, app_no=app_no, enrolments=slice_, now_ms=now_ms), app_no
+                    partial(self._insert, app_no=app_no, enrolments=reserved, now_ms=now_ms), app_no
                 )
             except BaseException as error:
                 self._quota.release(app_no, granted)
@@ -219,11 +218,20 @@ class DeviceRegistry:
                     f"{enrolment.device_id!r} is enrolled; rotate its token with POST /v1/devices/ID/token, "
                     "or remove it first",
                 )
-                for enrolment, new in zip(slice_, enrolled, strict=True)
+                for enrolment, new in zip(reserved[: len(enrolled)], enrolled, strict=True)
             ]
-            answers += refused
-            self._quota.release(app_no, enrolled.count(False))
+            answers += [too_many_devices()] * (len(slice_) - len(enrolled))
+            if len(enrolled) < granted:
+                self._quota.note_refusals(app_no, granted - len(enrolled))
+            self._quota.release(app_no, granted - enrolled.count(True))
         return answers
+
+    def _insert(
+        self, transaction: Transaction, app_no: int, enrolments: list[DeviceEnrolment], now_ms: int
+    ) -> list[bool]:
+        """Enrol the first devices, as many as there is room for. Writer thread."""
+        room = self._quota.room(transaction, app_no, len(enrolments))
+        return insert_devices(transaction, app_no, enrolments[:room], now_ms)
 
     def credential(self, app_id: str, device_id: str, token: str, expires_at: int | None) -> dict[str, Any]:
         """The credential of a device, as the API answers it; `expires_at` (ms) is the end of the token."""

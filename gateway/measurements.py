@@ -189,7 +189,7 @@ class WaitingDeliveries:
 
 
 class EnrolledDevices:
-    """Counts the devices of each app anew now and then, for the quota of them: other nodes enrol and remove as well."""
+    """Counts the devices of each app anew now and then, for overviews: other nodes enrol and remove as well."""
 
     def __init__(self, database: Database, quota: EnrolmentQuota) -> None:
         self._database = database

@@ -1,7 +1,9 @@
 """Quota of enrolled devices: an app has a share of the disk, and of all work that walks the devices.
 
-The counts are in memory: to count a million rows takes longer than to enrol a device. What other nodes enrol and remove
-is found when all are counted anew, now and then; as much passes the bound until then. Everything runs on the loop.
+One server counts in memory, so that an enrolment asks nothing. Where other nodes enrol as well the operation that
+enrols reads the set of all devices of the app, under the app's lock: a million are 16 segments of 8 KiB at most if they
+came one after the other, where to count their rows would take longer than to enrol one. What is in memory is for
+overviews then, and is counted anew now and then.
 """
 
 from __future__ import annotations
@@ -11,8 +13,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 from gateway.errors import Problem, problem
+from gateway.store.audience.device_sets import live_devices
 from gateway.store.audience.devices import count_devices
 from gateway.store.database import Database
+from gateway.store.transaction import Transaction
 
 log = logging.getLogger(__name__)
 
@@ -23,13 +27,14 @@ LOG_MS = 60_000
 
 
 class EnrolmentQuota:
-    """Counts the enrolled devices of every app against DEVICES_OF_APP. Loop.
+    """Counts the enrolled devices of every app against DEVICES_OF_APP. Loop, but for `room`.
 
-    `clock_ms` gives server time in milliseconds.
+    `clock_ms` gives server time in milliseconds; `has_nodes`: other nodes enrol devices as well.
     """
 
-    def __init__(self, clock_ms: Callable[[], int]) -> None:
+    def __init__(self, clock_ms: Callable[[], int], *, has_nodes: bool = False) -> None:
         self._clock_ms = clock_ms
+        self._has_nodes = has_nodes
         self._devices: Counter[int] = Counter()
         """Devices by app, those included that are on their way to the disk."""
         self._meanwhile: Counter[int] = Counter()
@@ -58,16 +63,28 @@ class EnrolmentQuota:
         return self._devices.get(app_no, 0)
 
     def reserve(self, app_no: int, wanted: int) -> int:
-        """Reserve up to `wanted` enrolments; how many there are. Release those that do not come about."""
-        granted = max(min(wanted, DEVICES_OF_APP - self._devices[app_no]), 0)
+        """Reserve up to `wanted` enrolments; how many there are. Release those that do not come about.
+
+        With nodes all of them: `room` decides."""
+        granted = wanted if self._has_nodes else _granted(wanted, self._devices[app_no])
         self._add(app_no, granted)
         if granted < wanted:
-            self.refused += wanted - granted
-            now_ms = self._clock_ms()
-            if now_ms - self._logged_at.get(app_no, -LOG_MS) >= LOG_MS:
-                self._logged_at[app_no] = now_ms
-                log.warning("app number %d has %d devices: no more are enrolled", app_no, self._devices[app_no])
+            self.note_refusals(app_no, wanted - granted)
         return granted
+
+    def room(self, transaction: Transaction, app_no: int, reserved: int) -> int:
+        """Count how many of the reserved devices may be enrolled, in the operation that does it. Writer thread.
+
+        That operation holds the app's lock, so no other node enrols between this and its commit."""
+        return _granted(reserved, len(live_devices(transaction, app_no))) if self._has_nodes else reserved
+
+    def note_refusals(self, app_no: int, count: int) -> None:
+        """Count devices for which there was no room, and log it now and then."""
+        self.refused += count
+        now_ms = self._clock_ms()
+        if now_ms - self._logged_at.get(app_no, -LOG_MS) >= LOG_MS:
+            self._logged_at[app_no] = now_ms
+            log.warning("app number %d has %d devices: no more are enrolled", app_no, DEVICES_OF_APP)
 
     def release(self, app_no: int, count: int) -> None:
         """Release enrolments that did not come about, or whose devices have been removed."""
@@ -76,6 +93,10 @@ class EnrolmentQuota:
     def _add(self, app_no: int, count: int) -> None:
         self._devices[app_no] += count
         self._meanwhile[app_no] += count
+
+
+def _granted(wanted: int, devices: int) -> int:
+    return max(min(wanted, DEVICES_OF_APP - devices), 0)
 
 
 def too_many_devices() -> Problem:

@@ -242,10 +242,20 @@ class InvitationStore:
         try:
             enrolled = await self._database.write(
                 partial(
-                    _spend, no=found.no, enrolment=enrolment, nonce_hash=nonce_hash, now_ms=now_ms, address=address
+                    _spend,
+                    quota=self._quota,
+                    no=found.no,
+                    enrolment=enrolment,
+                    nonce_hash=nonce_hash,
+                    now_ms=now_ms,
+                    address=address,
                 ),
                 found.app_no,
             )
+        except Problem as refusal:
+            if refusal.code == "too_many_devices":
+                self._quota.note_refusals(found.app_no, 1)
+            raise
         finally:
             if first and (enrolled is None or enrolled.repeated):
                 self._quota.release(found.app_no, 1)
@@ -313,13 +323,14 @@ def _code_used() -> Problem:
 
 def _spend(
     transaction: Transaction,
+    quota: EnrolmentQuota,
     no: int,
     enrolment: DeviceEnrolment,
     nonce_hash: bytes | None,
     now_ms: int,
     address: str,
 ) -> _Enrolled:
-    """Spend a code: enrol its device, or give that a new token if it was cut off. Raises Problem 409, 410. Writer
+    """Spend a code: enrol its device, or give that a new token if it was cut off. Raises Problem 409, 410, 422. Writer
     thread."""
     found = spent_invitation(transaction, no)
     if found is None:
@@ -332,6 +343,8 @@ def _spend(
         note_repetition(transaction, no)
         about("device", found.device_id, invitation=found.invitation_id)
         return _Enrolled(found.device_id, given.expires_at, True)
+    if not quota.room(transaction, found.app_no, 1):
+        raise too_many_devices()
     if not insert_devices(transaction, found.app_no, [enrolment], now_ms)[0]:
         raise problem(
             "device_exists",
