@@ -36,7 +36,7 @@ _QUERY = re.compile(r"\b(?:FROM|JOIN)\s*\((?=\s*(?:SELECT|WITH|VALUES)\b)")
 _HAS_NAME = re.compile(r"\s*(?:AS\s+)?(?!(?:WHERE|GROUP|ORDER|LIMIT|ON|CROSS|JOIN|LEFT|UNION|FILTER|HAVING)\b)[a-z_]")
 _CALL = re.compile(r"\b(json_group_array|json_group_object|json_array|iif|ifnull)\(")
 _FILTER = re.compile(r"\s*FILTER \(")
-_INSERT = re.compile(r"\s*INSERT(?: OR (IGNORE|REPLACE))? INTO (\w+)\s*(?:\(([^)]*)\))?")
+_INSERT = re.compile(r"\s*INSERT(?: OR (IGNORE|REPLACE))? INTO (\w+)")
 _OF_JSON = re.compile(r"->>|\bvalue\b|\bkey\b")
 _GRAMMAR: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\s+(?:NOT INDEXED|INDEXED BY \w+)"), ""),
@@ -146,12 +146,12 @@ def _conflicts(text: str) -> str:
     found = _INSERT.match(text)
     if found is None or found[2] not in SQLModel.metadata.tables:
         return text
-    kind, table, listed = found.groups()
+    kind, table = found.groups()
     columns = [column.name for column in SQLModel.metadata.tables[table].columns]
     key = [column.name for column in SQLModel.metadata.tables[table].primary_key]
     if kind is not None:
-        given = listed.split(", ") if listed else columns
-        changes = ", ".join(f"{name} = excluded.{name}" for name in given if name not in key)
+        # Those that are not listed, too: a row that is replaced keeps nothing.
+        changes = ", ".join(f"{name} = excluded.{name}" for name in columns if name not in key)
         changes = f"({', '.join(key)}) DO UPDATE SET {changes}" if kind == "REPLACE" and changes else "DO NOTHING"
         before, returning, answered = re.sub(r"INSERT OR \w+", "INSERT", text, count=1).partition(" RETURNING ")
         return f"{before} ON CONFLICT {changes}{returning}{answered}"

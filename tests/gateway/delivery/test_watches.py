@@ -170,6 +170,8 @@ def test_a_watch_that_is_replaced_begins_anew(world: World) -> None:
     assert (again["silent"], again["created_at"]) == (False, made["created_at"])
     world.passes(19 * MINUTE)
     assert not silent(world)
+    world.crash()
+    assert not silent(world)
 
 
 def test_an_app_has_its_own_and_not_too_many(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

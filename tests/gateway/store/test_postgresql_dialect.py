@@ -108,6 +108,14 @@ def test_rows_that_are_there_already(both: Both) -> None:
     assert both.ask("SELECT count FROM delivery_count") == [(7,)]
 
 
+def test_a_row_that_is_replaced_keeps_nothing(both: Both) -> None:
+    columns = "app_no, id, content, due_at, created_at, updated_at"
+    both.ask("INSERT INTO application (no, id, created_at) VALUES (7, 'seven', 0)")
+    both.ask(f"INSERT INTO watch ({columns}, silent_at) VALUES (7, 'prices', '{{}}', 1, 1, 1, 5)")
+    both.ask(f"INSERT OR REPLACE INTO watch ({columns}) VALUES (7, 'prices', '{{}}', 2, 1, 2)")
+    assert both.ask("SELECT due_at, silent_at FROM watch WHERE app_no = 7") == [(2, None)]
+
+
 SETS = st.one_of(
     st.sets(st.integers(0, 300_000), max_size=200),
     st.builds(lambda start, length: set(range(start, start + length)), st.integers(0, 200_000), st.integers(1, 9_000)),

@@ -208,6 +208,7 @@ def _deliver_in_sets(connection: Transaction, devices: list[ModelDevice], chance
         device.states["P2"] = DeliveryState.OPENED
         device.dismissed.discard("P2")  # its row is another one
         connection.execute(
-            "INSERT OR REPLACE INTO delivery (push_no, device_no, priority, size, state) VALUES (2, ?, 2, 2, ?)",
+            "INSERT OR REPLACE INTO delivery (push_no, device_no, priority, size, state, dismissed_at)"
+            " VALUES (2, ?, 2, 2, ?, NULL)",
             (device.no, int(DeliveryState.OPENED)),
         )
