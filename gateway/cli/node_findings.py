@@ -5,8 +5,9 @@ Nothing is said where the database is for one server alone, and has no standby.
 
 from __future__ import annotations
 
+import socket
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 from gateway.cli.findings import Finding
@@ -19,13 +20,34 @@ APART_MS = 1_000
 """Distance of server times that is a finding. A row may show a time up to half a second newer than its renewal."""
 CLOCK_MS = 2_000
 """Distance of this machine's clock from the database's that is a finding."""
+CONNECT_SECONDS = 1.0
+"""Time for a node's address to take a connection: one that vanished costs the doctor no more."""
 
 
-def check_nodes(found: ExaminedNodes, own_url: str | None, now_ms: float, *, names_several: bool) -> Iterator[Finding]:
+def connect_error(url: str) -> str | None:
+    """Return why the address of a node takes no connection from this machine, or None if it does."""
+    address = urlsplit(url)
+    try:
+        port = address.port or (443 if address.scheme == "https" else 80)
+        socket.create_connection((address.hostname or "", port), CONNECT_SECONDS).close()
+    except (OSError, ValueError) as error:
+        return str(error)
+    return None
+
+
+def check_nodes(
+    found: ExaminedNodes,
+    own_url: str | None,
+    now_ms: float,
+    *,
+    names_several: bool,
+    connect: Callable[[str], str | None] = connect_error,
+) -> Iterator[Finding]:
     """Find what is wrong with the nodes over a database, and say who is there.
 
     `own_url` is the setting `node_url`; `now_ms`: this machine's clock, in Unix milliseconds, when the nodes were
-    looked at; `names_several`: the address of the database has more than one host.
+    looked at; `names_several`: the address of the database has more than one host; `connect`: why an address takes no
+    connection.
     """
     yield from check_standbys(found, names_several=names_several)
     if own_url is None and not found.nodes:
@@ -36,7 +58,7 @@ def check_nodes(found: ExaminedNodes, own_url: str | None, now_ms: float, *, nam
         )
     is_one_machine = all(_is_on_loopback(node.url) for node in found.nodes)
     for node in found.nodes:
-        yield check_node(node, is_one_machine=is_one_machine)
+        yield check_node(node, is_one_machine=is_one_machine, connect=connect)
     for url, times in Counter(node.url for node in found.nodes).items():
         if times > 1:
             yield Finding(
@@ -46,7 +68,7 @@ def check_nodes(found: ExaminedNodes, own_url: str | None, now_ms: float, *, nam
     yield from check_times(found, now_ms)
 
 
-def check_node(node: ExaminedNode, *, is_one_machine: bool) -> Finding:
+def check_node(node: ExaminedNode, *, is_one_machine: bool, connect: Callable[[str], str | None]) -> Finding:
     """Say whether a node has its lease, and whether others can reach it."""
     subject = f"node {node.no}"
     if node.age_ms > LEASE_MS:
@@ -56,6 +78,10 @@ def check_node(node: ExaminedNode, *, is_one_machine: bool) -> Finding:
     if not is_one_machine and _is_on_loopback(node.url):
         text = f"nodes of other machines do not reach {node.url}"
         return Finding("fail", subject, text, "set its `node_url` to its address in their network")
+    if (error := connect(node.url)) is not None:
+        text = f"it renewed its lease {node.age_ms} ms ago, but {node.url} takes no connection from here: {error}"
+        remedy = "set its `node_url` to where its HTTP port is, or mend the network: nodes have to reach each other"
+        return Finding("warn", subject, text, remedy)
     return Finding("ok", subject, f"{node.url} renewed its lease {node.age_ms} ms ago; {node.sessions:,} devices")
 
 

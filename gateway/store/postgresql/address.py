@@ -78,5 +78,6 @@ def read_address(url: str) -> Address:
 def _bad_address() -> BadAddress:
     return BadAddress(
         "this is no address of PostgreSQL: postgresql://USER:PASSWORD@HOST/DATABASE, in which a character of the "
-        "password that is no letter or digit is written as % and its two hexadecimal digits"
+        "password that is no letter or digit is written as % and its two hexadecimal digits; behind a question mark "
+        "only parameters that psql takes"
     )

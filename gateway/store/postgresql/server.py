@@ -212,8 +212,11 @@ class PostgresqlServer:
             if taken:
                 return
             if time.monotonic() >= deadline:
-                other = "a server that is no node has" if self.has_nodes else "another server has"
-                raise StorageBusy(f"{other} {self.name}: end that one first")
+                if self.has_nodes:
+                    raise StorageBusy(f"a server that is no node has {self.name}: end that one first")
+                raise StorageBusy(
+                    f"another server has {self.name}: end that one first, or make each a node (--node-url)"
+                )
             time.sleep(_LOCK_PAUSE_SECONDS)
 
     def _lock_version(self, connection: Transaction) -> None:

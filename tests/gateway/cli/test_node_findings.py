@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from pathlib import Path
 
 import pytest
 
-from gateway.cli.node_findings import check_nodes
+from gateway.cli.node_findings import check_nodes, connect_error
 from gateway.store.nodes.examination import ExaminedNode, ExaminedNodes, examine_nodes
 from gateway.store.postgresql.examination import read_ledger
 from tests.end_to_end.wire_device import WireDevice
@@ -27,11 +28,17 @@ def levels(
     waits: bool = False,
     several: bool = False,
     database_ms: int = NOW,
+    unreachable: str = "",
 ) -> dict[str, str]:
     found = ExaminedNodes(list(nodes), 3, database_ms, standbys, waits)
-    return {
-        finding.subject: finding.level for finding in check_nodes(found, own_url, float(NOW), names_several=several)
-    }
+    findings = check_nodes(
+        found,
+        own_url,
+        float(NOW),
+        names_several=several,
+        connect=lambda url: "refused" if url == unreachable else None,
+    )
+    return {finding.subject: finding.level for finding in findings}
 
 
 def test_a_server_by_itself_hears_nothing_of_nodes() -> None:
@@ -50,6 +57,7 @@ def test_nodes_that_are_well() -> None:
         (levels(node(1), node(2, url="http://10.0.0.11:8080")), "nodes", "fail"),
         (levels(node(1), node(2, url="http://localhost:8080")), "node 2", "fail"),
         (levels(node(1, url="http://127.0.0.11:8080"), node(2, url="http://127.0.0.12:8080")), "node 2", "ok"),
+        (levels(node(1), node(2), unreachable="http://10.0.0.12:8080"), "node 2", "warn"),
         (levels(node(1), node(2, line_ms=86_400_000)), "server time", "warn"),
         (levels(node(1), node(2, line_ms=None)), "sessions", "ok"),
         (levels(node(1), database_ms=NOW - 86_400_000), "clocks", "warn"),
@@ -61,6 +69,13 @@ def test_nodes_that_are_well() -> None:
 )
 def test_what_is_wrong(found: dict[str, str], subject: str, level: str) -> None:
     assert found[subject] == level
+
+
+def test_an_address_is_tried() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        assert connect_error(url) is None
+    assert "refused" in (connect_error(url) or "")
 
 
 def test_what_nodes_have_stored_of_themselves(tmp_path: Path) -> None:
