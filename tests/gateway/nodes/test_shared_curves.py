@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.auth import DeviceIdentity
+from gateway.nodes.peer_connections import VERB
 from tests.gateway.in_process import InProcessGateway
 from tests.nodes import gateways_in_process
 
@@ -60,4 +62,28 @@ async def test_who_is_connected_to_a_node_that_does_not_answer_is_left_out(nodes
     assert nodes[1].components.peers is not None
     nodes[1].components.peers.verbs._verbs.clear()
     found = await curves(nodes[0])
+    assert (found["online"], found["pushes"], found["connects"]) == (1, 1, 3)
+
+
+async def test_a_node_that_hangs_keeps_no_curve_from_being_shown(nodes: list[InProcessGateway]) -> None:
+    connect(nodes[0], 1)
+    connect(nodes[1], 2, 3)
+    await nodes[1].push({"device": "kiosk-1"})
+    await nodes[1].components.flush()
+    asked, resumed = asyncio.Event(), asyncio.Event()
+
+    async def hang(body: bytes) -> bytes:
+        asked.set()
+        await resumed.wait()
+        return b"[]"
+
+    assert nodes[1].components.peers is not None
+    verbs = nodes[1].components.peers.verbs
+    del verbs._verbs[VERB]
+    verbs.add(VERB, hang)
+    try:
+        found = await curves(nodes[0])
+    finally:
+        resumed.set()
+    assert asked.is_set()
     assert (found["online"], found["pushes"], found["connects"]) == (1, 1, 3)
