@@ -473,6 +473,9 @@ def check_server(set_up: SetUp) -> Iterator[Finding]:
             yield Finding("fail", "server", failure.finding, failure.remedy)
             return
         except Failure as failure:
+            if isinstance(failure, RequestRefused) and failure.code:  # one of ours has answered
+                yield Finding("fail", "server", str(failure), "it runs, and is ready when that is over: see its log")
+                return
             yield Finding("fail", "server", str(failure), f"start it: {PROGRAM} serve")
             if set_up.url is None:
                 yield from check_ports(set_up)

@@ -7,6 +7,7 @@ import socket
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from gateway.backup_record import change_record, record_failure, record_made
@@ -22,11 +23,12 @@ from gateway.cli.doctor import (
     check_descriptors,
     check_disk,
     check_ports,
+    check_server,
     check_tokens,
     examine,
 )
 from gateway.cli.findings import Finding
-from tests.gateway.cli.fake_server import FakeServer
+from tests.gateway.cli.fake_server import FakeServer, problem
 
 NOW = datetime.now(UTC)
 
@@ -184,6 +186,16 @@ def test_the_age_of_the_last_proven_backup_is_told(tmp_path: Path) -> None:
     assert backups(tmp_path, 13)[1] == ("warn", text.format("13 hours")), "two of the schedule are missing"
     assert age(59) == "59 seconds"
     assert age(150) == "2 minutes"
+
+
+def test_a_server_that_answers_need_not_be_started(fake: FakeServer, tmp_path: Path) -> None:
+    set_up = SetUp(tmp_path, "127.0.0.1", 8080, 1883, url="http://127.0.0.1:8080")
+    fake.answer = lambda request: problem(503, "unavailable", "the database does not answer")
+    (found,) = check_server(set_up)
+    assert (found.level, "start it" in found.remedy) == ("fail", False)
+    fake.answer = lambda request: httpx2.Response(503, text="none of ours")
+    (found,) = check_server(set_up)
+    assert (found.level, "start it" in found.remedy) == ("fail", True)
 
 
 def test_devices_that_do_not_renew_their_token_are_named(fake: FakeServer) -> None:
