@@ -351,7 +351,8 @@ class ActivePush:
         `device_no`: the device that it is for, of a push with several texts; the same body is for all that have its.
 
         Seconds are rounded up and at least 1; 0 only for ttl 0, whose body carries no message expiry (an interval that
-        is over at once would let a client drop what it has just been given).
+        is over at once would let a client drop what it has just been given). Never more than the ttl, with which its
+        size was counted: the node that accepted it may be some milliseconds ahead of this one.
         """
         if self.texts is not None:
             number = self.texts.number_of(device_no)
@@ -360,6 +361,8 @@ class ActivePush:
                 form = self.texts.forms[number] = self._with_content(self.texts.contents[number])
             return form.body(now_ms)
         expires_in = max(1, -(-(self.expires_at - now_ms) // 1000)) if self.ttl else 0
+        if expires_in > self.ttl:
+            expires_in = self.ttl
         if expires_in == self._expires_in:
             assert self._body is not None, "rendered together"
             return self._body
