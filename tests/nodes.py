@@ -25,6 +25,7 @@ import psycopg
 from gateway.store.postgresql.address import read_address
 from gateway.store.postgresql.server import PostgresqlServer
 from tests import postgresql
+from tests.benchmarks.tools import free_port
 from tests.end_to_end.harness import DATABASE, Server
 from tests.gateway.in_process import Clock, InProcessGateway
 from tests.postgresql import URL_VARIABLE, server_of_process
@@ -62,7 +63,8 @@ class NodeProcess(Server):
         self.http_port_wanted = free_port()
         url = f"http://127.0.0.1:{self.http_port_wanted}"
         super().__init__(data_dir, *options, env={DATABASE: database, NODE_URL: url, **(env or {})})
-        self.http_port = self.http_port_wanted
+        # It is killed and comes back to both ports.
+        self.http_port, self.mqtt_port = self.http_port_wanted, free_port()
         self.database = database
 
     def __enter__(self) -> NodeProcess:
@@ -91,13 +93,6 @@ class NodeProcess(Server):
         """The key that the first node of the database has made, in whose folder it is."""
         (path,) = self.data_dir.parent.glob("*/admin.key")
         return path.read_text().strip()
-
-
-def free_port() -> int:
-    """A TCP port that nobody has at the moment."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @contextmanager

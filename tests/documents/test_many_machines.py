@@ -14,9 +14,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from tests.benchmarks.tools import free_port
 from tests.documents.markdown import blocks
 from tests.end_to_end.harness import DATABASE, ROOT, clean_environment, wait_for
-from tests.nodes import free_port, new_database
+from tests.nodes import new_database
 from tests.third_party import require
 
 PAGE: Final = ROOT / "docs" / "operate" / "many-machines.md"

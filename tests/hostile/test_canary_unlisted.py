@@ -84,6 +84,7 @@ def app_key(server: Server, name: str, *scopes: str) -> str:
     return str(answer["key"])
 
 
+@pytest.mark.full_only
 def test_strangers_who_ask_for_what_needs_no_key(tmp_path: Path) -> None:
     """The server handled 500 requests in each turn of the loop, 3 ms each."""
     pages = ["/metrics", "/openapi.json", "/docs", "/v1/pushes/x"]
