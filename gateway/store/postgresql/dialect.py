@@ -41,6 +41,11 @@ _OF_JSON = re.compile(r"->>|\bvalue\b|\bkey\b")
 _GRAMMAR: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\s+(?:NOT INDEXED|INDEXED BY \w+)"), ""),
     (re.compile(r"(?<=[\s(,])\+(?=[a-z])"), "0 + "),  # keeps it from an index, and from guesses by old statistics
+    # Of a list PostgreSQL knows no length: without statistics it is read anew for each delivery of the push.
+    (
+        re.compile(r"\bpush_no = \? AND device_no IN \(SELECT value FROM json_each\(\?\)\)"),
+        "push_no = ? AND device_no = ANY(ARRAY(SELECT CAST(value AS bigint) FROM json_each(?)))",
+    ),
     (re.compile(r"\bIS NOT (?=[?:])"), "IS DISTINCT FROM "),
     (re.compile(r"\bIS (?=[?:])"), "IS NOT DISTINCT FROM "),
     (re.compile(r"\(([?:]\w+) IS NULL OR ((?:[^()]|\([^()]*\))*)\)"), r"(\2 OR \1 IS NULL)"),

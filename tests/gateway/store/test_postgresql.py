@@ -16,7 +16,7 @@ from gateway.delivery_handles import handle_of
 from gateway.delivery_states import DeliveryState
 from gateway.store.database import Database
 from gateway.store.deliveries.event_log import log_deliveries
-from gateway.store.deliveries.ledger_statements import _END_HANDLES
+from gateway.store.deliveries.ledger_statements import _ACKNOWLEDGE, _END_HANDLES, _SENT
 from gateway.store.errors import OutcomeUnknown, StorageBusy, StorageUnreachable
 from gateway.store.migrations import SchemaTooNew, SchemaUnsuitable
 from gateway.store.nodes.leases import NodeEpoch, declare_ended, register, renew
@@ -366,6 +366,21 @@ def test_an_entry_of_one_delivery_each_does_not_look_at_all_deliveries_of_the_pu
     transaction: Any = explained
     log_deliveries(transaction, "cancelled", 1, [(push_no, [7]) for push_no in range(1, 101)])
     assert "(push_no = p.no) AND (device_no = " in explained.plan, explained.plan
+    explained.connection.close()
+
+
+def test_few_deliveries_of_a_push_to_many_are_found_before_anything_was_counted(backend: PostgresqlServer) -> None:
+    """The list of devices was read anew for each of the ten thousand: five seconds of the writer."""
+    explained = _Explained(backend)
+    explained.connection.execute(
+        "INSERT INTO delivery (push_no, device_no, priority, size, state) SELECT p, d, 2, 2, 0"
+        " FROM generate_series(1, 2) AS p, generate_series(1, 10000) AS d"
+    )
+    devices = json.dumps(list(range(50, 150)))
+    for statement, values in ((_SENT, (1, devices)), (_ACKNOWLEDGE, (1, 1, 2, devices))):
+        explained.execute(statement, values)
+        assert "(device_no = ANY ($" in explained.plan, explained.plan
+        assert "rows=100 loops=1" in explained.plan, explained.plan
     explained.connection.close()
 
 
