@@ -139,7 +139,7 @@ class Components:
             free_inside=lambda: database.free_bytes,
         )
         self._idempotency_quota = IdempotencyQuota(database)
-        self.enrolments = EnrolmentQuota(clock_ms, has_nodes=self.peers is not None)
+        self.enrolments = EnrolmentQuota(clock_ms, has_nodes=self.nodes is not None)
         self.event_log_quota = EventLogQuota(database)
         self.uplink_quota = UplinkQuota(database)
         self._kept = kept_periods(settings)
@@ -238,7 +238,6 @@ class Components:
         self.measurements = Measurements(
             database=database, ledger=delivery.ledger, hand_over=delivery.hand_over, acceptance=delivery.acceptance,
             connections=delivery.connections, enrolments=self.enrolments, clock_ms=clock_ms,
-            elsewhere=None if self.peers is None else self.peers.connections.devices,
         )  # fmt: skip
         sources = self._sources(log_writer)
         self.metrics = Metrics(sources)
@@ -264,7 +263,7 @@ class Components:
         self._key_cache = KeyCache(self._database, self._clock_ms)
         self.people = PeopleComponents(
             settings=self._settings, database=self._database, keys=self._key_cache, clock_ms=self._clock_ms,
-            clock=loop.time, share_of=share_of, has_peers=self.moving_sessions is not None,
+            clock=loop.time, share_of=share_of, has_nodes=self.nodes is not None,
         )  # fmt: skip
         self.turns = RequestTurns(loop)
         self._bodies = BodyBudget(loop.time)

@@ -260,7 +260,7 @@ class CriticalPushes:
     """Ages of the critical pushes that have waited longest: for a connected device, and for one that is away.
 
     What is in flight waits too. A connected device has been waiting since its connection at the earliest. One that is
-    connected to another node, which `elsewhere` knows (None: there is none), is neither here nor away.
+    connected to another node, which `online` knows as well, is neither here nor away.
     """
 
     def __init__(
@@ -268,11 +268,11 @@ class CriticalPushes:
         database: Database,
         hand_over: HandOver,
         clock_ms: Callable[[], int],
-        elsewhere: Callable[[], BitMap] | None,
+        online: Callable[[], BitMap],
     ) -> None:
         self._database = database
         self._hand_over = hand_over
-        self._elsewhere = elsewhere
+        self._online = online
         self._clock_ms = clock_ms
         self._pace = Pace(CRITICAL_INTERVAL_SECONDS)
         self._since: dict[str, int | None] = {"connected": None, "away": None}
@@ -294,11 +294,11 @@ class CriticalPushes:
         finally:
             self._pace.end(now, pause)
         connected, devices = self._hand_over.connected, self._hand_over.devices
-        anywhere = connected if self._elsewhere is None else connected | self._elsewhere()
+        online = self._online()
         since_connection: list[int] = []
         away: int | None = None
         for accepted_at, waits_for in waiting:
-            if away is None and waits_for - anywhere:
+            if away is None and waits_for - online:
                 away = accepted_at
             here = (waits_for & connected)[:CRITICAL_DEVICES]
             since_connection += [max(accepted_at, devices[device_no].connected_at) for device_no in here]
@@ -306,8 +306,7 @@ class CriticalPushes:
 
 
 class Measurements:
-    """Everything that is measured in the background. `clock_ms` gives server time in milliseconds, `elsewhere` the
-    devices that are connected to other nodes; None: there are no nodes."""
+    """Everything that is measured in the background. `clock_ms` gives server time in milliseconds."""
 
     def __init__(
         self,
@@ -319,7 +318,6 @@ class Measurements:
         connections: DeviceConnections,
         enrolments: EnrolmentQuota,
         clock_ms: Callable[[], int],
-        elsewhere: Callable[[], BitMap] | None,
     ) -> None:
         self._acceptance = acceptance
         self._connections = connections
@@ -339,7 +337,7 @@ class Measurements:
         self.enrolled = EnrolledDevices(database, enrolments)
         self.waiting = WaitingDeliveries(database, clock_ms)
         self.ended = EndedDeliveries(database, self.minutes)
-        self.critical = CriticalPushes(database, hand_over, clock_ms, elsewhere)
+        self.critical = CriticalPushes(database, hand_over, clock_ms, connections.online_set)
         self.lag = LatencyHistogram()
         """Time by which the event loop was late, measured several times a second."""
 
@@ -359,8 +357,9 @@ class Measurements:
 
     async def load(self) -> None:
         """Begin behind what is stored, after a start and before anything else is."""
-        self._newest = await self._database.read(newest_numbers)
-        self._pushes_to = self._newest.push_no
+        if self._connections.elsewhere is not None:
+            self._newest = await self._database.read(newest_numbers)
+            self._pushes_to = self._newest.push_no
         await self.ended.load()
 
     async def count_new(self) -> None:

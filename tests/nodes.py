@@ -60,11 +60,11 @@ class NodeProcess(Server):
     """A server process that is a node. Its address among the others is its HTTP port, which it keeps."""
 
     def __init__(self, data_dir: Path, database: str, *options: str, env: dict[str, str] | None = None) -> None:
-        self.http_port_wanted = free_port()
-        url = f"http://127.0.0.1:{self.http_port_wanted}"
+        http_port = free_port()
+        url = f"http://127.0.0.1:{http_port}"
         super().__init__(data_dir, *options, env={DATABASE: database, NODE_URL: url, **(env or {})})
         # It is killed and comes back to both ports.
-        self.http_port, self.mqtt_port = self.http_port_wanted, free_port()
+        self.http_port, self.mqtt_port = http_port, free_port()
         self.database = database
 
     def __enter__(self) -> NodeProcess:

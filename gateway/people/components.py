@@ -48,10 +48,10 @@ class PeopleComponents:
         clock_ms: Callable[[], int],
         clock: Callable[[], float],
         share_of: Callable[[str], str],
-        has_peers: bool,
+        has_nodes: bool,
     ) -> None:
         """`clock_ms` gives server time in milliseconds, `clock` gives seconds that only grow; `share_of` gives the
-        address that a host counts for; `has_peers`: other nodes serve the same people. Raises BadClientSecret."""
+        address that a host counts for; `has_nodes`: other nodes serve the same people. Raises BadClientSecret."""
         self._keys = keys
         self._clock_ms = clock_ms
         self._resolver = DnsResolver()
@@ -60,7 +60,7 @@ class PeopleComponents:
             clock_ms=clock_ms,
             idle_ms=int(settings.session_idle_minutes * MINUTE_MS),
             lifetime_ms=int(settings.session_hours * HOUR_MS),
-            has_peers=has_peers,
+            has_nodes=has_nodes,
         )
         self.guesses = GuessLimiter(clock, share_of)
         self.public_url = settings.public_url

@@ -86,13 +86,13 @@ class ConsoleSessions:
     """Sessions of people, in memory and in the ledger. Runs on the *loop*."""
 
     def __init__(
-        self, *, database: Database, clock_ms: Callable[[], int], idle_ms: int, lifetime_ms: int, has_peers: bool
+        self, *, database: Database, clock_ms: Callable[[], int], idle_ms: int, lifetime_ms: int, has_nodes: bool
     ) -> None:
         """`clock_ms` gives server time in milliseconds. A session ends `idle_ms` after its last use, and `lifetime_ms`
         after it began; with other nodes, at which it may be in use, PEERS_MS later."""
         self._database = database
         self._clock_ms = clock_ms
-        self._idle_ms = idle_ms + (PEERS_MS if has_peers else 0)
+        self._idle_ms = idle_ms + (PEERS_MS if has_nodes else 0)
         self._lifetime_ms = lifetime_ms
         self._by_hash: dict[bytes, ConsoleSession] = {}
         self._used: set[str] = set()
